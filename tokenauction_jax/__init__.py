@@ -1,0 +1,24 @@
+"""Token auctions in JAX: language models bid, token by token, for one shared text.
+
+The model is that of "Mechanism Design for Large Language Models" (Duetting, Mirrokni,
+Paes Leme, Xu, Zuo; arXiv 2310.10826).
+"""
+
+from tokenauction_jax import agents as agents
+from tokenauction_jax.mechanism import Aggregation as Aggregation
+from tokenauction_jax.mechanism import Mechanism as Mechanism
+from tokenauction_jax.mechanism import Payment as Payment
+from tokenauction_jax.mechanism import Valuation as Valuation
+from tokenauction_jax.mechanism import clarke as clarke
+from tokenauction_jax.mechanism import forward_kl as forward_kl
+from tokenauction_jax.mechanism import linear as linear
+from tokenauction_jax.mechanism import log_linear as log_linear
+from tokenauction_jax.mechanism import pay_your_bid as pay_your_bid
+from tokenauction_jax.mechanism import power_mean as power_mean
+from tokenauction_jax.mechanism import reverse_kl as reverse_kl
+from tokenauction_jax.mechanism import second_price as second_price
+from tokenauction_jax.mechanism import total_variation as total_variation
+from tokenauction_jax.simulation import Rollout as Rollout
+from tokenauction_jax.simulation import simulate as simulate
+
+__version__ = "0.1.0"

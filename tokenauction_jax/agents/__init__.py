@@ -1,0 +1,37 @@
+"""Who supplies the distributions: tables and language models."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tokenauction_jax.agents.pool import AgentPool as AgentPool
+from tokenauction_jax.agents.tabular import tabular as tabular
+
+if TYPE_CHECKING:
+    from tokenauction_jax.agents.checkpoints import Checkpoint as Checkpoint
+    from tokenauction_jax.agents.checkpoints import CheckpointError as CheckpointError
+    from tokenauction_jax.agents.checkpoints import find_checkpoints as find_checkpoints
+    from tokenauction_jax.agents.checkpoints import load_checkpoint as load_checkpoint
+    from tokenauction_jax.agents.language_model import (
+        from_language_model as from_language_model,
+    )
+
+# Language models bring Flax, tokenizers and file readers, which auctions of tables do
+# not need: they are imported at first use.
+_LAZY = {
+    "Checkpoint": "checkpoints",
+    "CheckpointError": "checkpoints",
+    "find_checkpoints": "checkpoints",
+    "load_checkpoint": "checkpoints",
+    "from_language_model": "language_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LAZY[name]}")
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

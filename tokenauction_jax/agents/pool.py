@@ -1,0 +1,56 @@
+"""What supplies the agents' next-token distributions."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+
+@runtime_checkable
+class AgentPool(Protocol):
+    """`n` agents that answer every auction's text so far with `n` distributions.
+
+    A pool is a pytree: its numbers (tables, weights) are leaves, passed into the
+    compiled program as arguments. Its methods are traced inside that program.
+    """
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents, ``n``."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, ``V``."""
+        ...
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends a text, None if texts only end at their cap."""
+        ...
+
+    def init(
+        self,
+        num_auctions: int,
+        *,
+        key: jax.Array | None = None,
+        first_auction: jax.typing.ArrayLike = 0,
+        num_tokens: int | None = None,
+    ) -> Any:
+        """The state before the first token.
+
+        Args:
+          num_auctions: How many auctions, ``A``, run side by side.
+          key: Randomness of the pool, if it has any; auction ``k`` must use
+            ``fold_in(key, k)`` so that it does not depend on its neighbours.
+          first_auction: The number of the first auction.
+          num_tokens: How many tokens will be drawn at most.
+        """
+        ...
+
+    def step(self, state: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
+        """Reads the last tokens `(A,)` and answers `log_probs` `(A, n, V)`.
+
+        The first call receives -1, "nothing drawn yet". After a text has ended its
+        tokens are 0 and the answer is not used, but must not fail.
+        """
+        ...

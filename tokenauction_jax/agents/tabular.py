@@ -1,0 +1,96 @@
+"""Agents given by tables: fixed distributions or Markov chains."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class TabularPool:
+    """See `tabular`."""
+
+    log_probs: jax.Array
+    start: int = dataclasses.field(metadata={"static": True})
+    end_token: int | None = dataclasses.field(metadata={"static": True})
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents, ``n``."""
+        return self.log_probs.shape[0]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, ``V``."""
+        return self.log_probs.shape[-1]
+
+    def init(
+        self,
+        num_auctions: int,
+        *,
+        key: jax.Array | None = None,
+        first_auction: ArrayLike = 0,
+        num_tokens: int | None = None,
+    ) -> tuple[()]:
+        """Tables have no state."""
+        del num_auctions, key, first_auction, num_tokens
+        return ()
+
+    def step(self, state: tuple[()], tokens: jax.Array) -> tuple[tuple[()], jax.Array]:
+        """The table, or its rows of the last tokens `(A,)`, as `(A, n, V)`."""
+        if self.log_probs.ndim == 2:
+            shape = (*tokens.shape, *self.log_probs.shape)
+            return state, jnp.broadcast_to(self.log_probs[None], shape)
+        rows = jnp.where(tokens < 0, self.start, tokens)
+        return state, jnp.swapaxes(self.log_probs[:, rows], 0, 1)
+
+
+def tabular(
+    log_probs: ArrayLike, *, start: int = 0, end_token: int | None = None
+) -> TabularPool:
+    """Agents that do not read the text, or only its last token.
+
+    Args:
+      log_probs: `(n, V)`, the same distributions for each token, or `(n, V, V)`, Markov
+        chains whose row is the last token. Natural logs, normalised, ``-inf`` allowed.
+      start: The row of a Markov chain that answers before the first token.
+      end_token: The token that ends a text, if any.
+
+    Returns:
+      A pool whose table is a leaf: sweeps over tables trace once.
+
+    Raises:
+      ValueError: If a shape, a token or (for concrete values) a distribution is wrong.
+
+    >>> import jax.numpy as jnp
+    >>> pool = tabular(jnp.log(jnp.array([[0.8, 0.2], [0.5, 0.5]])))
+    >>> pool.num_agents, pool.vocab_size
+    (2, 2)
+    """
+    log_probs = jnp.asarray(log_probs)
+    log_probs = log_probs.astype(jnp.promote_types(log_probs.dtype, jnp.float32))
+    shape = log_probs.shape
+    if len(shape) not in (2, 3) or 0 in shape or shape[-1] != shape[1]:
+        raise ValueError(f"log_probs has shape {shape}, expected (n, V) or (n, V, V)")
+    for name, token in (("start", start), ("end_token", end_token)):
+        if token is not None and not 0 <= token < shape[-1]:
+            raise ValueError(f"{name} must be in [0, {shape[-1]}), got {token}")
+    if not isinstance(log_probs, Tracer):
+        _check_normalized(np.asarray(log_probs))
+    return TabularPool(log_probs, start, end_token)
+
+
+def _check_normalized(log_probs: np.ndarray) -> None:
+    """Raises `ValueError` naming the first row that is no distribution."""
+    totals = np.exp(log_probs.astype(np.float64)).sum(axis=-1)
+    wrong = ~(np.abs(totals - 1) < 1e-3)
+    if wrong.any():
+        index = np.argwhere(wrong)[0].tolist()
+        raise ValueError(
+            f"log_probs{index} must be logs of probabilities summing to 1, got sum "
+            f"{totals[tuple(index)]:.6g}; normalise with jax.nn.log_softmax"
+        )

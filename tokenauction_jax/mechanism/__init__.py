@@ -1,0 +1,15 @@
+"""Pure mathematics of one auction: aggregation, valuations, draws and payments."""
+
+from tokenauction_jax.mechanism.aggregation import linear as linear
+from tokenauction_jax.mechanism.aggregation import log_linear as log_linear
+from tokenauction_jax.mechanism.aggregation import power_mean as power_mean
+from tokenauction_jax.mechanism.base import Aggregation as Aggregation
+from tokenauction_jax.mechanism.base import Mechanism as Mechanism
+from tokenauction_jax.mechanism.base import Payment as Payment
+from tokenauction_jax.mechanism.base import Valuation as Valuation
+from tokenauction_jax.mechanism.payments import clarke as clarke
+from tokenauction_jax.mechanism.payments import pay_your_bid as pay_your_bid
+from tokenauction_jax.mechanism.payments import second_price as second_price
+from tokenauction_jax.mechanism.valuations import forward_kl as forward_kl
+from tokenauction_jax.mechanism.valuations import reverse_kl as reverse_kl
+from tokenauction_jax.mechanism.valuations import total_variation as total_variation

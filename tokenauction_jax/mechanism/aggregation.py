@@ -1,0 +1,183 @@
+"""Aggregation rules: how bids and distributions become one distribution.
+
+Source: Duetting et al., "Mechanism Design for Large Language Models"
+(arXiv 2310.10826), section 4, for `linear` and `log_linear`.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from tokenauction_jax.mechanism import base, distributions
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Linear:
+    """See `linear`."""
+
+    influence: base.Number
+    name: ClassVar[str] = "linear"
+    monotone: ClassVar[bool] = True
+
+    def weights(self, bids: ArrayLike) -> jax.Array:
+        """Influence ``b_i^a / sum_j b_j^a`` of each agent, `(n,)`."""
+        return influence_weights(bids, self.influence)
+
+    def log_prob(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """``log q`` `(V,)` for bids `(n,)` and `log_probs` `(n, V)`; see `linear`."""
+        bids, log_probs = base.check_auction(bids, log_probs)
+        return distributions.log_mixture(self.weights(bids), log_probs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class LogLinear:
+    """See `log_linear`."""
+
+    influence: base.Number
+    name: ClassVar[str] = "log_linear"
+    monotone: ClassVar[bool] = False
+
+    def weights(self, bids: ArrayLike) -> jax.Array:
+        """Influence ``b_i^a / sum_j b_j^a`` of each agent, `(n,)`."""
+        return influence_weights(bids, self.influence)
+
+    def log_prob(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """``log q`` `(V,)` of bids `(n,)`, `log_probs` `(n, V)`; see `log_linear`."""
+        bids, log_probs = base.check_auction(bids, log_probs)
+        weights = self.weights(bids)
+        vetoed = ~(weights > 0).any() | has_veto(weights, log_probs).any(0)
+        mean = (weights[:, None] * finite_logs(log_probs)).sum(0)
+        return _normalize(jnp.where(vetoed, -jnp.inf, mean), bids)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class PowerMean:
+    """See `power_mean`."""
+
+    order: base.Number
+    influence: base.Number
+    name: ClassVar[str] = "power_mean"
+    # A constant of the class: of this family only order 1 is monotone, as `linear`.
+    monotone: ClassVar[bool] = False
+
+    def weights(self, bids: ArrayLike) -> jax.Array:
+        """Influence ``b_i^a / sum_j b_j^a`` of each agent, `(n,)`."""
+        return influence_weights(bids, self.influence)
+
+    def log_prob(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """``log q`` `(V,)` of bids `(n,)`, `log_probs` `(n, V)`; see `power_mean`."""
+        bids, log_probs = base.check_auction(bids, log_probs)
+        return _normalize(
+            distributions.log_power_mean(self.order, self.weights(bids), log_probs),
+            bids,
+        )
+
+
+def linear(influence: ArrayLike = 1.0) -> Linear:
+    """Linear aggregation, ``q = sum_i lambda_i p_i``.
+
+    It minimises ``sum_i lambda_i KL(p_i || q)`` and is monotone: raising a bid moves
+    every token's probability towards the bidder's own (section 4 of the paper).
+
+    Args:
+      influence: Exponent ``a > 0`` in ``lambda_i = b_i^a / sum_j b_j^a``; 1 makes
+        influence proportional to bids, large values approach winner-takes-all.
+
+    Raises:
+      ValueError: If `influence` is not a positive, finite scalar.
+
+    >>> import jax.numpy as jnp
+    >>> p = jnp.log(jnp.array([[0.8, 0.2], [1.0, 0.0], [0.0, 1.0]]))
+    >>> q = jnp.exp(linear().log_prob(jnp.array([1.0, 2.0, 2.0]), p))
+    >>> print(q.round(2))
+    [0.56 0.44]
+    """
+    return Linear(_check_influence(influence))
+
+
+def log_linear(influence: ArrayLike = 1.0) -> LogLinear:
+    """Log-linear aggregation, ``q ∝ prod_i p_i^lambda_i``.
+
+    It minimises ``sum_i lambda_i KL(q || p_i)``. A token that one bidder cannot
+    produce cannot be drawn; if that leaves none the auction is undefined: on concrete
+    values `log_prob` raises `ValueError`, under a transformation it is all ``-inf``.
+    It is not monotone (section 4 of the paper).
+
+    Args:
+      influence: Exponent ``a > 0`` in ``lambda_i = b_i^a / sum_j b_j^a``.
+
+    Raises:
+      ValueError: If `influence` is not a positive, finite scalar.
+    """
+    return LogLinear(_check_influence(influence))
+
+
+def power_mean(order: ArrayLike, influence: ArrayLike = 1.0) -> PowerMean:
+    """Power-mean aggregation, ``q ∝ (sum_i lambda_i p_i^order)^(1/order)``.
+
+    Order 1 is `linear` and the limit order 0 is `log_linear`; each order is optimal
+    for an alpha-divergence. For orders <= 0 a bidder vetoes the tokens it cannot
+    produce, and an auction with none left is undefined, as in `log_linear`.
+
+    Args:
+      order: Any finite real.
+      influence: Exponent ``a > 0`` in ``lambda_i = b_i^a / sum_j b_j^a``.
+
+    Raises:
+      ValueError: If `order` is not a finite scalar or `influence` not a positive one.
+    """
+    number = base.as_number("order", order)
+    if base.is_concrete(number) and not abs(float(number)) < float("inf"):
+        raise ValueError(f"order must be finite, got {number}")
+    return PowerMean(number, _check_influence(influence))
+
+
+def influence_scores(bids: jax.Array, influence: base.Number) -> jax.Array:
+    """``(b_i / max_j b_j)^influence`` `(n,)`; all 0 if the bids define no auction.
+
+    Only ratios of scores mean anything. At ``b_i = 0`` the derivative is the one-sided
+    one, but for ``influence < 1``, where that is infinite and a finite one stands in.
+    """
+    largest = lax.stop_gradient(jnp.max(bids))
+    total = lax.stop_gradient(bids.sum())
+    valid = (bids >= 0).all() & (total > 0) & jnp.isfinite(total)
+    relative = jnp.where(valid, bids / jnp.where(valid, largest, 1), 0)
+    positive = relative > 0
+    powers = jnp.where(positive, relative, 1) ** influence
+    return jnp.where(positive, powers, jnp.where(influence > 1, 0, relative))
+
+
+def influence_weights(bids: ArrayLike, influence: base.Number) -> jax.Array:
+    """``b_i^influence / sum_j b_j^influence`` `(n,)`; all 0 for undefined auctions."""
+    scores = influence_scores(base.check_bids(bids), influence)
+    total = scores.sum()
+    return scores / jnp.where(total > 0, total, 1)
+
+
+def has_veto(weights: jax.Array, log_probs: jax.Array) -> jax.Array:
+    """Where an agent of positive weight cannot produce a token, `(n, V)`."""
+    return (weights > 0)[:, None] & jnp.isneginf(log_probs)
+
+
+def finite_logs(log_probs: jax.Array) -> jax.Array:
+    """Log-probabilities with 0 for ``-inf``, so that ``0 * log 0 = 0``."""
+    return jnp.where(jnp.isneginf(log_probs), 0, log_probs)
+
+
+def _normalize(log_weights: jax.Array, bids: jax.Array) -> jax.Array:
+    base.check_defined(jnp.isfinite(log_weights).any(), bids)
+    return distributions.normalize(log_weights)
+
+
+def _check_influence(influence: ArrayLike) -> base.Number:
+    number = base.as_number("influence", influence)
+    if base.is_concrete(number) and not 0 < float(number) < float("inf"):
+        raise ValueError(f"influence must be positive and finite, got {number}")
+    return number

@@ -1,0 +1,239 @@
+"""What an aggregation, a valuation and a payment rule must provide.
+
+Shapes use one legend throughout the package: ``A`` auctions, ``n`` agents, ``T``
+tokens of a text, ``V`` vocabulary, ``K`` samples. Rules work on *one* auction and
+*one* token; `jax.vmap` makes them work on many.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+# A leaf of a rule: a weakly typed Python float, or a (perhaps traced) scalar array.
+Number = float | jax.Array
+
+
+@runtime_checkable
+class Aggregation(Protocol):
+    """Mixes the agents' next-token distributions into the one that is drawn from."""
+
+    @property
+    def name(self) -> str:
+        """The rule's name in tables and files."""
+        ...
+
+    @property
+    def monotone(self) -> bool:
+        """Whether a higher own bid always gives a robustly (weakly) preferred `q`.
+
+        Only then does a second price exist.
+        """
+        ...
+
+    def weights(self, bids: ArrayLike) -> jax.Array:
+        """Influence of each agent, `(n,)`, non-negative and summing to one."""
+        ...
+
+    def log_prob(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """Log-probabilities `(V,)` of the aggregate of `log_probs` `(n, V)`."""
+        ...
+
+
+@runtime_checkable
+class Valuation(Protocol):
+    """How much an agent likes the distribution a token is drawn from."""
+
+    @property
+    def name(self) -> str:
+        """The rule's name in tables and files."""
+        ...
+
+    def value(self, log_q: ArrayLike, log_p: ArrayLike) -> jax.Array:
+        """Value, at most 0, of `log_q` `(V,)` to an agent preferring `log_p`."""
+        ...
+
+
+@runtime_checkable
+class Payment(Protocol):
+    """What each agent pays for one token."""
+
+    @property
+    def name(self) -> str:
+        """The rule's name in tables and files."""
+        ...
+
+    def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """Expectation of the payments `(n,)` before the token is drawn."""
+        ...
+
+    def conditional(
+        self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
+    ) -> jax.Array:
+        """Expectation of the payments `(n,)` given the drawn token."""
+        ...
+
+    def realized(
+        self, key: jax.Array, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
+    ) -> jax.Array:
+        """Payments `(n,)` actually charged, a draw given the token."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mechanism:
+    """An aggregation and the payment that goes with it.
+
+    Args:
+      aggregation: The rule the token is drawn from.
+      payment: The rule that charges for it.
+
+    Raises:
+      ValueError: If the payment was built for another class of aggregation, or for
+        the same class with other (concrete) numbers.
+    """
+
+    aggregation: Aggregation
+    payment: Payment
+
+    def __post_init__(self) -> None:
+        priced = getattr(self.payment, "aggregation", None)
+        if priced is None:
+            return
+        if type(priced) is not type(self.aggregation):
+            raise ValueError(
+                f"payment {self.payment.name!r} was built for {priced.name!r}, but the "
+                f"aggregation is {self.aggregation.name!r}; build both from one rule"
+            )
+        for mine, theirs in zip(
+            jax.tree.leaves(self.aggregation), jax.tree.leaves(priced), strict=True
+        ):
+            if is_concrete(mine, theirs) and not np.array_equal(mine, theirs):
+                raise ValueError(
+                    f"payment {self.payment.name!r} was built for {priced}, but the "
+                    f"aggregation is {self.aggregation}; build both from one rule"
+                )
+
+
+def _unflatten_mechanism(_: None, children: Iterable[Any]) -> Mechanism:
+    # Transformations rebuild records around tracers, sentinels and gradients, which
+    # need not agree with each other: only the user's own call is checked.
+    mechanism = object.__new__(Mechanism)
+    for name, child in zip(("aggregation", "payment"), children, strict=True):
+        object.__setattr__(mechanism, name, child)
+    return mechanism
+
+
+jax.tree_util.register_pytree_with_keys(
+    Mechanism,
+    lambda m: (
+        (
+            (jax.tree_util.GetAttrKey("aggregation"), m.aggregation),
+            (jax.tree_util.GetAttrKey("payment"), m.payment),
+        ),
+        None,
+    ),
+    _unflatten_mechanism,
+)
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether every value can be looked at now, outside any transformation."""
+    return not any(isinstance(value, Tracer) for value in values)
+
+
+def as_number(name: str, value: ArrayLike) -> Number:
+    """A scalar leaf: Python and NumPy numbers become floats, arrays stay.
+
+    Floats stay weakly typed, so that a rule never decides the dtype of an auction.
+    """
+    if isinstance(value, jax.Array):
+        if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(f"{name} must be a real scalar, got {value}")
+        return value
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} must be a real scalar, got {value!r}") from None
+
+
+def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
+    """Raises `ValueError` unless `value` has `shape`, where None matches any size."""
+    try:
+        chex.assert_shape(value, shape)
+    except AssertionError:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        comma = "," if len(shape) == 1 else ""
+        raise ValueError(
+            f"{name} has shape {jnp.shape(value)}, expected ({wanted}{comma})"
+        ) from None
+
+
+def check_bids(bids: ArrayLike) -> jax.Array:
+    """The bids of one auction as floats `(n,)`, checked as far as they are known.
+
+    Raises:
+      ValueError: If the shape is wrong or, for concrete bids, if one is negative or
+        not finite, or if they do not have a positive and finite sum.
+    """
+    bids = _as_float(bids)
+    check_shape("bids", bids, (None,))
+    if is_concrete(bids):
+        check_bid_values(np.asarray(bids))
+    return bids
+
+
+def check_bid_values(bids: np.ndarray) -> None:
+    """Raises `ValueError` unless all bids `(..., n)` make a defined auction."""
+    wrong = ~(np.isfinite(bids) & (bids >= 0))
+    if wrong.any():
+        where = ", ".join(str(index) for index in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"bids must be finite and not negative, got {bids[wrong][0]} at [{where}]"
+        )
+    total = bids.sum(axis=-1)
+    if not (np.isfinite(total) & (total > 0)).all():
+        raise ValueError(
+            "bids of an auction must have a positive, finite sum, got "
+            f"{total[~(np.isfinite(total) & (total > 0))].flat[0]}"
+        )
+
+
+def check_auction(bids: ArrayLike, log_probs: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """One auction's bids `(n,)` and log-probabilities `(n, V)` in one float dtype."""
+    bids, log_probs = check_bids(bids), _as_float(log_probs)
+    check_shape("log_probs", log_probs, (bids.shape[0], None))
+    dtype = jnp.result_type(bids, log_probs)
+    return bids.astype(dtype), log_probs.astype(dtype)
+
+
+def check_token(token: ArrayLike) -> jax.Array:
+    """One token id as an integer scalar."""
+    token = jnp.asarray(token)
+    check_shape("token", token, ())
+    if not jnp.issubdtype(token.dtype, jnp.integer):
+        raise ValueError(f"token must be an integer, got dtype {token.dtype}")
+    return token
+
+
+def check_defined(defined: jax.Array, bids: jax.Array) -> None:
+    """Raises `ValueError` naming the agents if the auction is known to be undefined."""
+    if is_concrete(defined, bids) and not bool(defined):
+        agents = np.flatnonzero(np.asarray(bids) > 0).tolist()
+        raise ValueError(
+            f"undefined auction: agents {agents} bid but share no token that all of "
+            "them can produce; widen their sampling (a larger top_k, no top_p), use "
+            "linear, or drop a bidder"
+        )
+
+
+def _as_float(x: ArrayLike) -> jax.Array:
+    """At least float32: half precision has too few digits for any formula here."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

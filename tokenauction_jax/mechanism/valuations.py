@@ -1,0 +1,80 @@
+"""Valuations: how much an agent likes the distribution a token is drawn from."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from tokenauction_jax.mechanism import base, distributions
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class TotalVariation:
+    """See `total_variation`."""
+
+    name: ClassVar[str] = "total_variation"
+
+    def value(self, log_q: ArrayLike, log_p: ArrayLike) -> jax.Array:
+        """``-TV(q, p)``, in [-1, 0]; see `total_variation`."""
+        return -distributions.total_variation_distance(*_check_pair(log_q, log_p))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ForwardKL:
+    """See `forward_kl`."""
+
+    name: ClassVar[str] = "forward_kl"
+
+    def value(self, log_q: ArrayLike, log_p: ArrayLike) -> jax.Array:
+        """``-KL(p || q)`` in nats; see `forward_kl`."""
+        log_q, log_p = _check_pair(log_q, log_p)
+        return -distributions.kl_divergence(log_p, log_q)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReverseKL:
+    """See `reverse_kl`."""
+
+    name: ClassVar[str] = "reverse_kl"
+
+    def value(self, log_q: ArrayLike, log_p: ArrayLike) -> jax.Array:
+        """``-KL(q || p)`` in nats; see `reverse_kl`."""
+        return -distributions.kl_divergence(*_check_pair(log_q, log_p))
+
+
+def total_variation() -> TotalVariation:
+    """Valuation ``v(q) = -TV(q, p) = -sum_t |q(t) - p(t)| / 2``.
+
+    Under `linear` its truthful payment is the second price.
+    """
+    return TotalVariation()
+
+
+def forward_kl() -> ForwardKL:
+    """Valuation ``v(q) = -KL(p || q)``, ``-inf`` where `q` misses a token of `p`.
+
+    `linear` maximises the bid-weighted sum of these; the Clarke payment of `linear`
+    is truthful for it.
+    """
+    return ForwardKL()
+
+
+def reverse_kl() -> ReverseKL:
+    """Valuation ``v(q) = -KL(q || p)``, ``-inf`` where `q` has a token `p` has not.
+
+    `log_linear` maximises the bid-weighted sum of these; the Clarke payment of
+    `log_linear` is truthful for it.
+    """
+    return ReverseKL()
+
+
+def _check_pair(log_q: ArrayLike, log_p: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    log_q, log_p = jnp.asarray(log_q), jnp.asarray(log_p)
+    base.check_shape("log_q", log_q, (None,))
+    base.check_shape("log_p", log_p, log_q.shape)
+    return log_q, log_p

@@ -1,0 +1,200 @@
+"""Many token auctions at once: one compiled scan over the tokens of all texts."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from tokenauction_jax.mechanism import base, sampling
+from tokenauction_jax.mechanism.base import Mechanism
+
+# Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token).
+Observer = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rollout:
+    """The texts of `A` auctions and what was paid for them.
+
+    Attributes:
+      tokens: `(A, T)` int32, 0 after the end of a text.
+      payments: `(A, T, n)`, charged for each token (realised), in money.
+      expected_payments: `(A, T, n)`, their expectation given the drawn token.
+      log_prob: `(A, T)`, log-probability of the drawn token under the aggregate.
+      mask: `(A, T)`, True up to and including the end token.
+      valid: `(A,)`, False if an auction became undefined; its mask is False from that
+        token on.
+      observations: What `observe` returned, each array `(A, T, ...)`; else None. Not
+        masked.
+    """
+
+    tokens: jax.Array
+    payments: jax.Array
+    expected_payments: jax.Array
+    log_prob: jax.Array
+    mask: jax.Array
+    valid: jax.Array
+    observations: Any = None
+
+
+def simulate(
+    key: jax.Array,
+    mechanism: Mechanism,
+    pool: Any,
+    bids: ArrayLike,
+    *,
+    num_tokens: int,
+    num_auctions: int | None = None,
+    first_auction: ArrayLike = 0,
+    observe: Observer | None = None,
+    on_token: Callable[[Any], None] | None = None,
+) -> Rollout:
+    """Runs token auctions, each until its text ends or has `num_tokens` tokens.
+
+    Randomness belongs to `key`, the number of the auction and the token's position:
+    auction 17 draws the same tokens whatever runs beside it.
+
+    Args:
+      key: A typed PRNG key.
+      mechanism: The aggregation and payment rules.
+      pool: An `AgentPool`, which supplies the agents' distributions.
+      bids: Money per unit of value, `(n,)` or one row an auction, `(A, n)`.
+      num_tokens: The cap on tokens, ``T``.
+      num_auctions: How many auctions, ``A``; needed for bids `(n,)`.
+      first_auction: The number of the first auction; chunks of one study differ in it.
+      observe: Called as ``observe(bids, log_probs, log_q, token)`` for one auction and
+        token; what it returns is kept in `Rollout.observations`. A callable pytree
+        (`jax.tree_util.Partial`) may carry numbers as leaves.
+      on_token: Called on the host with each position reached, for progress displays.
+
+    Returns:
+      A `Rollout`.
+
+    Raises:
+      ValueError: If the shapes disagree, or concrete bids are negative, not finite or
+        all zero in an auction.
+
+    >>> import jax, jax.numpy as jnp, tokenauction_jax as ta
+    >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
+    >>> rule = ta.linear()
+    >>> mechanism = ta.Mechanism(rule, ta.second_price(rule))
+    >>> rollout = ta.simulate(jax.random.key(0), mechanism, pool, [1.0, 2.0],
+    ...                       num_tokens=8, num_auctions=4)
+    >>> rollout.tokens.shape, rollout.payments.shape
+    ((4, 8), (4, 8, 2))
+    """
+    if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
+        raise ValueError("key must be a typed PRNG key, as jax.random.key(0) makes")
+    bids = _check_bids(bids, pool.num_agents, num_auctions)
+    for name, size in (("num_tokens", num_tokens), ("num_auctions", bids.shape[0])):
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    if observe is not None and jax.tree_util.all_leaves([observe]):
+        observe = jax.tree_util.Partial(observe)
+    number = jnp.asarray(first_auction, jnp.uint32)
+    return _rollout(key, mechanism, pool, bids, number, observe, num_tokens, on_token)
+
+
+@functools.partial(jax.jit, static_argnames=("num_tokens", "on_token"))
+def _rollout(
+    key: jax.Array,
+    mechanism: Mechanism,
+    pool: Any,
+    bids: jax.Array,
+    first_auction: jax.Array,
+    observe: Observer | None,
+    num_tokens: int,
+    on_token: Callable[[Any], None] | None,
+) -> Rollout:
+    num_auctions = bids.shape[0]
+    key_auctions, key_pool = jax.random.split(key)
+    numbers = first_auction + jnp.arange(num_auctions, dtype=jnp.uint32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key_auctions, numbers)
+    state = pool.init(
+        num_auctions, key=key_pool, first_auction=first_auction, num_tokens=num_tokens
+    )
+    auction = jax.vmap(functools.partial(_auction, mechanism, observe))
+
+    def step(carry: Any, position: jax.Array) -> tuple[Any, Any]:
+        state, tokens, active, valid = carry
+        state, log_probs = pool.step(state, tokens)
+        base.check_shape(
+            "log_probs", log_probs, (num_auctions, bids.shape[1], pool.vocab_size)
+        )
+        keys_token = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+        token, outcome, defined = auction(keys_token, bids, log_probs)
+        valid = valid & (defined | ~active)
+        active = active & defined
+        observed = outcome.pop("observations", None)
+        kept = {"tokens": token, **outcome}
+        kept = {name: _keep(active, value) for name, value in kept.items()}
+        out = kept | {"mask": active, "observations": observed}
+        if pool.end_token is not None:
+            active = active & (token != pool.end_token)
+        if on_token is not None:
+            jax.debug.callback(on_token, position)
+        return (state, kept["tokens"], active, valid), out
+
+    running = jnp.ones(num_auctions, bool)
+    carry = (state, jnp.full(num_auctions, -1, jnp.int32), running, running)
+    carry, stacked = lax.scan(step, carry, jnp.arange(num_tokens, dtype=jnp.uint32))
+    by_auction = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stacked)
+    return Rollout(**by_auction, valid=carry[3])
+
+
+def _auction(
+    mechanism: Mechanism,
+    observe: Observer | None,
+    key: jax.Array,
+    bids: jax.Array,
+    log_probs: jax.Array,
+) -> tuple[jax.Array, dict[str, Any], jax.Array]:
+    """One auction of one token: the token, what is recorded, whether it is defined."""
+    key_token, key_payment = jax.random.split(key)
+    payment = mechanism.payment
+    log_q = mechanism.aggregation.log_prob(bids, log_probs)
+    token = sampling.sample_token(key_token, log_q)
+    outcome = {
+        "payments": payment.realized(key_payment, bids, log_probs, token),
+        "expected_payments": payment.conditional(bids, log_probs, token),
+        "log_prob": log_q[token],
+    }
+    if observe is not None:
+        outcome["observations"] = observe(bids, log_probs, log_q, token)
+    return token, outcome, jnp.isfinite(jnp.max(log_q))
+
+
+def _keep(active: jax.Array, x: jax.Array) -> jax.Array:
+    """`x` `(A, ...)` where its auction is active, else 0."""
+    return jnp.where(active.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+
+
+def _check_bids(
+    bids: ArrayLike, num_agents: int, num_auctions: int | None
+) -> jax.Array:
+    """Bids as `(A, n)`."""
+    bids = jnp.asarray(bids)
+    bids = bids.astype(jnp.promote_types(bids.dtype, jnp.float32))
+    if bids.ndim not in (1, 2) or bids.shape[-1] != num_agents:
+        raise ValueError(
+            f"bids has shape {bids.shape}, expected ({num_agents},) or "
+            f"(num_auctions, {num_agents}): one bid for each of {num_agents} agents"
+        )
+    if base.is_concrete(bids):
+        base.check_bid_values(np.asarray(bids))
+    if bids.ndim == 2:
+        if num_auctions not in (None, bids.shape[0]):
+            raise ValueError(
+                f"num_auctions is {num_auctions}, but bids has {bids.shape[0]} rows"
+            )
+        return bids
+    if num_auctions is None:
+        raise ValueError(f"bids of shape {bids.shape} need num_auctions")
+    return jnp.broadcast_to(bids[None], (num_auctions, num_agents))

@@ -1,0 +1,1 @@
+"""Scenarios, their statistics and their files."""
