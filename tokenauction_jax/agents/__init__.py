@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tokenauction_jax.agents.language_model import (
         from_language_model as from_language_model,
     )
+    from tokenauction_jax.agents.text import Tokenizer as Tokenizer
 
 # Language models bring Flax, tokenizers and file readers, which auctions of tables do
 # not need: they are imported at first use.
@@ -22,6 +23,7 @@ _LAZY = {
     "CheckpointError": "checkpoints",
     "find_checkpoints": "checkpoints",
     "load_checkpoint": "checkpoints",
+    "Tokenizer": "text",
     "from_language_model": "language_model",
 }
 

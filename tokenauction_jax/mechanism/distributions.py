@@ -66,12 +66,25 @@ def sum_of_others(x: jax.Array) -> jax.Array:
 
 def log_mixture(weights: jax.Array, log_probs: jax.Array) -> jax.Array:
     """``log sum_i weights_i p_i`` `(V,)`, with the right derivative at weight 0."""
-    log_terms = safe_log(weights)[:, None] + log_probs
-    pivot = lax.stop_gradient(jnp.max(log_terms, axis=0))
-    pivot = jnp.where(jnp.isneginf(pivot), 0, pivot)
-    # Agents of weight 0 are not in the pivot and may lie far above it.
-    ratios = jnp.exp(jnp.minimum(log_probs - pivot[None], _LARGEST_EXPONENT))
+    ratios, pivot = scaled_probs(weights, log_probs)
     return safe_log((weights[:, None] * ratios).sum(0)) + pivot
+
+
+def scaled_probs(
+    weights: jax.Array, log_probs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``p_i(t) / exp(pivot(t))`` `(n, V)`, and pivots `(V,)` that avoid underflow.
+
+    ``exp(pivot)`` is about the largest of the weighted probabilities of a token.
+    """
+    log_terms = safe_log(weights)[:, None] + log_probs
+    # A whole number is subtracted without rounding.
+    pivot = jnp.round(lax.stop_gradient(jnp.max(log_terms, axis=0)))
+    pivot = jnp.where(jnp.isneginf(pivot), 0, pivot)
+    gaps = log_probs - pivot[None]
+    # Agents of weight 0 are not in the pivot and may lie far above it.
+    silent = (weights == 0)[:, None]
+    return jnp.exp(jnp.where(silent, jnp.minimum(gaps, _LARGEST_EXPONENT), gaps)), pivot
 
 
 def log_power_mean(
@@ -88,34 +101,43 @@ def log_power_mean(
     dead = vetoed | ~(bidding & possible).any(0)
     # Any finite number serves for a dead token; one far below all others for p = 0.
     finite = jnp.where(dead[None], 0, jnp.where(possible, log_probs, -1e30))
-    sign = jnp.where(order < 0, -1, 1).astype(log_probs.dtype)
-    pivot = sign * jnp.max(jnp.where(bidding, sign * finite, -jnp.inf), axis=0)
-    pivot = lax.stop_gradient(jnp.where(dead, 0, pivot))
-    mean = pivot + _log_mean_exp(order, weights[:, None], finite - pivot[None])
+    centre = (weights[:, None] * jnp.where(possible, finite, 0)).sum(0)
+    pivot = lax.stop_gradient(centre)
+    small = (jnp.abs(order * (finite - pivot[None])) < _SMALL_EXPONENT).all(0)
+    near = jnp.where(small[None], jnp.clip(finite, -1e9, 1e9), 0)
+    mean = jnp.where(
+        small,
+        _power_mean_series(order, weights[:, None], near),
+        _power_mean(order, weights, jnp.where(small[None], 0, finite), pivot),
+    )
     return jnp.where(dead, -jnp.inf, mean)
 
 
-def _log_mean_exp(order: jax.Array, weights: jax.Array, x: jax.Array) -> jax.Array:
-    """``log(sum_i weights_i exp(order x_i)) / order`` where some ``order x_i = 0``."""
-    small = (jnp.abs(order * x) < _SMALL_EXPONENT).all(0)
-    # Cumulant series: near order 0 the closed form's derivative in the order cancels.
-    near = jnp.where(small[None], jnp.clip(x, -1e9, 1e9), 0)
-    mean = (weights * near).sum(0)
-    deviation = near - mean[None]
+def _power_mean_series(order: jax.Array, weights: jax.Array, x: jax.Array) -> jax.Array:
+    """``log(sum_i weights_i exp(order x_i)) / order`` by cumulants, at order 0 too.
+
+    The closed form's derivative in the order cancels there.
+    """
+    mean = (weights * x).sum(0)
+    deviation = x - mean[None]
     second, third, fourth = ((weights * deviation**k).sum(0) for k in (2, 3, 4))
-    series = mean + order * (
-        second / 2 + order * (third / 6 + order * (fourth - 3 * second**2) / 24)
-    )
-    divisor = jnp.where(order == 0, 1, order)
-    far = jnp.where(small[None], 0, jnp.minimum(divisor * x, _LARGEST_EXPONENT))
-    shifted = (weights * jnp.expm1(far)).sum(0)
-    close = shifted > -0.5
-    log_mean = jnp.where(
-        close,
-        jnp.log1p(jnp.where(close, shifted, 0)),
-        safe_log((weights * jnp.exp(far)).sum(0)),
-    )
-    return jnp.where(small, series, log_mean / divisor)
+    fourth -= 3 * second**2
+    return mean + order * (second / 2 + order * (third / 6 + order * fourth / 24))
+
+
+def _power_mean(
+    order: jax.Array, weights: jax.Array, x: jax.Array, pivot: jax.Array
+) -> jax.Array:
+    """``log(sum_i weights_i exp(order x_i)) / order`` away from order 0."""
+    order = jnp.where(order == 0, 1, order)
+    # Near the weighted mean of x the digits of log-sum-exp would be lost: errors there
+    # are relative to the largest |x|, even if that one has next to no weight.
+    scaled = order * (x - pivot[None])
+    shifted = (weights[:, None] * jnp.expm1(jnp.minimum(scaled, 20))).sum(0)
+    bidding = (weights > 0)[:, None]
+    near = ~(bidding & (scaled > 20)).any(0) & (shifted > -0.5)
+    close = pivot + jnp.log1p(jnp.where(near, shifted, 0)) / order
+    return jnp.where(near, close, log_mixture(weights, order * x) / order)
 
 
 def entropy(log_q: ArrayLike) -> jax.Array:
@@ -147,7 +169,7 @@ def divergence_terms(p: jax.Array, q: jax.Array, log_ratio: jax.Array) -> jax.Ar
     """Terms ``p log(p/q) - p + q >= 0``, which sum to ``KL(p || q)``.
 
     They keep the divergence of nearly equal distributions, which is of second order,
-    if `log_ratio` (any finite number where `p` or `q` is 0) is itself accurate.
+    if `log_ratio` (any finite number where `p` is 0) is itself accurate.
     """
     small = jnp.abs(log_ratio) < _SMALL_LOG_RATIO
     x = jnp.where(small, log_ratio, 0)
@@ -156,4 +178,4 @@ def divergence_terms(p: jax.Array, q: jax.Array, log_ratio: jax.Array) -> jax.Ar
     for k in range(10, 1, -1):
         bracket = (-1) ** k / math.factorial(k) + x * bracket
     terms = jnp.where(small, p * x**2 * bracket, p * log_ratio + (q - p))
-    return jnp.where((p > 0) & (q > 0), terms, q)
+    return jnp.where(p > 0, terms, q)

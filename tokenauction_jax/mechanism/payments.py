@@ -106,10 +106,8 @@ class SecondPrice:
         """Scores of self and others, and chances of winning and not, each `(n,)`."""
         scores = influence_scores(bids, self.aggregation.influence)
         others = distributions.sum_of_others(scores)
-        log_p = log_probs[:, token]
-        # Relative to the likeliest bidder: the chances are ratios of probabilities.
-        top = jnp.max(jnp.where(scores > 0, log_p, -jnp.inf))
-        p = jnp.exp(jnp.minimum(log_p - jnp.where(jnp.isneginf(top), 0, top), 60.0))
+        # A common scale drops out: the chances are ratios of probabilities.
+        p = distributions.scaled_probs(scores, log_probs[:, token, None])[0][:, 0]
         rest = distributions.sum_of_others(scores * p)
         r = rest / _nonzero(others)
         q = _nonzero(scores * p + rest)
@@ -136,8 +134,8 @@ class Clarke:
             if isinstance(self.aggregation, Linear)
             else _log_linear_divergence(scores, others, log_probs, bids)
         )
-        charged = (scores > 0) & (others > 0)
-        return jnp.where(charged, distributions.sum_of_others(bids) * divergence, 0)
+        loss = distributions.sum_of_others(bids) * divergence
+        return jnp.where(others > 0, loss, 0)
 
     def conditional(
         self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
@@ -240,6 +238,7 @@ def _linear_divergence(
         -jnp.log1p(jnp.where(small, excess, 0)),
         jnp.log(jnp.where(both, r, 1)) - jnp.log(jnp.where(both, q, 1)),
     )
+    r = jnp.where(both, r, 0)
     return distributions.sum_last(distributions.divergence_terms(r, q, log_ratio))
 
 

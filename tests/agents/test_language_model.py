@@ -1,0 +1,248 @@
+"""Language models as agents: caches, batches, prompts and bad input."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import tokenauction_jax as ta
+from tokenauction_jax.agents.decoder import Decoder, DecoderConfig
+from tokenauction_jax.agents.language_model import from_language_model
+from tokenauction_jax.agents.text import Tokenizer
+
+LLAMA = DecoderConfig(
+    vocab_size=300,
+    context_length=64,
+    width=24,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=6,
+    mlp_width=40,
+    frequencies=(1.0, 0.1, 0.01),
+)
+GPT2 = DecoderConfig(
+    vocab_size=300,
+    context_length=48,
+    width=16,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_width=32,
+    norm="layer",
+    activation="gelu",
+    qkv_bias=True,
+    output_bias=True,
+    mlp_bias=True,
+)
+PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14]]
+
+
+def make(config=LLAMA, seed=0):
+    """A random decoder with weights large enough for the text to matter."""
+    graph, state = nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))
+    return nnx.merge(graph, jax.tree.map(lambda leaf: 8 * leaf, state))
+
+
+def answers(pool, text):
+    """Log-probabilities `(T + 1, A, n, V)` before and after each of `text (A, T)`."""
+
+    @jax.jit
+    def run(pool, text):
+        state = pool.init(len(text), num_tokens=text.shape[1] + 1)
+        nothing = jnp.full((len(text), 1), -1, jnp.int32)
+        tokens = jnp.concatenate([nothing, text], axis=1)
+        return jax.lax.scan(pool.step, state, tokens.T)[1]
+
+    return run(pool, text)
+
+
+def whole(model, prompt, text):
+    """What one agent answers to one text, without any cache: `(T + 1, V)`."""
+    logits = model(jnp.array([[*prompt, *text.tolist()]]))[0, len(prompt) - 1 :]
+    return jax.nn.log_softmax(logits)
+
+
+def random_text(num_auctions, num_tokens):
+    shape = (num_auctions, num_tokens)
+    return jax.random.randint(jax.random.key(3), shape, 0, 300, jnp.int32)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one model", "two models"])
+def test_agents_answer_as_their_models_do_alone(shared):
+    one, other = make(), make(GPT2, seed=1)
+    models = one if shared else [one, other, one]
+    pool = from_language_model(models, None, PROMPTS)
+    assert len(pool.groups) == (1 if shared else 2)
+    assert (pool.num_agents, pool.vocab_size, pool.end_token) == (3, 300, None)
+    text = random_text(2, 6)
+    got = answers(pool, text)
+    for agent, prompt in enumerate(PROMPTS):
+        model = one if shared else models[agent]
+        for auction in range(2):
+            expected = whole(model, prompt, text[auction])
+            np.testing.assert_allclose(got[:, auction, agent], expected, atol=1e-4)
+
+
+def test_equal_but_distinct_models_are_agents_of_their_own():
+    pool = from_language_model([make(), make(seed=1)], None, PROMPTS[:2])
+    assert len(pool.groups) == 2
+    text = random_text(1, 3)
+    for agent, seed in enumerate((0, 1)):
+        expected = whole(make(seed=seed), PROMPTS[agent], text[0])
+        got = answers(pool, text)[:, 0, agent]
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_auctions_and_agents_do_not_disturb_each_other():
+    model, text = make(), random_text(5, 6)
+    together = answers(from_language_model(model, None, PROMPTS), text)
+    alone = answers(from_language_model(model, None, PROMPTS[1:2]), text[3:4])
+    np.testing.assert_allclose(together[:, 3:4, 1:2], alone, atol=1e-4)
+
+
+def test_filters_act_per_agent():
+    options = {"temperature": [0.5, 1.0, 2.0], "top_k": [1, 5, None]}
+    pool = from_language_model(make(), None, PROMPTS, **options)
+    got = answers(pool, random_text(2, 3))
+    counts = jnp.isfinite(got).sum(-1)
+    np.testing.assert_array_equal(
+        counts, jnp.broadcast_to(jnp.array([1, 5, 300]), (4, 2, 3))
+    )
+    plain = answers(from_language_model(make(), None, PROMPTS), random_text(2, 3))
+    expected = jax.nn.log_softmax(plain[:, :, 2] / 2)
+    np.testing.assert_allclose(got[:, :, 2], expected, atol=1e-4)
+
+
+def test_weights_are_arguments_of_the_compiled_program():
+    first = from_language_model(make(), None, PROMPTS)
+    second = from_language_model(make(seed=7), None, PROMPTS)
+    traces = []
+
+    @jax.jit
+    def run(pool):
+        traces.append(1)
+        state = pool.init(2, num_tokens=1)
+        return pool.step(state, jnp.full(2, -1, jnp.int32))[1]
+
+    assert not jnp.array_equal(run(first), run(second))
+    assert len(traces) == 1
+    constants = jax.make_jaxpr(run)(first).consts
+    assert sum(np.size(constant) for constant in constants) < 100
+
+
+def test_gradients_reach_the_weights_through_prompt_and_text():
+    pool, text = from_language_model(make(), None, PROMPTS), random_text(2, 3)
+    (group,) = pool.groups
+
+    def loss(weights):
+        changed = dataclasses.replace(group, weights=weights)
+        changed = dataclasses.replace(pool, groups=(changed,))
+        return answers(changed, text)[-1, :, :, 7].sum()
+
+    gradient = jax.grad(loss)(group.weights)
+    leaves = jax.tree.leaves(gradient)
+    assert all(jnp.isfinite(leaf).all() and (leaf != 0).any() for leaf in leaves)
+
+
+def test_a_simulation_runs_past_the_end_of_texts(tiny_tokenizer):
+    tokenizer = Tokenizer(tiny_tokenizer, end_tokens=[0])
+    prompts = ["a friendly paragraph", "fly to Hawaii"]
+    pool = from_language_model(make(), tokenizer, prompts, temperature=3.0, top_k=40)
+    mechanism = ta.Mechanism(ta.linear(), ta.second_price(ta.linear()))
+    rollout = ta.simulate(
+        jax.random.key(0), mechanism, pool, [1.0, 2.0], num_tokens=12, num_auctions=64
+    )
+    assert rollout.valid.all()
+    assert jnp.isfinite(rollout.payments).all()
+    assert ((rollout.tokens == 0) & rollout.mask).sum(axis=1).max() <= 1
+    assert rollout.mask[:, 0].all()
+
+
+def test_simulated_auctions_do_not_depend_on_the_batch():
+    pool = from_language_model(make(), None, PROMPTS, top_k=20)
+    mechanism = ta.Mechanism(ta.linear(), ta.second_price(ta.linear()))
+
+    def run(first, count):
+        bids, key = [1.0, 2.0, 0.5], jax.random.key(0)
+        options = {"num_tokens": 8, "num_auctions": count, "first_auction": first}
+        return ta.simulate(key, mechanism, pool, bids, **options)
+
+    together, part = run(0, 8), run(5, 2)
+    np.testing.assert_array_equal(together.tokens[5:7], part.tokens)
+    np.testing.assert_allclose(together.payments[5:7], part.payments, rtol=1e-3)
+
+
+def test_all_tokens_that_end_a_text_are_one(tiny_tokenizer):
+    model, text = make(), random_text(2, 3)
+    merged = Tokenizer(tiny_tokenizer, end_tokens=[4, 9])
+    pool = from_language_model(model, merged, PROMPTS)
+    assert pool.end_token == 4
+    got = jnp.exp(answers(pool, text))
+    plain = jnp.exp(answers(from_language_model(model, None, PROMPTS), text))
+    assert (got[..., 9] == 0).all()
+    np.testing.assert_allclose(got[..., 4], plain[..., 4] + plain[..., 9], rtol=1e-5)
+    np.testing.assert_allclose(got[..., 10:], plain[..., 10:], rtol=1e-5)
+
+
+def test_prompts_are_rendered_by_the_chat_template_unless_told_not_to(tiny_tokenizer):
+    template = "Q{{ messages[0].content }}A"
+    tokenizer = Tokenizer(tiny_tokenizer, chat_template=template)
+    model = make()
+    for chat, expected in ((True, "QhiA"), (False, "hi")):
+        pool = from_language_model(model, tokenizer, ["hi"], chat=chat)
+        tokens = pool.groups[0].tokens[0].tolist()
+        assert tokens == tiny_tokenizer.encode(expected).ids
+    other = Tokenizer(tiny_tokenizer, chat_template="B{{ messages[0].content }}")
+    pool = from_language_model(model, [tokenizer, other], ["hi", "hi"])
+    assert pool.groups[0].tokens[1, 0] == tiny_tokenizer.encode("B").ids[0]
+
+
+@pytest.mark.usefixtures("x64")
+def test_dtypes_do_not_drift_in_double_precision():
+    pool = from_language_model(make(), None, PROMPTS, temperature=0.7, top_k=9)
+    got = answers(pool, random_text(2, 3))
+    assert got.dtype == make().embedding.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("models", "prompts", "message"),
+    [
+        (lambda: make(), [], r"prompts is \[\]: give a list"),
+        (lambda: make(), "one text", "give a list"),
+        (lambda: [make()], PROMPTS, "1 models for 3 prompts"),
+        (lambda: make(), [[]], "is empty"),
+        (lambda: make(), [[300]], r"outside \[0, 300\)"),
+        (lambda: make(), [[-1]], r"outside \[0, 300\)"),
+        (lambda: make(), ["text"], "give a tokenizer, or token ids"),
+    ],
+)
+def test_wrong_agents_are_refused(models, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        from_language_model(models(), None, prompts)
+
+
+def test_mismatched_vocabularies_are_refused(tiny_tokenizer):
+    smaller = make(dataclasses.replace(LLAMA, vocab_size=290))
+    with pytest.raises(ValueError, match=r"mismatched vocabularies of \[290, 300\]"):
+        from_language_model([make(), smaller], None, PROMPTS[:2])
+    tokenizer = Tokenizer(tiny_tokenizer)
+    with pytest.raises(ValueError, match="mismatched vocabularies: 300 tokens"):
+        from_language_model(smaller, tokenizer, ["hi"])
+    other = type(tiny_tokenizer).from_str(tiny_tokenizer.to_str())
+    other.add_tokens(["<more>"])
+    with pytest.raises(ValueError, match="mismatched vocabularies of the tokenizers"):
+        from_language_model(make(), [tokenizer, Tokenizer(other)], ["hi", "hi"])
+
+
+def test_a_text_beyond_the_context_is_refused():
+    pool = from_language_model(make(), None, PROMPTS)
+    pool.init(1, num_tokens=58)
+    with pytest.raises(ValueError, match=r"prompt of 6 tokens.*59.*context of 64"):
+        pool.init(1, num_tokens=59)
+    with pytest.raises(ValueError, match="num_tokens is None"):
+        pool.init(1)

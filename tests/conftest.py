@@ -1,0 +1,54 @@
+"""Strict JAX settings for every test, and random auctions to run them on."""
+
+import os
+
+# Before jax starts its backend: several fake devices, to test sharding on a CPU.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import hypothesis
+import jax
+import pytest
+from reference import instances
+
+jax.config.update("jax_enable_x64", False)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+# The same examples in every run; compiling the first one takes longer than a deadline.
+hypothesis.settings.register_profile(
+    "deterministic", derandomize=True, deadline=None, max_examples=50, database=None
+)
+hypothesis.settings.load_profile("deterministic")
+
+# 5 x 100 auctions by default, 5 x 2,000 in the slow sweep.
+SWEEPS = (100, pytest.param(2000, marks=pytest.mark.slow))
+
+
+@pytest.fixture(params=SWEEPS, ids=lambda size: f"{5 * size}", scope="session")
+def sweep_size(request):
+    """How many random auctions to run of each shape."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def auctions(sweep_size):
+    """Random auctions of every shape; any of them may be undefined below order 0."""
+    return [instances.batch(0, sweep_size, *shape) for shape in instances.SHAPES]
+
+
+@pytest.fixture(scope="session")
+def common_auctions(sweep_size):
+    """Random auctions with a token that everyone can produce, so none is undefined."""
+    return [
+        instances.batch(1, sweep_size, *shape, common_support=True)
+        for shape in instances.SHAPES
+    ]
+
+
+@pytest.fixture
+def x64():
+    """Run the test in double precision."""
+    with jax.enable_x64(True):
+        yield

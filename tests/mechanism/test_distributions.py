@@ -1,0 +1,88 @@
+"""Helpers on log-distributions against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import aggregation, instances, valuations
+from reference.compare import assert_within
+
+from tokenauction_jax.mechanism import distributions
+
+PAIRS = {
+    "total_variation_distance": valuations.total_variation,
+    "kl_divergence": lambda log_p, log_q: valuations.forward_kl(log_q, log_p),
+}
+
+
+def rows(shape):
+    batch = instances.batch(2, 50, *shape)
+    return batch.log_probs[:, 0], batch.log_probs[:, 1]
+
+
+@pytest.mark.parametrize("shape", instances.SHAPES)
+def test_normalize(shape):
+    log_weights, _ = rows(shape)
+    log_weights = log_weights + np.float32(3.7)
+    found = jax.jit(jax.vmap(distributions.normalize))(log_weights)
+    expected = aggregation.renormalize(log_weights)
+    size = 1 + np.where(np.isfinite(expected), np.abs(expected), 0)
+    assert_within(found, expected, 1e-6 * size)
+    assert found.dtype == jnp.float32
+
+
+def test_normalize_keeps_the_scale_of_extreme_weights():
+    for shift in (-1e4, 0.0, 1e4):
+        found = distributions.normalize(jnp.log(jnp.array([1.0, 3.0])) + shift)
+        np.testing.assert_allclose(np.exp(found), [0.25, 0.75], rtol=2e-3)
+
+
+def test_normalize_without_any_weight_is_all_minus_infinity():
+    log_weights = jnp.full(3, -jnp.inf)
+    np.testing.assert_array_equal(distributions.normalize(log_weights), log_weights)
+    gradient = jax.grad(lambda x: jnp.exp(distributions.normalize(x)).sum())
+    assert np.isfinite(gradient(log_weights)).all()
+
+
+@pytest.mark.parametrize("shape", instances.SHAPES)
+def test_entropy(shape):
+    log_q, _ = rows(shape)
+    found = jax.jit(jax.vmap(distributions.entropy))(log_q)
+    expected = valuations.entropy(aggregation.renormalize(log_q))
+    assert_within(found, expected, 1e-5 * (np.abs(expected) + 1))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("shape", instances.SHAPES)
+def test_distances(name, shape):
+    log_p, log_q = rows(shape)
+    found = jax.jit(jax.vmap(getattr(distributions, name)))(log_p, log_q)
+    log_p, log_q = map(aggregation.renormalize, (log_p, log_q))
+    expected = -PAIRS[name](log_p, log_q)
+    # p (log p - log q) may cancel against the normalisation, both of size |log|.
+    with np.errstate(invalid="ignore"):
+        terms = np.exp(log_p) * (np.abs(log_p) + np.abs(log_q))
+    terms = np.where(np.isfinite(terms), terms, 0).sum(-1)
+    assert_within(found, expected, 1e-5 * np.abs(expected) + 2e-6 * (1 + terms))
+
+
+def test_zero_probabilities():
+    half, first = jnp.log(jnp.array([0.5, 0.5])), jnp.array([0.0, -jnp.inf])
+    second = first[::-1]
+    assert distributions.kl_divergence(half, first) == jnp.inf
+    assert distributions.kl_divergence(first, second) == jnp.inf
+    assert distributions.kl_divergence(first, first) == 0
+    assert distributions.kl_divergence(first, half) == pytest.approx(np.log(2))
+    assert distributions.entropy(first) == 0
+    assert distributions.total_variation_distance(first, second) == 1
+
+
+@pytest.mark.parametrize("name", ["entropy", *PAIRS])
+def test_gradients_are_finite_at_zero_probability(name):
+    first, half = jnp.array([0.0, -jnp.inf]), jnp.log(jnp.array([0.5, 0.5]))
+    function = getattr(distributions, name)
+    pairs = [(first, half), (half, first), (first, first), (first, first[::-1])]
+    arguments = [(first,), (half,)] if name == "entropy" else pairs
+    for args in arguments:
+        for which in range(len(args)):
+            assert np.isfinite(jax.grad(function, which)(*args)).all()

@@ -1,0 +1,137 @@
+"""Payments against the reference, and the identities between them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import aggregation, instances, payments
+from reference.compare import SMALLEST, assert_payments, assert_within, smooth_auction
+
+import tokenauction_jax as ta
+
+INFLUENCES = (0.5, 1.0, 2.0, 3.7)
+PAYMENTS = {
+    "pay_your_bid": ta.pay_your_bid,
+    "second_price": lambda: ta.second_price(ta.linear()),
+    "second_price_2": lambda: ta.second_price(ta.linear(2.0)),
+    "clarke_linear": lambda: ta.clarke(ta.linear()),
+    "clarke_log_linear": lambda: ta.clarke(ta.log_linear()),
+}
+
+
+@jax.jit
+def every_method(payment, keys, bids, log_probs, token):
+    """Expected, conditional and realised payments of a batch of auctions."""
+    return (
+        jax.vmap(payment.expected)(bids, log_probs),
+        jax.vmap(payment.conditional)(bids, log_probs, token),
+        jax.vmap(payment.realized)(keys, bids, log_probs, token),
+    )
+
+
+def charged(payment, batch):
+    """The same for the agents of the batch, compiled for the largest shape."""
+    keys = jax.random.split(jax.random.key(0), len(batch))
+    found = every_method(payment, keys, *batch.padded(), batch.token)
+    agents = batch.bids.shape[1]
+    for pays in found:
+        np.testing.assert_array_equal(pays[:, agents:], 0)
+    return [np.asarray(pays)[:, :agents] for pays in found]
+
+
+@pytest.mark.parametrize("influence", INFLUENCES)
+def test_second_price(auctions, influence):
+    rule, influence = ta.second_price(ta.linear(influence)), np.float32(influence)
+    for batch in instances.within_reach(influence, auctions):
+        args = (batch.bids, batch.log_probs)
+        expected, given, drawn = charged(rule, batch)
+        assert_payments(expected, payments.second_price(*args, influence))
+        reference = payments.second_price_given(*args, batch.token, influence)
+        assert_payments(given, reference)
+        assert (drawn >= 0).all()
+        assert (drawn <= batch.bids * (1 + 1e-6)).all()
+
+
+def test_clarke_linear(auctions):
+    for batch in auctions:
+        reference = payments.clarke_linear(batch.bids, batch.log_probs)
+        for found in charged(ta.clarke(ta.linear()), batch):
+            assert_payments(found, reference)
+
+
+def test_clarke_log_linear(auctions, common_auctions):
+    for batch in (*auctions, *common_auctions):
+        reference = payments.clarke_log_linear(batch.bids, batch.log_probs)
+        for found in charged(ta.clarke(ta.log_linear()), batch):
+            assert_payments(found, reference)
+
+
+def test_pay_your_bid(auctions):
+    for batch in auctions:
+        for found in charged(ta.pay_your_bid(), batch):
+            np.testing.assert_array_equal(found, batch.bids)
+
+
+def test_expectation_over_tokens(x64):
+    """`sum_y q(y) conditional(y) == expected`, exactly."""
+
+    @jax.jit
+    def both(influence, bids, log_probs):
+        payment = ta.second_price(ta.linear(influence))
+        q = jnp.exp(payment.aggregation.log_prob(bids, log_probs))
+        over_tokens = jax.vmap(payment.conditional, (None, None, 0))
+        given = over_tokens(bids, log_probs, jnp.arange(7))
+        return (q[:, None] * given).sum(0), payment.expected(bids, log_probs)
+
+    for influence in INFLUENCES:
+        for seed in range(4):
+            mean, due = both(influence, *smooth_auction(seed))
+            np.testing.assert_allclose(mean, due, rtol=1e-10)
+
+
+@pytest.mark.parametrize("ratio", [1e-8, 1e-4, 1.0, 1e4, 1e8])
+def test_extreme_ratios_of_bids(ratio):
+    """The agent's and the others' payments, for a bid far below or above the rest."""
+    _, log_probs = smooth_auction()
+    args = (
+        np.array([3 * ratio, 1, 2], np.float32),
+        np.asarray(log_probs, np.float32),
+    )
+    for name in ("second_price", "clarke_linear", "clarke_log_linear"):
+        found = jax.jit(PAYMENTS[name]().expected)(*args)
+        reference, _ = getattr(payments, name)(*args)
+        assert_within(found, reference, 1e-5 * reference + SMALLEST)
+
+
+@pytest.mark.parametrize(
+    "name", ["second_price", "second_price_2", "clarke_linear", "clarke_log_linear"]
+)
+def test_monotone_in_the_own_bid(name):
+    """A higher own bid never costs less, up to rounding."""
+    own = jnp.geomspace(1e-6, 1e6, 61)
+
+    @jax.jit
+    def first_pays(bids, log_probs):
+        raised = jax.vmap(lambda b: bids.at[0].set(b))(own)
+        return jax.vmap(PAYMENTS[name]().expected, (0, None))(raised, log_probs)[:, 0]
+
+    for seed in range(10):
+        bids, log_probs = (x.astype(np.float32) for x in smooth_auction(seed))
+        pays = np.asarray(first_pays(bids, log_probs), float)
+        assert (pays >= 0).all()
+        assert (np.diff(pays) >= -1e-5 * pays[1:]).all()
+
+
+def test_a_second_price_win_needs_no_pass_over_the_vocabulary():
+    """Neither the conditional nor the realised payment reads more than one column."""
+    bids, log_probs = smooth_auction()
+    payment, token = ta.second_price(ta.linear()), 3
+    spoiled = np.full_like(log_probs, -7.0)
+    spoiled[:, token] = log_probs[:, token]
+    for method in (
+        payment.conditional,
+        lambda *args: payment.realized(jax.random.key(5), *args),
+    ):
+        due = method(bids, log_probs, token)
+        np.testing.assert_array_equal(method(bids, spoiled, token), due)
+    assert aggregation.weights(bids).shape == due.shape

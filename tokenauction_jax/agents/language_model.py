@@ -1,0 +1,300 @@
+"""Language models as agents: a prompt each, one shared text per auction."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tokenauction_jax.agents.decoder import Decoder, KeyValues, Prompts
+from tokenauction_jax.agents.filters import Sampling, filter_logits, sampling
+from tokenauction_jax.agents.text import Tokenizer
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["weights", "tokens", "lengths"],
+    meta_fields=["graph", "agents", "context_length"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """The agents that share one model.
+
+    Attributes:
+      weights: the parameters of the model.
+      tokens: `(m, P)` the prompts of its `m` agents, padded on the right with 0.
+      lengths: `(m,)` the lengths of the prompts; the longest is `P`.
+      graph: the model without its parameters.
+      agents: the `m` places of these agents in the pool.
+      context_length: of the model.
+    """
+
+    weights: Any
+    tokens: jax.Array
+    lengths: jax.Array
+    graph: nnx.GraphDef
+    agents: tuple[int, ...]
+    context_length: int
+
+
+class GroupState(NamedTuple):
+    """What one group remembers of its prompts and of the texts so far."""
+
+    first_logits: jax.Array
+    prompts: Prompts
+    cache: tuple[KeyValues, ...]
+
+
+class PoolState(NamedTuple):
+    """How many tokens were asked for, and the state of each group."""
+
+    position: jax.Array
+    groups: tuple[GroupState, ...]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["groups", "sampling"],
+    meta_fields=["vocab_size", "end_tokens"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageModelPool:
+    """`n` language models; see `from_language_model`. Weights are leaves.
+
+    Attributes:
+      groups: the agents by model.
+      sampling: the filters of all agents.
+      vocab_size: `V`.
+      end_tokens: all tokens that end a text; their probabilities go to the first.
+    """
+
+    groups: tuple[Group, ...]
+    sampling: Sampling
+    vocab_size: int
+    end_tokens: tuple[int, ...]
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents, `n`."""
+        return sum(len(group.agents) for group in self.groups)
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends a text, None if texts only end at their cap."""
+        return self.end_tokens[0] if self.end_tokens else None
+
+    def init(
+        self,
+        num_auctions: int,
+        *,
+        key: jax.Array | None = None,
+        first_auction: jax.typing.ArrayLike = 0,
+        num_tokens: int | None = None,
+    ) -> PoolState:
+        """Reads the prompts and makes room for `num_tokens` tokens of `A` texts.
+
+        Args:
+          num_auctions: `A`.
+          key: not used; language models answer without randomness.
+          first_auction: not used.
+          num_tokens: how often `step` will be called at most; needed.
+
+        Raises:
+          ValueError: `num_tokens` is missing, or a prompt and the text do not fit into
+            the context of its model.
+        """
+        del key, first_auction
+        if num_tokens is None:
+            raise ValueError("num_tokens is None: language models need the cap on it")
+        groups = (_read(group, num_auctions, num_tokens) for group in self.groups)
+        return PoolState(jnp.zeros((), jnp.int32), tuple(groups))
+
+    def step(self, state: PoolState, tokens: jax.Array) -> tuple[PoolState, jax.Array]:
+        """Reads the last tokens `(A,)` and answers log-probabilities `(A, n, V)`.
+
+        The first call answers from the prompts, whatever `tokens` are.
+        """
+        answers = [
+            _answer(group, memory, state.position, tokens)
+            for group, memory in zip(self.groups, state.groups, strict=True)
+        ]
+        logits = jnp.concatenate([logits for logits, _ in answers], axis=1)
+        order = np.argsort([agent for group in self.groups for agent in group.agents])
+        if (order != np.arange(self.num_agents)).any():
+            logits = logits[:, order]
+        logits = _merge_ends(logits, self.end_tokens)
+        state = PoolState(state.position + 1, tuple(memory for _, memory in answers))
+        return state, filter_logits(self.sampling, logits)
+
+
+def _read(group: Group, num_auctions: int, num_tokens: int) -> GroupState:
+    length = group.tokens.shape[1]
+    if length + num_tokens > group.context_length:
+        raise ValueError(
+            f"a prompt of {length} tokens and num_tokens {num_tokens} exceed the "
+            f"model's context of {group.context_length}: shorten the prompt or the text"
+        )
+    model = nnx.merge(group.graph, group.weights)
+    logits, prompts = model.prefill(group.tokens, group.lengths)
+    # The last token of a text is never read, so it needs no place.
+    places = max(num_tokens - 1, 1)
+    cache = model.empty_cache(num_auctions, len(group.agents), places)
+    return GroupState(logits, prompts, cache)
+
+
+def _answer(
+    group: Group, memory: GroupState, position: jax.Array, tokens: jax.Array
+) -> tuple[jax.Array, GroupState]:
+    """The logits `(A, m, V)` of a group, and its state with `tokens` read."""
+
+    def first(cache):
+        logits = memory.first_logits
+        return jnp.broadcast_to(logits, (tokens.shape[0], *logits.shape)), cache
+
+    def later(cache):
+        model = nnx.merge(group.graph, group.weights)
+        return model.decode(tokens, position - 1, memory.prompts, cache)
+
+    logits, cache = jax.lax.cond(position == 0, first, later, memory.cache)
+    return logits, memory._replace(cache=cache)
+
+
+def _merge_ends(logits: jax.Array, end_tokens: tuple[int, ...]) -> jax.Array:
+    """Gives the probability of all tokens that end a text to the first of them."""
+    if len(end_tokens) < 2:
+        return logits
+    ends = np.array(end_tokens)
+    total = jax.nn.logsumexp(logits[..., ends], axis=-1)
+    return logits.at[..., ends[1:]].set(-jnp.inf).at[..., ends[0]].set(total)
+
+
+def from_language_model(
+    models: Decoder | Sequence[Decoder],
+    tokenizer: Tokenizer | Sequence[Tokenizer] | None,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    chat: bool = True,
+    temperature: float | Sequence[float] = 1.0,
+    top_k: int | Sequence[int | None] | None = None,
+    top_p: float | Sequence[float | None] | None = None,
+    min_p: float | Sequence[float | None] | None = None,
+) -> LanguageModelPool:
+    """Agents that continue the shared text, each after a prompt of its own.
+
+    Args:
+      models: one model for all agents, or one each; they share a vocabulary.
+      tokenizer: one for all agents, or one each with the same vocabulary but its own
+        chat template; None if prompts are token ids and texts only end at their cap.
+      prompts: one per agent, as text or as token ids.
+      chat: whether texts are messages of the user, rendered by the chat template if
+        there is one, rather than the beginning of a text to continue.
+      temperature: divides logits; one for all agents, or one each.
+      top_k: how many tokens stay; None for all.
+      top_p: the probability that the tokens that stay must reach; None for all.
+      min_p: the least probability relative to the best token; None for all.
+
+    Returns:
+      A pool whose weights, prompts and sampling numbers are leaves.
+
+    Raises:
+      ValueError: mismatched vocabularies, an empty or invalid prompt, a wrong count or
+        a number out of range.
+
+    Example:
+      >>> import tokenauction_jax as ta
+      >>> _, model, tokenizer = ta.agents.load_checkpoint(
+      ...     "smollm2-135m-instruct")  # doctest: +SKIP
+      >>> pool = ta.agents.from_language_model(
+      ...     model, tokenizer, ["Praise the sea.", "Praise the mountains."],
+      ...     temperature=0.6, top_k=50)  # doctest: +SKIP
+    """
+    if isinstance(prompts, str) or not len(prompts):
+        raise ValueError(f"prompts is {prompts!r}: give a list with one per agent")
+    each = _one_each("models", models, len(prompts))
+    tokenizers = _one_each("tokenizers", tokenizer, len(prompts))
+    vocab_size = _shared_vocabulary(each, tokenizers)
+    encoded = [
+        _encode(prompt, own, chat, vocab_size)
+        for prompt, own in zip(prompts, tokenizers, strict=True)
+    ]
+    by_model: dict[int, list[int]] = {}
+    for agent, model in enumerate(each):
+        by_model.setdefault(id(model), []).append(agent)
+    groups = [_group(each[agents[0]], encoded, agents) for agents in by_model.values()]
+    ends = (end for own in tokenizers if own is not None for end in own.end_tokens)
+    filters = {"temperature": temperature, "top_k": top_k}
+    filters |= {"top_p": top_p, "min_p": min_p}
+    return LanguageModelPool(
+        groups=tuple(groups),
+        sampling=sampling(len(prompts), **filters),
+        vocab_size=vocab_size,
+        end_tokens=tuple(dict.fromkeys(ends)),
+    )
+
+
+def _one_each(name: str, given: Any, num_agents: int) -> list[Any]:
+    each = list(given) if isinstance(given, Sequence) else [given] * num_agents
+    if len(each) != num_agents:
+        raise ValueError(f"{len(each)} {name} for {num_agents} prompts: give one each")
+    return each
+
+
+def _shared_vocabulary(
+    models: Sequence[Decoder], tokenizers: Sequence[Tokenizer | None]
+) -> int:
+    """The number of tokens that all models have in common."""
+    sizes = sorted({model.config.vocab_size for model in models})
+    given = {id(own): own for own in tokenizers if own is not None}
+    differ = len({frozenset(own.vocabulary.items()) for own in given.values()}) > 1
+    if len(sizes) > 1 or differ:
+        what = f"of {sizes} tokens" if len(sizes) > 1 else "of the tokenizers"
+        remedy = "the agents of an auction need models with the same tokens"
+        raise ValueError(f"mismatched vocabularies {what}: {remedy}")
+    for own in given.values():
+        if own.vocab_size > sizes[0]:
+            raise ValueError(
+                f"mismatched vocabularies: {own.vocab_size} tokens in the tokenizer, "
+                f"{sizes[0]} in the model; take both from one checkpoint"
+            )
+    return sizes[0]
+
+
+def _encode(
+    prompt: str | Sequence[int],
+    tokenizer: Tokenizer | None,
+    chat: bool,
+    vocab_size: int,
+) -> list[int]:
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise ValueError("prompts are text: give a tokenizer, or token ids")
+        tokens = tokenizer.encode_prompt(prompt, chat=chat)
+    else:
+        tokens = [int(token) for token in prompt]
+    if not tokens:
+        raise ValueError(f"prompt {prompt!r} is empty: give at least one token")
+    if not 0 <= min(tokens) <= max(tokens) < vocab_size:
+        raise ValueError(f"prompt {prompt!r} has ids outside [0, {vocab_size})")
+    return tokens
+
+
+def _group(model: Decoder, prompts: Sequence[list[int]], agents: list[int]) -> Group:
+    graph, weights = nnx.split(model)
+    lengths = [len(prompts[agent]) for agent in agents]
+    tokens = np.zeros((len(agents), max(lengths)), np.int32)
+    for row, agent in enumerate(agents):
+        tokens[row, : lengths[row]] = prompts[agent]
+    return Group(
+        weights=weights,
+        tokens=jnp.asarray(tokens),
+        lengths=jnp.asarray(lengths, jnp.int32),
+        graph=graph,
+        agents=tuple(agents),
+        context_length=model.config.context_length,
+    )

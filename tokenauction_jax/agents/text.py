@@ -1,0 +1,291 @@
+"""From text to tokens and back, and prompts in a checkpoint's own chat format."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+from collections.abc import Mapping, Sequence
+
+import jinja2
+import tokenizers
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
+
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+_CONTROL, _USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
+_SPECIAL_TOKENS = {  # names in chat templates and in GGUF files
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "pad_token": "padding",
+}
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer, its chat template, and the tokens that end a text.
+
+    Args:
+      backend: the tokenizer proper.
+      end_tokens: the ids that end a text, the usual one first.
+      chat_template: Jinja source, or None for a model without a chat format.
+      special_tokens: names such as `"bos_token"` to their text, for the template.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        end_tokens: Sequence[int] = (),
+        chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
+    ):
+        self._backend = backend
+        self._special_tokens = dict(special_tokens or {})
+        self.end_tokens = tuple(dict.fromkeys(end_tokens))
+        self.chat_template = chat_template
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that usually ends a text; None if there is none."""
+        return self.end_tokens[0] if self.end_tokens else None
+
+    @functools.cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """All tokens, as the checkpoint spells them, and their ids."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id."""
+        return max(self.vocabulary.values()) + 1
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """The token ids of a text.
+
+        Args:
+          text: any text; special tokens written out in it are recognised.
+          special_tokens: whether to add those that the model expects around a text,
+            such as a first token. Chat templates write them themselves.
+        """
+        return self._backend.encode(text, add_special_tokens=special_tokens).ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self._backend.decode([int(token) for token in tokens])
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text that each token adds; together they are `decode(tokens)`.
+
+        A character spread over several tokens belongs to the last of them.
+        """
+        pieces, shown = [], ""
+        for count in range(1, len(tokens) + 1):
+            text = self.decode(tokens[:count])
+            unfinished = text.endswith("\ufffd") and count < len(tokens)
+            pieces.append("" if unfinished else text[len(shown) :])
+            shown = shown if unfinished else text
+        return pieces
+
+    def render_chat(
+        self,
+        messages: str | Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """A conversation as the text that the model was trained to continue.
+
+        Args:
+          messages: one message of the user, or a list of `{"role": ..., "content":
+            ...}`; without a chat template only a single message, which is returned
+            as it is.
+          add_generation_prompt: whether to open the answer of the assistant.
+
+        Raises:
+          ValueError: the template refuses these messages.
+        """
+        if isinstance(messages, str):
+            if self.chat_template is None:
+                return messages
+            messages = [{"role": "user", "content": messages}]
+        if self.chat_template is None:
+            raise ValueError("messages need a chat template: give one string instead")
+        try:
+            return (
+                _environment()
+                .from_string(self.chat_template)
+                .render(
+                    messages=[dict(message) for message in messages],
+                    add_generation_prompt=add_generation_prompt,
+                    **self._special_tokens,
+                )
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(
+                f"the chat template cannot render these messages ({error}): "
+                "use chat=False to give the prompt as plain text"
+            ) from None
+
+    def encode_prompt(self, prompt: str, *, chat: bool = True) -> list[int]:
+        """The token ids of one message of the user; with `chat=False`, of its text."""
+        if not chat or self.chat_template is None:
+            return self.encode(prompt)
+        return self.encode(self.render_chat(prompt), special_tokens=False)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja as chat templates expect it; sandboxed, for they come with downloads."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(value, ensure_ascii=False, indent=None) -> str:
+    # Jinja's own filter escapes HTML characters.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _raise_exception(message: str):
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)
+
+
+def _byte_level(regex: str | None = None) -> pre_tokenizers.PreTokenizer:
+    """Splits text by a regular expression (GPT-2's for None) and spells its bytes."""
+    if regex is None:
+        return pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split = pre_tokenizers.Split(Regex(regex), behavior="isolated")
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([split, spell])
+
+
+def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    known = {
+        "gpt-2": _byte_level(),
+        "smollm": pre_tokenizers.Sequence([digits, _byte_level()]),
+        "qwen2": _byte_level(_QWEN2_SPLIT),
+        "llama-bpe": _byte_level(_LLAMA3_SPLIT),
+    }
+    if name not in known:
+        raise ValueError(
+            f"unknown pre-tokenizer {name!r} (known: {', '.join(known)}): "
+            "use the checkpoint's Hugging Face directory instead"
+        )
+    return known[name]
+
+
+def from_gguf(metadata: Mapping) -> Tokenizer:
+    """The tokenizer described by the metadata of a GGUF file.
+
+    Raises:
+      ValueError: not byte-level BPE, or an unknown pre-tokenizer.
+      KeyError: the metadata lacks the vocabulary or the merges.
+    """
+    fields = {
+        key.removeprefix("tokenizer.ggml."): value
+        for key, value in metadata.items()
+        if key.startswith("tokenizer.ggml.")
+    }
+    if fields["model"] != "gpt2":
+        raise ValueError(
+            f"unknown tokenizer model {fields['model']!r} (known: gpt2, byte-level "
+            "BPE): use the checkpoint's Hugging Face directory instead"
+        )
+    tokens = fields["tokens"]
+    backend = _byte_pair_encoding(fields["pre"], tokens, fields["merges"])
+    _add_tokens(backend, tokens, fields.get("token_type", []))
+    special_tokens = {
+        name: tokens[fields[f"{key}_token_id"]]
+        for name, key in _SPECIAL_TOKENS.items()
+        if f"{key}_token_id" in fields
+    }
+    if fields.get("add_bos_token", fields["pre"] == "llama-bpe"):
+        _begin_with(backend, special_tokens["bos_token"])
+    ends = (fields.get(f"{key}_token_id") for key in ("eos", "eot", "eom"))
+    return Tokenizer(
+        backend,
+        end_tokens=[end for end in ends if end is not None],
+        chat_template=metadata.get("tokenizer.chat_template"),
+        special_tokens=special_tokens,
+    )
+
+
+def _byte_pair_encoding(
+    pre: str, tokens: list[str], merges: list[str]
+) -> tokenizers.Tokenizer:
+    vocab = {token: id for id, token in enumerate(tokens)}
+    pairs = [(left, right) for left, _, right in (m.partition(" ") for m in merges)]
+    # Llama 3 keeps words of its vocabulary whole even where the merges do not.
+    model = BPE(vocab=vocab, merges=pairs, ignore_merges=pre == "llama-bpe")
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = _pre_tokenizer(pre)
+    backend.decoder = decoders.ByteLevel()
+    if pre == "qwen2":
+        backend.normalizer = normalizers.NFC()
+    return backend
+
+
+def _add_tokens(
+    backend: tokenizers.Tokenizer, tokens: list[str], types: list[int]
+) -> None:
+    """Makes control and user-defined tokens match as a whole in any text."""
+    for token, kind in zip(tokens, types, strict=False):
+        if kind == _CONTROL:
+            backend.add_special_tokens([AddedToken(token, normalized=False)])
+        elif kind == _USER_DEFINED:
+            backend.add_tokens([AddedToken(token, normalized=False)])
+
+
+def _begin_with(backend: tokenizers.Tokenizer, token: str) -> None:
+    """Makes every encoded text begin with `token`."""
+    backend.post_processor = TemplateProcessing(
+        single=f"{token} $A",
+        special_tokens=[(token, backend.token_to_id(token))],
+    )
+
+
+def from_directory(
+    tokenizer_json: str,
+    tokenizer_config: Mapping,
+    chat_template: str | None,
+    end_tokens: Sequence[int],
+) -> Tokenizer:
+    """The tokenizer of a Hugging Face directory.
+
+    Args:
+      tokenizer_json: the contents of `tokenizer.json`.
+      tokenizer_config: the contents of `tokenizer_config.json`.
+      chat_template: the contents of `chat_template.jinja`, if there is one.
+      end_tokens: the ids which the model's configuration names as ends.
+    """
+    backend = tokenizers.Tokenizer.from_str(tokenizer_json)
+    special_tokens = {
+        key: value["content"] if isinstance(value, Mapping) else value
+        for key, value in tokenizer_config.items()
+        if key.endswith("_token") and isinstance(value, str | Mapping)
+    }
+    template = chat_template or tokenizer_config.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        by_name = {entry["name"]: entry["template"] for entry in template}
+        template = by_name.get("default")
+    end = backend.token_to_id(special_tokens.get("eos_token", ""))
+    return Tokenizer(
+        backend,
+        end_tokens=[*end_tokens] if end is None else [end, *end_tokens],
+        chat_template=template,
+        special_tokens=special_tokens,
+    )

