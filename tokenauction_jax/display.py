@@ -20,11 +20,11 @@ from tokenauction_jax.studies.scenario import Scenario
 _COLOURS = ("dark_orange", "dodger_blue2", "medium_orchid", "green4", "gold3")
 _LABELS = {
     "mention_rate": "mentions",
-    "payment": "pays / token",
-    "welfare": "welfare / token",
+    "payment": "pays per token",
+    "welfare": "welfare per token",
     "infinite_welfare": "infinite welfare",
-    "revenue": "revenue / token",
-    "entropy": "entropy of q (nats)",
+    "revenue": "revenue per token",
+    "entropy": "entropy of q, nats",
     "undefined": "undefined",
 }
 _RATES = ("mention_rate", "infinite_welfare", "undefined")
@@ -111,27 +111,28 @@ def show_results(
     if scenario.description:
         console.print(scenario.description, style="bold")
     console.print(f"Query: {scenario.query}", markup=False)
-    legend = Text("Each token has the colour of the agent that favoured it most: ")
-    for i, agent in enumerate(scenario.agents):
-        legend.append(agent.name, style=_colour(i))
-        legend.append("  ")
-    console.print(legend)
+    names = [Text(a.name, _colour(i)) for i, a in enumerate(scenario.agents)]
+    console.print(
+        "Tokens are coloured by who favoured them most:", Text(", ").join(names)
+    )
     for name in dict.fromkeys(cell.rule.name for cell in cells):
         chosen = [i for i, cell in enumerate(cells) if cell.rule.name == name]
         rule = cells[chosen[0]].rule
         payment = rule.build().payment.name
         console.print(f"\n{name}, payment {payment}", style="bold", markup=False)
         for i in chosen:
-            console.print(_share(scenario, cells[i]))
+            share = f"influence of {scenario.agents[0].name} {cells[i].share:.2f}"
+            console.print(share, style="dim", markup=False)
             text = _coloured_text(cells[i], tokenizer)
             console.print(Padding(text, (0, 0, 0, 2)))
+        console.print()
         table = _table(
             scenario, [cells[i] for i in chosen], [summaries[i] for i in chosen]
         )
         console.print(table)
     console.print(
-        f"95 % intervals over {scenario.num_auctions} auctions; valuation "
-        f"{scenario.valuation}; money and welfare in units of the bids.",
+        f"\n95 % intervals over {scenario.num_auctions} auctions of at most "
+        f"{scenario.num_tokens} tokens; valuation {scenario.valuation}.",
         style="dim",
     )
 
@@ -158,10 +159,6 @@ def _colour(agent: int) -> str:
     return _COLOURS[agent % len(_COLOURS)]
 
 
-def _share(scenario: Scenario, cell: Cell) -> str:
-    return f"influence of {scenario.agents[0].name}: {cell.share:.2f}"
-
-
 def _coloured_text(cell: Cell, tokenizer: Tokenizer) -> Text:
     """The first valid auction's text."""
     if not cell.valid.any():
@@ -178,23 +175,26 @@ def _coloured_text(cell: Cell, tokenizer: Tokenizer) -> Text:
 def _table(
     scenario: Scenario, cells: Sequence[Cell], summaries: Sequence[Sequence[Measure]]
 ) -> Table:
-    """Measures down, influence shares across."""
+    """Measures down, influence shares across; below each number its interval."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(f"influence of {scenario.agents[0].name}")
+    table.add_column(f"influence\n{scenario.agents[0].name}")
     for cell in cells:
-        table.add_column(f"{cell.share:.2f}", justify="right")
+        table.add_column(f"\n{cell.share:.2f}", justify="right")
     for row in zip(*summaries, strict=True):
         name, agent, _ = row[0]
         if name in _SHOWN_IF_ANY and not any(m.estimate.mean > 0 for m in row):
             continue
-        estimates = [_estimate(m.estimate, name in _RATES) for m in row]
-        table.add_row(f"{_LABELS[name]} {agent}".strip(), *estimates)
+        show = _rate if name in _RATES else _mean
+        label = Text(f"{_LABELS[name]}\n").append(agent, style="dim")
+        table.add_row(label, *(show(measure.estimate) for measure in row))
     return table
 
 
-def _estimate(estimate: Estimate, is_rate: bool) -> Text:
-    """The mean, and below it the interval."""
-    scale, digits = (100, 0) if is_rate else (1, 3)
-    mean, low, high = (f"{scale * x:.{digits}f}" for x in estimate[:3])
-    unit = " %" if is_rate else ""
-    return Text(f"{mean}{unit}\n").append(f"[{low}, {high}]", style="dim")
+def _rate(estimate: Estimate) -> Text:
+    mean, low, high = (f"{100 * x:.0f}" for x in estimate[:3])
+    return Text(f"{mean} %\n").append(f"[{low}, {high}]", style="dim")
+
+
+def _mean(estimate: Estimate) -> Text:
+    half = estimate.high - estimate.mean
+    return Text(f"{estimate.mean:.3f}\n").append(f"±{half:.3f}", style="dim")

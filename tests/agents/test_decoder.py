@@ -64,7 +64,8 @@ def step_by_step(model, prompts, lengths, text):
     cache = model.empty_cache(text.shape[0], prompts.shape[0], text.shape[1])
     out = [jnp.broadcast_to(logits, (text.shape[0], *logits.shape))]
     for step in range(text.shape[1]):
-        logits, cache = decode(model, text[:, step], jnp.array(step), memory, cache)
+        read = jnp.broadcast_to(text[:, step, None], cache[0].keys.shape[:2])
+        logits, cache = decode(model, read, jnp.array(step), memory, cache)
         out.append(logits)
     return jnp.stack(out, axis=2)
 

@@ -87,7 +87,9 @@ def case(request):
         return call(rule, bids, log_probs)
 
     def loss(rule, bids, log_probs):
-        out = call(rule, bids, log_probs)
+        # Those of drawn payments at every corner: test_payment_gradients.
+        smooth = type(rule).expected if call is charges else call
+        out = smooth(rule, bids, log_probs)
         return jnp.where(jnp.isfinite(out), out, 0).sum()
 
     slopes = jax.jit(jax.grad(loss, (0, 1, 2)))

@@ -23,10 +23,7 @@ RULES = {
 
 
 def loss(rule, bids, logits):
-    """A weighted sum of expected payments and of those given token 2."""
-    log_probs = jax.nn.log_softmax(logits)
-    expected = rule.expected(bids, log_probs)
-    return COEFFICIENTS @ expected + rule.conditional(bids, log_probs, 2).sum()
+    return COEFFICIENTS @ rule.expected(bids, jax.nn.log_softmax(logits))
 
 
 slopes = jax.jit(jax.grad(loss, (0, 1, 2)))
@@ -41,11 +38,7 @@ def by_bids(rule, bids, log_probs):
 def reference(name, *numbers):
     """What `loss` should be, with the arguments in its order."""
     pays, _ = getattr(payments, name)(*numbers)
-    given = pays
-    if name == "second_price":
-        bids, logits, *influence = numbers
-        given, _ = payments.second_price_given(bids, logits, 2, *influence)
-    return (COEFFICIENTS * pays + given).sum(-1)
+    return (COEFFICIENTS * pays).sum(-1)
 
 
 @pytest.mark.parametrize("influence", [0.5, 1.0, 2.0, 3.7])
@@ -60,6 +53,25 @@ def test_second_price(influence, x64):
     np.testing.assert_allclose(found[0].aggregation.influence, expected[2], rtol=1e-6)
     np.testing.assert_allclose(found[1], expected[0], rtol=1e-6)
     np.testing.assert_allclose(found[2], expected[1], rtol=1e-6, atol=1e-12)
+
+
+def test_second_price_given_a_token(x64):
+    """In the logits: the price of a win does not depend on them, its chance does."""
+    bids, logits = smooth_auction()
+
+    @jax.jit
+    @jax.grad
+    def found(logits):
+        log_probs = jax.nn.log_softmax(logits)
+        given = ta.second_price(ta.linear()).conditional(bids, log_probs, 2)
+        return COEFFICIENTS @ given
+
+    def by_definition(logits):
+        given, _ = payments.second_price_given(bids, logits, 2)
+        return (COEFFICIENTS * given).sum(-1)
+
+    (expected,) = gradients(by_definition, derivative, logits)
+    np.testing.assert_allclose(found(logits), expected, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["clarke_linear", "clarke_log_linear"])

@@ -11,13 +11,13 @@ LOG_PROBS = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], np.float32))
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (2, 3, 3, 3), (0, 3)], ids=str)
-def test_bad_shapes(self, shape):
+def test_bad_shapes(shape):
     with pytest.raises(ValueError, match="log_probs"):
         ta.agents.tabular(np.zeros(shape))
 
 
 @pytest.mark.parametrize("bad", [np.log(0.3), np.nan, np.inf, -np.inf])
-def test_rows_must_be_distributions(self, bad):
+def test_rows_must_be_distributions(bad):
     log_probs = np.array(LOG_PROBS)
     log_probs[1, 2] = bad
     with pytest.raises(ValueError, match="log_probs"):
@@ -26,12 +26,12 @@ def test_rows_must_be_distributions(self, bad):
 
 @pytest.mark.parametrize("name", ["start", "end_token"])
 @pytest.mark.parametrize("token", [-1, 3])
-def test_bad_tokens(self, name, token):
+def test_bad_tokens(name, token):
     with pytest.raises(ValueError, match=name):
         ta.agents.tabular(np.tile(LOG_PROBS[:, None], (1, 3, 1)), **{name: token})
 
 
-def test_interface(self):
+def test_interface():
     pool = ta.agents.tabular(LOG_PROBS)
     assert (pool.num_agents, pool.vocab_size, pool.end_token) == (2, 3, None)
     state = pool.init(5)

@@ -38,7 +38,7 @@ class Counted:
         return jax.nn.log_softmax(self.weights(bids) @ log_probs)
 
 
-def test_one_trace_for_other_numbers(self):
+def test_one_trace_for_other_numbers():
     traces = []
     for scale in (0.5, 2.0):
         mechanism = ta.Mechanism(Counted(scale), ta.pay_your_bid())
@@ -59,7 +59,7 @@ def test_one_trace_for_other_numbers(self):
     assert traces[0] == traces[-1] > 0
 
 
-def test_gradients_of_expected_payments(self):
+def test_gradients_of_expected_payments():
     """In bids, tables and influence; a step in the bid must not be flat."""
 
     def revenue(bids, log_probs, influence):
@@ -81,7 +81,7 @@ def test_gradients_of_expected_payments(self):
     assert (slopes(jnp.ones(2), jnp.asarray(LOG_PROBS), 1.0)[0] != 0).all()
 
 
-def test_inside_jit_and_vmap(self):
+def test_inside_jit_and_vmap():
     pool = ta.agents.tabular(LOG_PROBS)
 
     def revenue(bids):
@@ -95,7 +95,7 @@ def test_inside_jit_and_vmap(self):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_double_precision(self, x64):
+def test_double_precision(x64):
     pool = ta.agents.tabular(LOG_PROBS.astype(float))
     args = (jax.random.key(0), LINEAR, pool, np.array([1.0, 2.0]))
     rollout = ta.simulate(*args, num_tokens=2, num_auctions=3)
@@ -104,7 +104,7 @@ def test_double_precision(self, x64):
     assert rollout.tokens.dtype == np.int32
 
 
-def test_nothing_of_the_size_of_the_vocabulary_is_kept(self):
+def test_nothing_of_the_size_of_the_vocabulary_is_kept():
     log_probs = np.full((2, 64), -np.log(64), np.float32)
     args = (jax.random.key(0), PAY_YOUR_BID, ta.agents.tabular(log_probs), np.ones(2))
     rollout = ta.simulate(*args, num_tokens=5, num_auctions=6)

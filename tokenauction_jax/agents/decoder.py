@@ -102,10 +102,10 @@ class Decoder(nnx.Module):
         prompts: Prompts,
         cache: tuple[KeyValues, ...],
     ) -> tuple[jax.Array, tuple[KeyValues, ...]]:
-        """Reads one more token of every text.
+        """Reads one more token of each agent's text.
 
         Args:
-          tokens: `(A,)` the token, which all agents of an auction read.
+          tokens: `(A, n)` what each agent reads.
           step: its place in the text, from 0; a scalar below `T`.
           prompts: from `prefill`.
           cache: the texts so far, from `empty_cache` or the step before.
@@ -114,8 +114,7 @@ class Decoder(nnx.Module):
           The logits `(A, n, V)` of the next token, and the cache with this token in it.
         """
         positions = prompts.lengths + step
-        shared = jnp.broadcast_to(tokens[:, None], (tokens.size, positions.size))
-        x, angles = self._embed(shared, positions)
+        x, angles = self._embed(tokens, positions)
         visible = _visible(prompts, cache, step)[None, :, None, None]
         grown = []
         for layer, prompt, text in zip(self.layers, prompts.layers, cache, strict=True):

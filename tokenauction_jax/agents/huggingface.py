@@ -32,7 +32,7 @@ FILES: tuple[str, ...] = (
     "model-*.safetensors",
 )
 
-_LLAMA = Naming(
+LLAMA = Naming(
     layer="model.layers.",
     modules={
         "input_layernorm": "attention_norm",
@@ -55,7 +55,7 @@ _LLAMA = Naming(
     ignored=r".*\.rotary_emb\.inv_freq",
 )
 
-_GPT2 = Naming(
+GPT2 = Naming(
     layer="h.",
     modules={
         "ln_1": "attention_norm",
@@ -224,12 +224,12 @@ def _read_safetensors(path: Path, gpt2: bool) -> dict[str, Tensor]:
         raise CheckpointError(f"{path.name}: {error}: {remedy}") from None
     names = {name.removeprefix("transformer."): name for name in file.keys()}  # noqa: SIM118
     if not gpt2:
-        return named_tensors(_LLAMA, list(file.keys()), file.get_tensor)
+        return named_tensors(LLAMA, list(file.keys()), file.get_tensor)
 
     def read(name: str) -> np.ndarray:
         return file.get_tensor(names[name])
 
-    return named_tensors(_GPT2, list(names), read, _transposed_in_layers)
+    return named_tensors(GPT2, list(names), read, _transposed_in_layers)
 
 
 def _transposed_in_layers(parameter: str, array: np.ndarray) -> np.ndarray:

@@ -44,9 +44,12 @@ class Group:
 
 
 class GroupState(NamedTuple):
-    """What one group remembers of its prompts and of the texts so far."""
+    """What one group remembers of its prompts and of the texts so far.
 
-    first_logits: jax.Array
+    The last token of a prompt is not among `prompts`: the first step reads it, as later
+    steps read the last token of the text, so all steps are the same program.
+    """
+
     prompts: Prompts
     cache: tuple[KeyValues, ...]
 
@@ -141,27 +144,20 @@ def _read(group: Group, num_auctions: int, num_tokens: int) -> GroupState:
             f"model's context of {group.context_length}: shorten the prompt or the text"
         )
     model = nnx.merge(group.graph, group.weights)
-    logits, prompts = model.prefill(group.tokens, group.lengths)
-    # The last token of a text is never read, so it needs no place.
-    places = max(num_tokens - 1, 1)
-    cache = model.empty_cache(num_auctions, len(group.agents), places)
-    return GroupState(logits, prompts, cache)
+    _, prompts = model.prefill(group.tokens, group.lengths)
+    prompts = prompts._replace(lengths=group.lengths - 1)
+    cache = model.empty_cache(num_auctions, len(group.agents), num_tokens)
+    return GroupState(prompts, cache)
 
 
 def _answer(
     group: Group, memory: GroupState, position: jax.Array, tokens: jax.Array
 ) -> tuple[jax.Array, GroupState]:
-    """The logits `(A, m, V)` of a group, and its state with `tokens` read."""
-
-    def first(cache):
-        logits = memory.first_logits
-        return jnp.broadcast_to(logits, (tokens.shape[0], *logits.shape)), cache
-
-    def later(cache):
-        model = nnx.merge(group.graph, group.weights)
-        return model.decode(tokens, position - 1, memory.prompts, cache)
-
-    logits, cache = jax.lax.cond(position == 0, first, later, memory.cache)
+    """The logits `(A, m, V)` of a group, and its state with `tokens (A,)` read."""
+    last = jnp.take_along_axis(group.tokens, group.lengths[:, None] - 1, axis=1)
+    read = jnp.where(position == 0, last[:, 0][None], tokens[:, None])
+    model = nnx.merge(group.graph, group.weights)
+    logits, cache = model.decode(read, position, memory.prompts, memory.cache)
     return logits, memory._replace(cache=cache)
 
 

@@ -143,7 +143,7 @@ def _parameter(tensor: Tensor, wanted: Any, dtype: Any):
             f"tensor {tensor.name} is {array.shape} where the configuration asks for "
             f"{wanted.shape}: they belong to different checkpoints"
         )
-    return jnp.asarray(array, dtype)
+    return jnp.array(array, dtype)  # a copy: the file may be mapped into memory
 
 
 def _listing(what: str, names: list[str]) -> str:

@@ -7,7 +7,7 @@ tokens of a text, ``V`` vocabulary, ``K`` samples. Rules work on *one* auction a
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import chex
 import jax
@@ -22,20 +22,16 @@ Number = float | jax.Array
 
 @runtime_checkable
 class Aggregation(Protocol):
-    """Mixes the agents' next-token distributions into the one that is drawn from."""
+    """Mixes the agents' next-token distributions into the one that is drawn from.
 
-    @property
-    def name(self) -> str:
-        """The rule's name in tables and files."""
-        ...
+    Attributes:
+      name: The rule's name in tables and files.
+      monotone: Whether a higher own bid always gives a robustly (weakly) preferred
+        distribution; only then does a second price exist.
+    """
 
-    @property
-    def monotone(self) -> bool:
-        """Whether a higher own bid always gives a robustly (weakly) preferred `q`.
-
-        Only then does a second price exist.
-        """
-        ...
+    name: ClassVar[str]
+    monotone: ClassVar[bool]
 
     def weights(self, bids: ArrayLike) -> jax.Array:
         """Influence of each agent, `(n,)`, non-negative and summing to one."""
@@ -50,10 +46,7 @@ class Aggregation(Protocol):
 class Valuation(Protocol):
     """How much an agent likes the distribution a token is drawn from."""
 
-    @property
-    def name(self) -> str:
-        """The rule's name in tables and files."""
-        ...
+    name: ClassVar[str]
 
     def value(self, log_q: ArrayLike, log_p: ArrayLike) -> jax.Array:
         """Value, at most 0, of `log_q` `(V,)` to an agent preferring `log_p`."""
@@ -64,10 +57,7 @@ class Valuation(Protocol):
 class Payment(Protocol):
     """What each agent pays for one token."""
 
-    @property
-    def name(self) -> str:
-        """The rule's name in tables and files."""
-        ...
+    name: ClassVar[str]
 
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """Expectation of the payments `(n,)` before the token is drawn."""

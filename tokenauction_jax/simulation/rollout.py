@@ -92,10 +92,10 @@ def simulate(
     """
     if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
         raise ValueError("key must be a typed PRNG key, as jax.random.key(0) makes")
-    bids = _check_bids(bids, pool.num_agents, num_auctions)
-    for name, size in (("num_tokens", num_tokens), ("num_auctions", bids.shape[0])):
-        if size < 1:
+    for name, size in (("num_tokens", num_tokens), ("num_auctions", num_auctions)):
+        if size is not None and size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
+    bids = _check_bids(bids, pool.num_agents, num_auctions)
     if observe is not None and jax.tree_util.all_leaves([observe]):
         observe = jax.tree_util.Partial(observe)
     number = jnp.asarray(first_auction, jnp.uint32)
