@@ -98,6 +98,14 @@ def test_end_tokens_come_from_both_configurations(tiny_tokenizer):
     assert directory_tokenizer(tiny_tokenizer).end_token is None
 
 
+def test_settings_of_a_training_run_are_dropped(tiny_tokenizer):
+    other = type(tiny_tokenizer).from_str(tiny_tokenizer.to_str())
+    other.enable_padding(length=8)
+    other.enable_truncation(2)
+    ours = directory_tokenizer(other)
+    assert ours.encode("a long text") == tiny_tokenizer.encode("a long text").ids
+
+
 def test_templates_come_from_file_or_configuration(tiny_tokenizer):
     hello, bye = "hello {{ messages[0]['content'] }}", "bye"
     entries = [

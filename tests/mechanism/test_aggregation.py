@@ -123,17 +123,18 @@ class TestEdgeCases:
         rule, bids = ta.power_mean(order), jnp.array([1.0, 2.0])
         with pytest.raises(ValueError, match=r"(?s)0.*1"):
             rule.log_prob(bids, DISJOINT)
-        for transform in (jax.jit, lambda f: lambda *x: jax.vmap(f)(*x)):
-            lift = (lambda x: x) if transform is jax.jit else (lambda x: x[None])
-            found = transform(rule.log_prob)(lift(bids), lift(jnp.asarray(DISJOINT)))
+        for method in (log_probs_of, lambda rule, *x: jax.vmap(rule.log_prob)(*x)):
+            found = method(rule, bids[None], jnp.asarray(DISJOINT)[None])
             assert np.isneginf(found).all()
 
-        def loss(rule, bids, log_probs):
-            log_q = rule.log_prob(bids, log_probs)
+        @jax.jit
+        @jax.grad
+        def slopes(numbers):
+            rule, *auction = numbers
+            log_q = rule.log_prob(*auction)
             return jnp.where(jnp.isfinite(log_q), log_q, 0).sum()
 
-        args = (rule, bids, jnp.asarray(DISJOINT))
-        for leaf in jax.tree.leaves(jax.grad(loss, (0, 1, 2))(*args)):
+        for leaf in jax.tree.leaves(slopes((rule, bids, DISJOINT))):
             assert np.isfinite(leaf).all()
 
     def test_the_agents_of_an_undefined_auction_are_named(self):

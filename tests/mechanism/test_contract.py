@@ -37,8 +37,7 @@ def worth(rule, bids, log_probs):
 CASES = {
     "linear": (outcome, (V,), ta.linear(), ta.linear(2)),
     "log_linear": (outcome, (V,), ta.log_linear(), ta.log_linear(0.5)),
-    "power_mean(.5)": (outcome, (V,), ta.power_mean(0.5), ta.power_mean(-1, 2)),
-    "power_mean(0)": (outcome, (V,), ta.power_mean(0), ta.power_mean(1)),
+    "power_mean": (outcome, (V,), ta.power_mean(0.5), ta.power_mean(0, 2)),
     "pay_your_bid": (charges, (3, N), ta.pay_your_bid(), ta.pay_your_bid()),
     "second_price": (
         charges,

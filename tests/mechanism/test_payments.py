@@ -29,6 +29,12 @@ def every_method(payment, keys, bids, log_probs, token):
     )
 
 
+@jax.jit
+def expected(payment, bids, log_probs):
+    """Expected payments of one auction."""
+    return payment.expected(bids, log_probs)
+
+
 def charged(payment, batch):
     """The same for the agents of the batch, compiled for the largest shape."""
     keys = jax.random.split(jax.random.key(0), len(batch))
@@ -44,8 +50,8 @@ def test_second_price(auctions, influence):
     rule, influence = ta.second_price(ta.linear(influence)), np.float32(influence)
     for batch in instances.within_reach(influence, auctions):
         args = (batch.bids, batch.log_probs)
-        expected, given, drawn = charged(rule, batch)
-        assert_payments(expected, payments.second_price(*args, influence))
+        mean, given, drawn = charged(rule, batch)
+        assert_payments(mean, payments.second_price(*args, influence))
         reference = payments.second_price_given(*args, batch.token, influence)
         assert_payments(given, reference)
         assert (drawn >= 0).all()
@@ -98,7 +104,7 @@ def test_extreme_ratios_of_bids(ratio):
         np.asarray(log_probs, np.float32),
     )
     for name in ("second_price", "clarke_linear", "clarke_log_linear"):
-        found = jax.jit(PAYMENTS[name]().expected)(*args)
+        found = expected(PAYMENTS[name](), *args)
         reference, _ = getattr(payments, name)(*args)
         assert_within(found, reference, 1e-5 * reference + SMALLEST)
 

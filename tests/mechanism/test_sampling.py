@@ -104,7 +104,7 @@ def test_one_rare_token_at_its_rate():
     assert observed[-1] == 0
 
 
-@pytest.mark.parametrize("vocabulary", [1, 2, 3, 1000])
+@pytest.mark.parametrize("vocabulary", [1, 3, 1000])
 def test_impossible_tokens_never_appear(vocabulary):
     for possible in {0, vocabulary // 2, vocabulary - 1}:
         log_q = jnp.full(vocabulary, -jnp.inf).at[possible].set(0.0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reference.aggregation import LD, linear, log_linear, renormalize, without
+from reference.aggregation import LD, log_linear, renormalize, weights, without
 
 # Relative error of float32 inputs after a few operations; see `compare`.
 EPSILON = 2e-6
@@ -15,12 +15,14 @@ def mean_critical_bid(own, others, influence=1.0):
     falls off exponentially on both sides of `s^a = others`. 200 panels of 8 Gauss
     nodes over 100 e-folds below the own bid.
     """
-    own, others, influence = np.broadcast_arrays(*map(LD, (own, others, influence)))
+    # All terms are positive: double precision is enough, and five times faster.
+    numbers = (np.asarray(x, np.float64) for x in (own, others, influence))
+    own, others, influence = np.broadcast_arrays(*numbers)
     nodes, node_weights = np.polynomial.legendre.leggauss(8)
     edges = np.linspace(-100, 0, 201)
     width = edges[1] - edges[0]
-    offset = (edges[:-1, None] + width * (nodes + 1) / 2).ravel().astype(LD)
-    mass = np.tile(width * node_weights / 2, 200).astype(LD)
+    offset = (edges[:-1, None] + width * (nodes + 1) / 2).ravel()
+    mass = np.tile(width * node_weights / 2, 200)
     paid = (own > 0) & (others > 0)
     a = influence[..., None]
     log_s = np.log(np.where(paid, own, 1))[..., None] + offset
@@ -30,19 +32,17 @@ def mean_critical_bid(own, others, influence=1.0):
     return np.where(paid, (np.exp(log_s) * density * mass).sum(-1), 0)
 
 
-def _others_power(bids, agent, influence):
+def _mixtures(bids, p, agent, influence):
+    """`r` and `q` of the linear rule for distributions `p` `(..., n, V)`."""
+    r = (weights(without(bids, agent), influence)[..., None] * p).sum(-2)
+    return r, (weights(bids, influence)[..., None] * p).sum(-2)
+
+
+def _price(bids, agent, influence):
+    """Mean critical bid of a certain win."""
     rest = without(bids, agent)
-    return np.where(rest > 0, rest ** LD(influence), 0).sum(-1)
-
-
-def _path(bids, log_probs, agent, influence):
-    """`p`, `r`, `q` and the price `K` of a certain win, for one agent."""
-    p = np.exp(renormalize(log_probs)[..., agent, :])
-    r = np.exp(linear(without(bids, agent), log_probs, influence))
-    q = np.exp(linear(bids, log_probs, influence))
-    others = _others_power(bids, agent, influence)
-    own = np.asarray(bids, LD)[..., agent]
-    return p, r, q, mean_critical_bid(own, others, influence)
+    others = np.where(rest > 0, rest ** LD(influence), 0).sum(-1)
+    return mean_critical_bid(np.asarray(bids)[..., agent], others, influence)
 
 
 def second_price(bids, log_probs, influence=1.0):
@@ -52,8 +52,10 @@ def second_price(bids, log_probs, influence=1.0):
     density `sum_{T+} (p - r) lambda'(s)`, and the payment is that `s`.
     """
     pays, scales = [], []
+    all_p = np.exp(renormalize(log_probs))
     for agent in range(np.shape(bids)[-1]):
-        p, r, _, price = _path(bids, log_probs, agent, influence)
+        p, (r, _) = all_p[..., agent, :], _mixtures(bids, all_p, agent, influence)
+        price = _price(bids, agent, influence)
         pays.append(np.maximum(p - r, 0).sum(-1) * price)
         scales.append((np.maximum(p, r) * (p > 0.9 * r)).sum(-1) * price)
     return np.stack(pays, -1), np.stack(scales, -1)
@@ -66,11 +68,12 @@ def second_price_given(bids, log_probs, token, influence=1.0):
     is drawn and was won by a bid of at most `s` is `q_s(y) - r(y)`.
     """
     pays, scales = [], []
-    token = np.asarray(token)[..., None]
+    all_p = np.exp(renormalize(log_probs))
+    column = np.take_along_axis(all_p, np.asarray(token)[..., None, None], -1)
     for agent in range(np.shape(bids)[-1]):
-        *columns, price = _path(bids, log_probs, agent, influence)
-        p, r, q = (np.take_along_axis(c, token, -1)[..., 0] for c in columns)
-        q = np.where(q > 0, q, 1)
+        p, (r, q) = column[..., agent, :], _mixtures(bids, column, agent, influence)
+        p, r, q = p[..., 0], r[..., 0], np.where(q > 0, q, 1)[..., 0]
+        price = _price(bids, agent, influence)
         pays.append(np.maximum(p - r, 0) / q * price)
         scales.append(np.maximum(p, r) / q * price)
     return np.stack(pays, -1), np.stack(scales, -1)
@@ -85,12 +88,13 @@ def second_price_table(bids, log_probs):
 
 def payment_cdf(payment, bids, log_probs, agent, token, influence=1.0):
     """`P(payment_i <= s | token)` for one auction, vectorised over `s`."""
-    p, r, q, _ = _path(bids, log_probs, agent, influence)
-    p, r, q = p[token], r[token], q[token]
+    column = np.exp(renormalize(log_probs))[:, token, None]
+    p, (r, q) = column[agent], _mixtures(bids, column, agent, influence)
     own = LD(np.asarray(bids)[agent])
     if p <= r or own == 0:
         return (np.asarray(payment) >= 0).astype(float)
-    others = _others_power(bids, agent, influence)
+    rest = without(bids, agent)
+    others = np.where(rest > 0, rest ** LD(influence), 0).sum()
     spent = np.clip(np.asarray(payment, LD), 0, own) ** LD(influence)
     reached = r + spent / (spent + others) * (p - r)
     return np.where(np.asarray(payment) < 0, 0, reached / q)
@@ -105,15 +109,16 @@ def _excess(delta):
     return np.where(small, series, big - np.log1p(big))
 
 
-def clarke_linear(bids, log_probs, influence=1.0):
+def clarke_linear(bids, log_probs):
     """`B KL(r || q)` and its tolerance scale, `(..., n)` each.
 
     Equal to the others' loss of welfare `sum_j b_j (v_j(r) - v_j(q))` under forward KL
     (`definitions.clarke` computes that one); this form keeps it for tiny bids.
     """
     pays, scales = [], []
+    all_p = np.exp(renormalize(log_probs))
     for agent in range(np.shape(bids)[-1]):
-        p, r, q, _ = _path(bids, log_probs, agent, influence)
+        p, (r, q) = all_p[..., agent, :], _mixtures(bids, all_p, agent, 1.0)
         rest = without(bids, agent)
         own = np.asarray(bids, LD)[..., agent]
         total = rest.sum(-1)

@@ -101,6 +101,8 @@ class Tokenizer:
     ) -> str:
         """A conversation as the text that the model was trained to continue.
 
+        Some templates insert the date, so their prompts change from day to day.
+
         Args:
           messages: one message of the user, or a list of `{"role": ..., "content":
             ...}`; without a chat template only a single message, which is returned
@@ -273,6 +275,8 @@ def from_directory(
       end_tokens: the ids which the model's configuration names as ends.
     """
     backend = tokenizers.Tokenizer.from_str(tokenizer_json)
+    backend.no_padding()  # files may keep the settings of a training run
+    backend.no_truncation()
     special_tokens = {
         key: value["content"] if isinstance(value, Mapping) else value
         for key, value in tokenizer_config.items()
