@@ -44,10 +44,11 @@ class Progress:
             transient=True,
         )
         self._task = self._bar.add_task("", total=None, rate="")
-        self._labels: list[tuple[str, str]] = []
+        self._cells: list[tuple[str, str]] = []
+        self._steps_per_cell = 1
+        self._auctions = 0
         self._steps = 0
-        self._block = 0
-        self._running_since = 0.0
+        self._last_step = 0.0
         self._timed_tokens = 0
         self._timed_seconds = 0.0
 
@@ -64,40 +65,39 @@ class Progress:
 
     def plan(self, scenario: Scenario, shares: Sequence[float] | None) -> None:
         """Counts the steps that `on_token` will report."""
+        suffixes = [""] if shares is None else [f", share {x:g}" for x in shares]
+        rules = [rule.name for rule in scenario.rules]
+        self._cells = [(rule, rule + suffix) for rule in rules for suffix in suffixes]
         blocks = runner.num_blocks(scenario.num_auctions)
-        steps = blocks * scenario.num_tokens
-        self._block = min(runner.BLOCK, scenario.num_auctions)
-        names = [
-            "" if share is None else f" share {share:g}" for share in shares or [None]
-        ]
-        self._labels = [
-            (rule.name, rule.name + name)
-            for rule in scenario.rules
-            for name in names
-            for _ in range(steps)
-        ]
-        self._bar.update(self._task, total=len(self._labels))
-        self.start(f"compiling {self._labels[0][0]}")
+        self._steps_per_cell = blocks * scenario.num_tokens
+        self._auctions = min(runner.BLOCK, scenario.num_auctions)
+        total = len(self._cells) * self._steps_per_cell
+        self._bar.update(self._task, total=total)
+        self.start(f"compiling {rules[0]}")
 
     def on_token(self, position: Any) -> None:
         """Counts one position of a block of auctions; the host's side of `simulate`."""
         del position
         now = time.perf_counter()
-        rule, label = self._labels[self._steps]
-        if self._steps and self._labels[self._steps - 1][0] == rule:
-            self._timed_tokens += self._block
-            self._timed_seconds += now - self._running_since
-        self._running_since = now
+        rule, label = self._cell(self._steps)
+        # The first step of a rule waited for its compilation.
+        if self._steps and self._cell(self._steps - 1)[0] == rule:
+            self._timed_tokens += self._auctions
+            self._timed_seconds += now - self._last_step
+        self._last_step = now
         self._steps += 1
-        done = self._steps == len(self._labels)
-        next_rule = rule if done else self._labels[self._steps][0]
+        following, _ = self._cell(self._steps)
         rate = self._timed_tokens / max(self._timed_seconds, 1e-9)
         self._bar.update(
             self._task,
             completed=self._steps,
-            description=label if next_rule == rule else f"compiling {next_rule}",
+            description=label if following == rule else f"compiling {following}",
             rate=f"{rate:,.0f} tokens/s" if self._timed_tokens else "",
         )
+
+    def _cell(self, step: int) -> tuple[str, str]:
+        """The rule, and the rule with its share, that a step belongs to."""
+        return self._cells[min(step // self._steps_per_cell, len(self._cells) - 1)]
 
 
 def show_results(
