@@ -129,11 +129,10 @@ def _load_pool(
     checkpoints = {name: agents.load_checkpoint(name) for name in dict.fromkeys(names)}
     prompts = [a.prompt.replace("{query}", scenario.query) for a in scenario.agents]
     samplings = [agent.sampling for agent in scenario.agents]
-    first = checkpoints[names[0]]
     try:
         pool = agents.from_language_model(
             [checkpoints[name].model for name in names],
-            first.tokenizer,
+            [checkpoints[name].tokenizer for name in names],
             prompts,
             temperature=[sampling.temperature for sampling in samplings],
             top_k=[sampling.top_k for sampling in samplings],
@@ -144,7 +143,7 @@ def _load_pool(
         jax.eval_shape(lambda: pool.init(1, num_tokens=scenario.num_tokens))
     except ValueError as error:
         raise ScenarioError(str(error)) from None
-    return pool, first
+    return pool, checkpoints[names[0]]
 
 
 def _run(

@@ -116,7 +116,7 @@ def exact_wins(bids, log_probs):
     [
         (1e-6, 64, 20),
         (1e-9, 512, 8),
-        pytest.param(2e-8, 512, 300, marks=pytest.mark.slow),
+        pytest.param(2e-8, 512, 100, marks=pytest.mark.slow),
     ],
 )
 def test_rare_wins(win, agents, batches):

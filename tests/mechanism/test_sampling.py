@@ -73,7 +73,7 @@ def test_frequencies(vocabulary, draws, concentration):
     [
         (1e-6, 64, 10),
         (1e-8, 2000, 10),
-        pytest.param(1e-8, 2000, 1000, marks=pytest.mark.slow),
+        pytest.param(1e-8, 2000, 100, marks=pytest.mark.slow),
         pytest.param(1e-10, 49_000, 40, marks=pytest.mark.slow),
     ],
 )

@@ -181,5 +181,9 @@ def clarke_log_linear(bids, log_probs):
         with np.errstate(invalid="ignore"):
             size = share * (np.abs(log_p) + np.abs(log_r))
             size = np.where(kept, (np.abs(x) + EPSILON * size) * size, 0)
-        scales.append(np.where(paid, total * np.nansum(q * size, -1), 0))
+            # `r` may err by 1e-6 of the logarithms that it sums.
+            logs = weights(rest)[..., None] * np.abs(log_p_all)
+            logs = np.where(weights(rest)[..., None] > 0, logs, 0).sum(-2)
+            size = q * size + terms * np.where(np.isfinite(logs), logs, 0) / 2
+        scales.append(np.where(paid, total * np.nansum(size, -1), 0))
     return np.stack(pays, -1), np.stack(scales, -1)

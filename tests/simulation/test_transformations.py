@@ -9,6 +9,7 @@ import numpy as np
 import tokenauction_jax as ta
 
 LINEAR = ta.Mechanism(ta.linear(), ta.second_price(ta.linear()))
+CLARKE = ta.Mechanism(ta.linear(), ta.clarke(ta.linear()))
 PAY_YOUR_BID = ta.Mechanism(ta.linear(), ta.pay_your_bid())
 LOG_PROBS = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], np.float32))
 
@@ -85,9 +86,9 @@ def test_inside_jit_and_vmap():
     pool = ta.agents.tabular(LOG_PROBS)
 
     def revenue(bids):
-        args = (jax.random.key(0), LINEAR, pool, bids)
+        args = (jax.random.key(0), CLARKE, pool, bids)
         rollout = ta.simulate(*args, num_tokens=2, num_auctions=5)
-        return rollout.payments.sum()
+        return rollout.payments.sum() + rollout.log_prob.sum()
 
     bids = jnp.array([[1.0, 2.0], [3.0, 0.5]])
     found = jax.jit(jax.vmap(revenue))(bids)

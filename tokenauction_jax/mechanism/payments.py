@@ -258,23 +258,27 @@ def _log_linear_divergence(
     weight = (scores / _nonzero(scores + others))[:, None]
     # q is r tilted by the agent: log(q / r) = shift - log sum_t r exp(shift).
     shift = jnp.where(both, weight * (logs - jnp.where(by_others, 0, log_r)), 0)
-    log_ratio = shift - _log_tilt(log_r, shift, both)[:, None]
-    r = jnp.exp(log_r)
-    q = jnp.where(both, jnp.exp(jnp.where(both, log_r + log_ratio, 0)), 0)
-    log_ratio = jnp.where(both, log_ratio, 0)
-    divergence = distributions.sum_last(distributions.divergence_terms(q, r, log_ratio))
-    return jnp.where(both.any(-1), divergence, 0)
+    log_tilted = jnp.where(both, log_r, -jnp.inf) + shift
+    log_total = _log_total(log_r, log_tilted, shift)[:, None]
+    q = jnp.exp(log_tilted - log_total)
+    log_ratio = jnp.where(both, shift - log_total, 0)
+    terms = distributions.divergence_terms(q, jnp.exp(log_r), log_ratio)
+    # Undefined auctions charge nothing.
+    return jnp.where(both.any(-1), distributions.sum_last(terms), 0)
 
 
-def _log_tilt(log_r: jax.Array, shift: jax.Array, kept: jax.Array) -> jax.Array:
-    """``log sum_kept r exp(shift)`` `(n,)`, at most 0, accurate near 0."""
+def _log_total(log_r: jax.Array, log_tilted: jax.Array, shift: jax.Array) -> jax.Array:
+    """``log sum_t r(t) exp(shift(t))`` `(n,)`, at most 0, accurate near 0.
+
+    0, instead of ``-inf``, where no token is left.
+    """
     r = jnp.exp(log_r)
-    small = jnp.abs(shift) < 1
-    moved = jnp.exp(jnp.where(kept, log_r, 0) + shift)
-    terms = jnp.where(small, r * jnp.expm1(jnp.where(small, shift, 0)), moved - r)
-    change = distributions.sum_last(jnp.where(kept, terms, -r))
-    total = distributions.sum_last(jnp.where(kept, moved, 0))
-    near = change > -0.5
-    return jnp.where(
-        near, jnp.log1p(jnp.where(near, change, 0)), distributions.safe_log(total)
+    small = (jnp.abs(shift) < 1) & (log_tilted > -jnp.inf)
+    terms = jnp.where(
+        small, r * jnp.expm1(jnp.where(small, shift, 0)), jnp.exp(log_tilted) - r
     )
+    change = distributions.sum_last(terms)
+    near = change > -0.5
+    log_total = distributions.log_sum_exp(log_tilted)
+    log_total = jnp.where(jnp.isneginf(log_total), 0, log_total)
+    return jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), log_total)
