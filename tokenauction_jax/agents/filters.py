@@ -8,13 +8,13 @@ probable token always stays, and tokens of equal probability stay or go together
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tokenauction_jax.mechanism import base
 
 # Bisection steps: they narrow a gap of 2**7 in log-probability to 2**-25.
 _STEPS = 32
@@ -22,12 +22,7 @@ _STEPS = 32
 _BLOCK = 64
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["temperature", "top_p", "min_p"],
-    meta_fields=["top_k"],
-)
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class Sampling:
     """How each of `n` agents turns logits into the distribution it submits.
 
@@ -41,8 +36,8 @@ class Sampling:
       min_p: `(n,)`, in `[0, 1]`.
     """
 
-    temperature: jax.Array | None
-    top_k: tuple[int | None, ...] | None
+    temperature: jax.Array
+    top_k: tuple[int | None, ...] | None = base.static_field()
     top_p: jax.Array | None
     min_p: jax.Array | None
 
@@ -79,7 +74,7 @@ def sampling(
         if not 0 <= value <= 1:
             raise ValueError(f"min_p is {value:g}: it must be between 0 and 1")
     return Sampling(
-        temperature=_leaf(temperatures, 1.0),
+        temperature=jnp.asarray(temperatures),
         top_k=_counts(top_k, num_agents),
         top_p=_leaf(top_ps, 1.0),
         min_p=_leaf(min_ps, 0.0),
@@ -96,8 +91,7 @@ def filter_logits(sampling: Sampling, logits: jax.Array) -> jax.Array:
     Returns:
       Log-probabilities `(..., n, V)`, normalised, `-inf` for removed tokens.
     """
-    if sampling.temperature is not None:
-        logits = logits / _column(sampling.temperature, logits)
+    logits = logits / _column(sampling.temperature, logits)
     ranked = None
     if sampling.top_k is not None:
         logits, ranked = _keep_top_k(logits, sampling.top_k)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,14 +13,10 @@ from flax import nnx
 from tokenauction_jax.agents.decoder import Decoder, KeyValues, Prompts
 from tokenauction_jax.agents.filters import Sampling, filter_logits, sampling
 from tokenauction_jax.agents.text import Tokenizer
+from tokenauction_jax.mechanism import base
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["weights", "tokens", "lengths"],
-    meta_fields=["graph", "agents", "context_length"],
-)
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class Group:
     """The agents that share one model.
 
@@ -38,9 +32,9 @@ class Group:
     weights: Any
     tokens: jax.Array
     lengths: jax.Array
-    graph: nnx.GraphDef
-    agents: tuple[int, ...]
-    context_length: int
+    graph: nnx.GraphDef = base.static_field()
+    agents: tuple[int, ...] = base.static_field()
+    context_length: int = base.static_field()
 
 
 class GroupState(NamedTuple):
@@ -61,12 +55,7 @@ class PoolState(NamedTuple):
     groups: tuple[GroupState, ...]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["groups", "sampling"],
-    meta_fields=["vocab_size", "end_tokens"],
-)
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class LanguageModelPool:
     """`n` language models; see `from_language_model`. Weights are leaves.
 
@@ -79,8 +68,8 @@ class LanguageModelPool:
 
     groups: tuple[Group, ...]
     sampling: Sampling
-    vocab_size: int
-    end_tokens: tuple[int, ...]
+    vocab_size: int = base.static_field()
+    end_tokens: tuple[int, ...] = base.static_field()
 
     @property
     def num_agents(self) -> int:

@@ -1,22 +1,21 @@
 """Agents given by tables: fixed distributions or Markov chains."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from tokenauction_jax.mechanism import base
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+
+@base.record
 class TabularPool:
     """See `tabular`."""
 
     log_probs: jax.Array
-    start: int = dataclasses.field(metadata={"static": True})
-    end_token: int | None = dataclasses.field(metadata={"static": True})
+    start: int = base.static_field()
+    end_token: int | None = base.static_field()
 
     @property
     def num_agents(self) -> int:

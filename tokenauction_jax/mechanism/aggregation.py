@@ -4,7 +4,6 @@ Source: Duetting et al., "Mechanism Design for Large Language Models"
 (arXiv 2310.10826), section 4, for `linear` and `log_linear`.
 """
 
-import dataclasses
 from typing import ClassVar
 
 import jax
@@ -15,8 +14,7 @@ from jax.typing import ArrayLike
 from tokenauction_jax.mechanism import base, distributions
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class Linear:
     """See `linear`."""
 
@@ -34,8 +32,7 @@ class Linear:
         return distributions.log_mixture(self.weights(bids), log_probs)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class LogLinear:
     """See `log_linear`."""
 
@@ -56,8 +53,7 @@ class LogLinear:
         return _normalize(jnp.where(vetoed, -jnp.inf, mean), bids)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class PowerMean:
     """See `power_mean`."""
 

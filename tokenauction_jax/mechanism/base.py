@@ -7,15 +7,24 @@ tokens of a text, ``V`` vocabulary, ``K`` samples. Rules work on *one* auction a
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import (
+    Any,
+    ClassVar,
+    Protocol,
+    TypeVar,
+    dataclass_transform,
+    runtime_checkable,
+)
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
+T = TypeVar("T")
 # A leaf of a rule: a weakly typed Python float, or a (perhaps traced) scalar array.
 Number = float | jax.Array
 
@@ -76,7 +85,44 @@ class Payment(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def static_field() -> Any:
+    """A field of a `record` that belongs to its tree structure."""
+    return dataclasses.field(metadata={"static": True})
+
+
+@dataclass_transform(
+    frozen_default=True, eq_default=False, field_specifiers=(static_field,)
+)
+def record(cls: type[T]) -> type[T]:
+    """Makes a class a frozen dataclass and a pytree.
+
+    Fields are children, except those that are a `static_field`. Transformations rebuild
+    a record without running its constructor.
+
+    `jax.tree_util.register_dataclass` will not do: the tree structures that it gives to
+    two classes with the same fields compare equal, so that `jit` may run the program of
+    one rule for another.
+    """
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    leaves = [field.name for field in fields if not field.metadata.get("static")]
+    static = [field.name for field in fields if field.metadata.get("static")]
+
+    def flatten(tree: T) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        children = [(GetAttrKey(name), getattr(tree, name)) for name in leaves]
+        return children, tuple(getattr(tree, name) for name in static)
+
+    def unflatten(structure: tuple[Any, ...], children: Iterable[Any]) -> T:
+        tree = object.__new__(cls)
+        for name, value in zip(leaves + static, (*children, *structure), strict=True):
+            object.__setattr__(tree, name, value)
+        return tree
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
+
+
+@record
 class Mechanism:
     """An aggregation and the payment that goes with it.
 
@@ -109,28 +155,6 @@ class Mechanism:
                     f"payment {self.payment.name!r} was built for {priced}, but the "
                     f"aggregation is {self.aggregation}; build both from one rule"
                 )
-
-
-def _unflatten_mechanism(_: None, children: Iterable[Any]) -> Mechanism:
-    # Transformations rebuild records around tracers, sentinels and gradients, which
-    # need not agree with each other: only the user's own call is checked.
-    mechanism = object.__new__(Mechanism)
-    for name, child in zip(("aggregation", "payment"), children, strict=True):
-        object.__setattr__(mechanism, name, child)
-    return mechanism
-
-
-jax.tree_util.register_pytree_with_keys(
-    Mechanism,
-    lambda m: (
-        (
-            (jax.tree_util.GetAttrKey("aggregation"), m.aggregation),
-            (jax.tree_util.GetAttrKey("payment"), m.payment),
-        ),
-        None,
-    ),
-    _unflatten_mechanism,
-)
 
 
 def is_concrete(*values: Any) -> bool:

@@ -5,7 +5,6 @@ second price; the closed forms are one case of Myerson's identity
 ``zeta_i = b_i v_i(b_i) - integral_0^{b_i} v_i(s) ds``.
 """
 
-import dataclasses
 from typing import ClassVar
 
 import jax
@@ -23,8 +22,7 @@ from tokenauction_jax.mechanism.aggregation import (
 from tokenauction_jax.mechanism.sampling import sample_win, two_sided_uniform
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class PayYourBid:
     """See `pay_your_bid`."""
 
@@ -50,8 +48,7 @@ class PayYourBid:
         return self.conditional(bids, log_probs, token)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class SecondPrice:
     """See `second_price`."""
 
@@ -116,8 +113,7 @@ class SecondPrice:
         return scores, others, win, loss
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class Clarke:
     """See `clarke`."""
 

@@ -1,6 +1,5 @@
 """Valuations: how much an agent likes the distribution a token is drawn from."""
 
-import dataclasses
 from typing import ClassVar
 
 import jax
@@ -10,8 +9,7 @@ from jax.typing import ArrayLike
 from tokenauction_jax.mechanism import base, distributions
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class TotalVariation:
     """See `total_variation`."""
 
@@ -22,8 +20,7 @@ class TotalVariation:
         return -distributions.total_variation_distance(*_check_pair(log_q, log_p))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class ForwardKL:
     """See `forward_kl`."""
 
@@ -35,8 +32,7 @@ class ForwardKL:
         return -distributions.kl_divergence(log_p, log_q)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class ReverseKL:
     """See `reverse_kl`."""
 

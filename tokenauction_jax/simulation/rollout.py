@@ -1,6 +1,5 @@
 """Many token auctions at once: one compiled scan over the tokens of all texts."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +17,7 @@ from tokenauction_jax.mechanism.base import Mechanism
 Observer = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Any]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class Rollout:
     """The texts of `A` auctions and what was paid for them.
 

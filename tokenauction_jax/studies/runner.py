@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenauction_jax.agents import AgentPool
-from tokenauction_jax.mechanism import Valuation, distributions
+from tokenauction_jax.mechanism import Valuation, base, distributions
 from tokenauction_jax.simulation import simulate
 from tokenauction_jax.studies import estimators
 from tokenauction_jax.studies.estimators import Estimate
@@ -20,8 +20,7 @@ from tokenauction_jax.studies.scenario import Agent, Rule, Scenario, shifted_bid
 BLOCK = 32
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@base.record
 class TokenMeasures:
     """Observes each token: what the agents think of it and of its distribution."""
 
