@@ -109,6 +109,7 @@ def test_sweep_writes_every_text(capsys, scenario, tmp_path):
 
 
 def test_rerun_gives_the_same_texts(capsys, scenario, tmp_path):
+    change(scenario, "num_tokens = 5", 'num_tokens = 5\nrules = ["linear"]')
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         main(["simulate", str(scenario), "--out", str(folder)])
@@ -129,6 +130,7 @@ def test_options_replace_the_scenarios(capsys, scenario, tmp_path):
 
 
 def test_agents_may_have_their_own_models(capsys, scenario, tmp_path):
+    change(scenario, "num_tokens = 5", 'num_tokens = 5\nrules = ["linear"]')
     other = write_checkpoint(tmp_path / "other", seed=1)
     change(scenario, "bid = 3.0", f"bid = 3.0\nmodel = '{other}'")
     main(["simulate", str(scenario)])
@@ -202,3 +204,43 @@ def test_mismatched_vocabularies(capsys, scenario, tmp_path):
     other = write_checkpoint(tmp_path / "other", extra="more")
     change(scenario, "bid = 3.0", f"bid = 3.0\nmodel = '{other}'")
     assert "vocabular" in refusal(capsys, "simulate", scenario)
+
+
+def test_square_brackets_in_names_are_shown(capsys, scenario):
+    change(scenario, 'name = "Alpha"', 'name = "Alpha [/b]"')
+    scenario.write_text('description = "a [/red] c"\n' + scenario.read_text())
+    main(["simulate", str(scenario)])
+    out = capsys.readouterr().out
+    assert "Alpha [/b]" in out
+    assert "a [/red] c" in out
+
+
+def test_bids_beyond_float32(capsys, scenario):
+    for bids in (["1e39", "1"], ["1e-50", "1e-50"]):
+        line = refusal(capsys, "simulate", scenario, "--bids", *bids)
+        assert "in float32" in line
+
+
+@pytest.mark.parametrize(
+    "change_config",
+    [
+        {"hidden_size": "abc"},
+        {"vocab_size": "9"},
+        {"num_hidden_layers": None},
+        {"num_attention_heads": 0},
+        {"rope_scaling": "x"},
+        {"eos_token_id": 9999},
+    ],
+    ids=str,
+)
+def test_damaged_configurations(capsys, scenario, tmp_path, change_config):
+    strange = write_checkpoint(tmp_path / "strange")
+    config = tmp_path / "strange" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change_config))
+    refusal(capsys, "simulate", scenario, "--model", strange)
+
+
+@pytest.mark.parametrize("name", ["a/b--c", "x" * 300, "foo/..bar"])
+def test_impossible_names(capsys, scenario, tmp_path, name):
+    refusal(capsys, "simulate", scenario, "--model", name)
+    refusal(capsys, "simulate", scenario, "--out", tmp_path / ("x" * 300))

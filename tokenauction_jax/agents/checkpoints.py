@@ -75,6 +75,12 @@ def load_checkpoint(
         model = fill_decoder(config, tensors, dtype)
     except ValueError as error:
         raise CheckpointError(f"checkpoint {name_or_path}: {error}") from None
+    ends = range(config.vocab_size)
+    if not all(end in ends for end in tokenizer.end_tokens):
+        raise CheckpointError(
+            f"checkpoint {name_or_path}: the tokens that end a text are "
+            f"{list(tokenizer.end_tokens)}, but the model has {config.vocab_size}"
+        )
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"checkpoint {name_or_path}: the tokenizer has {tokenizer.vocab_size} "
@@ -95,8 +101,11 @@ def find_checkpoints() -> list[FoundCheckpoint]:
 
 def _locate(name: str) -> Path:
     path = Path(name).expanduser()
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except (OSError, ValueError) as error:  # too long, or no path at all
+        raise CheckpointError(f"cannot read {name!r}: {error}") from None
     if name.lower() == SMOLLM2:
         return _smollm2_path() or _refuse_smollm2()
     looks_local = path.suffix == ".gguf" or path.is_absolute() or name.startswith(".")
@@ -130,7 +139,7 @@ def _snapshot(name: str) -> Path:
         )
         if not huggingface.missing_files(Path(path)):
             return Path(path)
-    except OSError:  # not in the cache
+    except (OSError, ValueError):  # not in the cache, or no name of the hub
         pass
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))

@@ -64,8 +64,9 @@ def sampling(
     """
     temperatures = _numbers("temperature", temperature, num_agents, 1.0)
     for value in temperatures:
-        if not 0 < value < float("inf"):
-            remedy = "must be above 0; for the most probable token only use top_k=1"
+        # Below this float32 logits overflow.
+        if not 1e-6 <= value < float("inf"):
+            remedy = "must be at least 1e-6; for the most probable token use top_k=1"
             raise ValueError(f"temperature is {value:g}: it {remedy}")
     for value in (top_ps := _numbers("top_p", top_p, num_agents, 1.0)):
         if not 0 < value <= 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -90,9 +91,21 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
         remedy = "use the unquantised checkpoint or a GGUF file"
         raise CheckpointError(f"quantised safetensors are not supported: {remedy}")
     try:
-        return ARCHITECTURES[model_type](raw)
+        return _check_sizes(ARCHITECTURES[model_type](raw))
     except KeyError as error:
         raise CheckpointError(f"config.json has no {error}") from None
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"config.json is no {model_type} model: {error}"
+        ) from None
+
+
+def _check_sizes(config: DecoderConfig) -> DecoderConfig:
+    for field in dataclasses.fields(config):
+        size = getattr(config, field.name)
+        if field.type == "int" and (not isinstance(size, int) or size < 1):
+            raise TypeError(f"{field.name} is {size!r}")
+    return config
 
 
 def _llama_config(raw: Mapping[str, Any]) -> DecoderConfig:
@@ -184,7 +197,10 @@ def weight_files(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
     if (directory / "model.safetensors").exists() or not index.exists():
         return [directory / "model.safetensors"]
-    names = read_json(index).get("weight_map", {}).values()
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise CheckpointError(f"{index.name} has no weight_map: get it again")
+    names = names.values()
     return [directory / name for name in sorted(set(names))]
 
 

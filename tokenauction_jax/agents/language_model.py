@@ -193,16 +193,16 @@ def from_language_model(
 
     Example:
       >>> import tokenauction_jax as ta
-      >>> _, model, tokenizer = ta.agents.load_checkpoint(
+      >>> smollm2 = ta.agents.load_checkpoint(
       ...     "smollm2-135m-instruct")  # doctest: +SKIP
       >>> pool = ta.agents.from_language_model(
-      ...     model, tokenizer, ["Praise the sea.", "Praise the mountains."],
+      ...     smollm2.model, smollm2.tokenizer, ["Praise the sea.", "Praise hills."],
       ...     temperature=0.6, top_k=50)  # doctest: +SKIP
     """
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError(f"prompts is {prompts!r}: give a list with one per agent")
     each = _one_each("models", models, len(prompts))
-    tokenizers = _one_each("tokenizers", tokenizer, len(prompts))
+    tokenizers = _one_each("tokenizer", tokenizer, len(prompts))
     vocab_size = _shared_vocabulary(each, tokenizers)
     encoded = [
         _encode(prompt, own, chat, vocab_size)

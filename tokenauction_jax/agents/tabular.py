@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from tokenauction_jax.mechanism import base
@@ -75,12 +74,18 @@ def tabular(
     shape = log_probs.shape
     if len(shape) not in (2, 3) or 0 in shape or shape[-1] != shape[1]:
         raise ValueError(f"log_probs has shape {shape}, expected (n, V) or (n, V, V)")
-    for name, token in (("start", start), ("end_token", end_token)):
-        if token is not None and not 0 <= token < shape[-1]:
-            raise ValueError(f"{name} must be in [0, {shape[-1]}), got {token}")
-    if not isinstance(log_probs, Tracer):
+    start = _check_token("start", start, shape[-1])
+    if end_token is not None:
+        end_token = _check_token("end_token", end_token, shape[-1])
+    if base.is_concrete(log_probs):
         _check_normalized(np.asarray(log_probs))
     return TabularPool(log_probs, start, end_token)
+
+
+def _check_token(name: str, token: int, size: int) -> int:
+    if not isinstance(token, int | np.integer) or not 0 <= token < size:
+        raise ValueError(f"{name} must be an integer in [0, {size}), got {token!r}")
+    return int(token)
 
 
 def _check_normalized(log_probs: np.ndarray) -> None:

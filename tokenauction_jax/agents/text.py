@@ -128,7 +128,7 @@ class Tokenizer:
                     **self._special_tokens,
                 )
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             raise ValueError(
                 f"the chat template cannot render these messages ({error}): "
                 "use chat=False to give the prompt as plain text"

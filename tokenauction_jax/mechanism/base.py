@@ -139,6 +139,11 @@ class Mechanism:
     payment: Payment
 
     def __post_init__(self) -> None:
+        for name, kind in (("aggregation", Aggregation), ("payment", Payment)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(
+                    f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}"
+                )
         priced = getattr(self.payment, "aggregation", None)
         if priced is None:
             return
@@ -167,14 +172,18 @@ def as_number(name: str, value: ArrayLike) -> Number:
 
     Floats stay weakly typed, so that a rule never decides the dtype of an auction.
     """
+    wrong = f"{name} must be a real scalar, got {value!r}"
     if isinstance(value, jax.Array):
-        if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(f"{name} must be a real scalar, got {value}")
-        return value
+        if value.ndim or not jnp.issubdtype(value.dtype, jnp.number):
+            raise ValueError(wrong)
+        floating = jnp.issubdtype(value.dtype, jnp.floating)
+        return value if floating else value.astype(float)
+    if isinstance(value, str):
+        raise ValueError(wrong)
     try:
         return float(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise ValueError(f"{name} must be a real scalar, got {value!r}") from None
+    except (TypeError, ValueError):
+        raise ValueError(wrong) from None
 
 
 def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
@@ -227,12 +236,15 @@ def check_auction(bids: ArrayLike, log_probs: ArrayLike) -> tuple[jax.Array, jax
     return bids.astype(dtype), log_probs.astype(dtype)
 
 
-def check_token(token: ArrayLike) -> jax.Array:
-    """One token id as an integer scalar."""
+def check_token(token: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+    """One token id of the vocabulary of `log_probs` `(n, V)`, an integer scalar."""
     token = jnp.asarray(token)
     check_shape("token", token, ())
     if not jnp.issubdtype(token.dtype, jnp.integer):
         raise ValueError(f"token must be an integer, got dtype {token.dtype}")
+    size = jnp.shape(log_probs)[-1]
+    if is_concrete(token) and not 0 <= int(token) < size:
+        raise ValueError(f"token must be in [0, {size}), got {token}")
     return token
 
 

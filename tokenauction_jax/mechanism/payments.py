@@ -37,7 +37,7 @@ class PayYourBid:
         self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
     ) -> jax.Array:
         """The bids `(n,)`, whatever the token."""
-        base.check_token(token)
+        base.check_token(token, log_probs)
         return self.expected(bids, log_probs)
 
     def realized(
@@ -71,7 +71,9 @@ class SecondPrice:
     ) -> jax.Array:
         """``P(win_i | token) E[price | win]`` `(n,)`, in money; O(n) work."""
         bids, log_probs = base.check_auction(bids, log_probs)
-        scores, others, win, _ = self._wins(bids, log_probs, base.check_token(token))
+        scores, others, win, _ = self._wins(
+            bids, log_probs, base.check_token(token, log_probs)
+        )
         return jnp.where(others > 0, win * self._mean_price(bids, scores, others), 0)
 
     def realized(
@@ -84,7 +86,9 @@ class SecondPrice:
         their relative accuracy.
         """
         bids, log_probs = base.check_auction(bids, log_probs)
-        scores, others, win, loss = self._wins(bids, log_probs, base.check_token(token))
+        scores, others, win, loss = self._wins(
+            bids, log_probs, base.check_token(token, log_probs)
+        )
         key_win, key_price = jax.random.split(key)
         wins = sample_win(key_win, win, loss) & (others > 0)
         v, one_minus_v = two_sided_uniform(key_price, bids.shape, bids.dtype)
@@ -137,7 +141,7 @@ class Clarke:
         self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
     ) -> jax.Array:
         """`expected`: the payment does not depend on the token."""
-        base.check_token(token)
+        base.check_token(token, log_probs)
         return self.expected(bids, log_probs)
 
     def realized(
@@ -151,7 +155,8 @@ class Clarke:
 def pay_your_bid() -> PayYourBid:
     """Every agent pays its bid for every token, whatever is drawn.
 
-    Zero only in an undefined auction (no positive bid) under a transformation.
+    Zero only where no bid is positive, under a transformation. It does not know the
+    aggregation: `simulate` masks it in auctions that are undefined for other reasons.
     """
     return PayYourBid()
 
@@ -161,7 +166,8 @@ def second_price(aggregation: base.Aggregation) -> SecondPrice:
 
     With ``r`` the aggregate without agent i, i pays only for tokens that its bid won:
     under a stable coupling the token changes at most once as ``b_i`` rises, and i pays
-    the bid at which it did. Truthful for `total_variation`. A lone bidder pays 0.
+    the bid at which it did. Truthful for `total_variation`. A lone bidder pays 0, as
+    does one whose rivals' ``(b_j / b_i)^influence`` underflow.
 
     Args:
       aggregation: A `linear` rule, with any influence.
@@ -170,6 +176,8 @@ def second_price(aggregation: base.Aggregation) -> SecondPrice:
       ValueError: If the class of `aggregation` is not monotone (no stable sampler, and
         so no second price, exists), or is monotone but not `linear`.
     """
+    if not isinstance(aggregation, base.Aggregation):
+        raise ValueError(f"aggregation must be an Aggregation, got {aggregation!r}")
     if not aggregation.monotone:
         raise ValueError(
             f"second_price needs a monotone aggregation and {aggregation.name!r} is "

@@ -92,10 +92,9 @@ def _share_by_quadrature(x: jax.Array, c: jax.Array) -> jax.Array:
     low = jnp.minimum(x, 1)
     weight = low / (1 + low)
     # (1 - lambda) / (1 + c) * 2F1(1, 2; 2 + c; lambda), all terms positive.
-    series = jnp.ones_like(x)
-    for k in range(_SERIES_TERMS, -1, -1):
-        series = 1 + series * weight * (k + 2) / (k + 2 + c)
-    series = series / (1 + low) / (1 + c)
+    k = jnp.arange(2, _SERIES_TERMS + 2, dtype=x.dtype)
+    terms = jnp.cumprod(jnp.multiply.outer(weight, k / (k + c)), axis=-1)
+    series = (1 + terms.sum(-1)) / (1 + low) / (1 + c)
     high = jnp.maximum(x, 1)
     return (1 + 1 / high) * (high**-c * series / 2 + _body(jnp.log(high), c))
 
@@ -106,8 +105,7 @@ def _body(length: jax.Array, c: jax.Array) -> jax.Array:
     left = 1 / (1 + np.exp(-np.pi * np.sinh(_NODES)))
     right = 1 / (1 + np.exp(np.pi * np.sinh(_NODES)))
     widths = step * np.pi * np.cosh(_NODES) * left * right
-    total = jnp.zeros_like(length)
-    for near, far, width in zip(left, right, widths, strict=True):
-        decay = jnp.exp(-length * near)
-        total += width * jnp.exp(-c * length * far) * decay / (1 + decay) ** 2
-    return length * total
+    left, right, widths = (jnp.asarray(x, length.dtype) for x in (left, right, widths))
+    decay = jnp.exp(-jnp.multiply.outer(length, left))
+    values = jnp.exp(-c * jnp.multiply.outer(length, right)) * decay / (1 + decay) ** 2
+    return length * jnp.dot(values, widths, precision=lax.Precision.HIGHEST)

@@ -90,13 +90,15 @@ def simulate(
     """
     if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
         raise ValueError("key must be a typed PRNG key, as jax.random.key(0) makes")
-    for name, size in (("num_tokens", num_tokens), ("num_auctions", num_auctions)):
-        if size is not None and size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    if not isinstance(mechanism, Mechanism):
+        raise ValueError(f"mechanism must be a Mechanism, got {mechanism!r}")
+    num_tokens = _check_size("num_tokens", num_tokens)
+    if num_auctions is not None:
+        num_auctions = _check_size("num_auctions", num_auctions)
     bids = _check_bids(bids, pool.num_agents, num_auctions)
     if observe is not None and jax.tree_util.all_leaves([observe]):
         observe = jax.tree_util.Partial(observe)
-    number = jnp.asarray(first_auction, jnp.uint32)
+    number = _check_number("first_auction", first_auction)
     return _rollout(key, mechanism, pool, bids, number, observe, num_tokens, on_token)
 
 
@@ -172,6 +174,24 @@ def _auction(
 def _keep(active: jax.Array, x: jax.Array) -> jax.Array:
     """`x` `(A, ...)` where its auction is active, else 0."""
     return jnp.where(active.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+
+
+def _check_size(name: str, size: int) -> int:
+    """A static size of at least 1."""
+    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
+    if not whole or size < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+    return int(size)
+
+
+def _check_number(name: str, number: ArrayLike) -> jax.Array:
+    """The number of an auction, a uint32 scalar."""
+    if base.is_concrete(number):
+        concrete = np.asarray(number)
+        whole = concrete.ndim == 0 and np.issubdtype(concrete.dtype, np.integer)
+        if not whole or not 0 <= concrete < 2**32:
+            raise ValueError(f"{name} must be an integer in [0, 2**32), got {number!r}")
+    return jnp.asarray(number, jnp.uint32)
 
 
 def _check_bids(

@@ -16,7 +16,8 @@ from tokenauction_jax.studies import estimators
 from tokenauction_jax.studies.estimators import Estimate
 from tokenauction_jax.studies.scenario import Agent, Rule, Scenario, shifted_bids
 
-# Auctions that run side by side, for memory flat in their number.
+# Auctions that run side by side, for memory flat in their number. Fewer run as one
+# block of their own: the same texts, but payments to rounding only.
 BLOCK = 32
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import pydantic
+from scipy import special
 
 from tokenauction_jax import mechanism
 
@@ -200,7 +201,7 @@ def read_scenario(name_or_path: str) -> Scenario:
             f"no scenario {name_or_path!r}: give a TOML file or one of "
             f"{', '.join(built_in)}"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ScenarioError(f"cannot read {name_or_path}: {error}") from None
     try:
         return validate_scenario(content)
@@ -222,15 +223,30 @@ def validate_scenario(content: dict[str, Any]) -> Scenario:
     try:
         scenario = pydantic.TypeAdapter(Scenario).validate_python(content)
     except pydantic.ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
+        # A list with a wrong element is also "too short": that says nothing new.
+        found = error.errors()
+        found = [e for e in found if e["type"] != "too_short" or e["input"] in ([], ())]
+        problems = [_explain(problem) for problem in found]
         raise ScenarioError("; ".join(problems)) from None
     for rule in scenario.rules:
         rule.build()
     if len({agent.name for agent in scenario.agents}) < len(scenario.agents):
         raise ScenarioError("agents must have different names")
-    if not 0 < scenario.bids.sum() < np.inf:
-        raise ScenarioError("bids must not all be zero, and have a finite sum")
+    if len(set(scenario.rules)) < len(scenario.rules):
+        raise ScenarioError("rules must differ from each other")
+    check_bids(scenario.bids)
     return scenario
+
+
+def check_bids(bids: np.ndarray) -> None:
+    """Raises `ScenarioError` if the bids `(n,)` define no auction in float32."""
+    with np.errstate(over="ignore"):
+        total = bids.astype(np.float32).sum()
+    if not 0 < total < np.inf:
+        raise ScenarioError(
+            "bids must not all be zero, and have a finite sum, in float32: got "
+            f"{bids.tolist()}"
+        )
 
 
 def shifted_bids(bids: np.ndarray, share: float, influence: float = 1.0) -> np.ndarray:
@@ -246,13 +262,16 @@ def shifted_bids(bids: np.ndarray, share: float, influence: float = 1.0) -> np.n
         if others.sum() > 0
         else np.full(others.shape, 1 / others.size)
     )
-    if share >= 1:
-        first = 1.0
-    else:
-        # b^a / (b^a + sum_j b_j^a) = share, in units of the total bid.
-        odds = (share / (1 - share) * (others**influence).sum()) ** (1 / influence)
-        first = odds / (1 + odds)
-    return bids.sum() * np.concatenate([[first], (1 - first) * others])
+    # b^a / (b^a + sum_j b_j^a) = share, in units of the total bid.
+    with np.errstate(divide="ignore"):
+        log_odds = np.log(share) - np.log1p(-share) + np.log((others**influence).sum())
+    log_odds /= influence
+    if 0 < share < 1 and abs(log_odds) > 60:
+        raise ScenarioError(
+            f"influence {influence:g} needs bids too far apart for a share of {share:g}"
+        )
+    first, rest = special.expit(log_odds), special.expit(-log_odds)
+    return bids.sum() * np.concatenate([[first], rest * others])
 
 
 def _explain(problem: Any) -> str:
@@ -262,7 +281,9 @@ def _explain(problem: Any) -> str:
         place += f"[{part}]" if isinstance(part, int) else f".{part}" * bool(part)
     place = place.lstrip(".")
     if problem["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        wanted = problem["msg"][0].lower() + problem["msg"][1:].replace("tuple", "list")
+        got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+        return f"{place}: {wanted}{got}"
     for part in location[:-1]:
         kind = _SECTIONS.get(part, kind)
     names = [field.name for field in dataclasses.fields(kind)]

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import tokenauction_jax
+from tokenauction_jax.studies import runner
 from tokenauction_jax.studies.runner import Cell, Measure
 from tokenauction_jax.studies.scenario import Scenario
 
-_SAMPLER = "exponential race in two levels, 64-bit uniforms, threefry by auction"
+_SAMPLER = "exponential race in two levels, 64-bit uniforms, keys by auction"
 
 
 class StoreError(ValueError):
@@ -32,7 +33,11 @@ def check_new(folder: pathlib.Path) -> None:
 
     Called before anything runs, so that no run is lost to its last step.
     """
-    if folder.exists():
+    try:
+        exists = folder.exists()
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error.strerror}") from None
+    if exists:
         raise StoreError(f"{folder} exists and is kept: give another --out")
     parent = folder.absolute().parent
     if not parent.is_dir():
@@ -69,8 +74,8 @@ def write_results(
         raise StoreError(f"cannot write {folder}: {error}") from None
 
 
-def manifest(scenario: Scenario, model: str, dtype: str) -> dict[str, Any]:
-    """What a rerun needs to know: versions, devices, dtype, seed and the scenario."""
+def manifest(scenario: Scenario, model: str, cells: Sequence[Cell]) -> dict[str, Any]:
+    """What a rerun needs: versions, devices, dtype, seed, scenario and bids run."""
     packages = ("jax", "jaxlib", "flax", "numpy", "tokenizers")
     return {
         "tokenauction_jax": tokenauction_jax.__version__,
@@ -79,10 +84,16 @@ def manifest(scenario: Scenario, model: str, dtype: str) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "backend": jax.default_backend(),
         "devices": [str(device) for device in jax.devices()],
-        "dtype": dtype,
+        "dtype": str(cells[0].log_prob.dtype),
         "x64": bool(jax.config.read("jax_enable_x64")),
         "seed": scenario.seed,
         "sampler": _SAMPLER,
+        "random_bits": str(jax.random.key_impl(jax.random.key(0))),
+        "block": runner.BLOCK,
+        "runs": [
+            {"rule": cell.rule.name, "share": cell.share, "bids": cell.bids.tolist()}
+            for cell in cells
+        ],
         "model": model,
         "scenario": dataclasses.asdict(scenario),
     }

@@ -1,0 +1,16 @@
+import doctest
+import importlib
+
+import jax
+import pytest
+
+MODULES = ("mechanism.aggregation", "agents.tabular", "simulation.rollout")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(f"tokenauction_jax.{name}")
+    with jax.numpy_rank_promotion("allow"):
+        results = doctest.testmod(module)
+    assert results.attempted > 0
+    assert results.failed == 0
