@@ -14,6 +14,9 @@ def test_the_library_examples_run(capsys):
     # One after the other, as a reader would: the second continues the first.
     scope = {}
     exec(EXAMPLES[0], scope)
+    own_rule = dict(scope)
+    exec(EXAMPLES[2], own_rule)
+    assert own_rule["rollout"].tokens.shape == (100, 8)
     printed = capsys.readouterr().out
     assert "[0.4" in printed
     assert scope["rollout"].tokens.shape == (1000, 32)

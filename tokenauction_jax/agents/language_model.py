@@ -129,7 +129,8 @@ def _read(group: Group, num_auctions: int, num_tokens: int) -> GroupState:
     length = group.tokens.shape[1]
     if length + num_tokens > group.context_length:
         raise ValueError(
-            f"a prompt of {length} tokens and num_tokens {num_tokens} exceed the "
+            f"the longest prompt of agents {list(group.agents)}, of {length} tokens, "
+            f"and num_tokens {num_tokens} exceed the "
             f"model's context of {group.context_length}: shorten the prompt or the text"
         )
     model = nnx.merge(group.graph, group.weights)

@@ -7,6 +7,8 @@ from tokenauction_jax.mechanism.base import Aggregation as Aggregation
 from tokenauction_jax.mechanism.base import Mechanism as Mechanism
 from tokenauction_jax.mechanism.base import Payment as Payment
 from tokenauction_jax.mechanism.base import Valuation as Valuation
+from tokenauction_jax.mechanism.base import record as record
+from tokenauction_jax.mechanism.base import static_field as static_field
 from tokenauction_jax.mechanism.payments import clarke as clarke
 from tokenauction_jax.mechanism.payments import pay_your_bid as pay_your_bid
 from tokenauction_jax.mechanism.payments import second_price as second_price

@@ -33,6 +33,8 @@ Number = float | jax.Array
 class Aggregation(Protocol):
     """Mixes the agents' next-token distributions into the one that is drawn from.
 
+    A rule of your own is a class with these members, decorated with `record`.
+
     Attributes:
       name: The rule's name in tables and files.
       monotone: Whether a higher own bid always gives a robustly (weakly) preferred

@@ -27,8 +27,8 @@ class Rollout:
       expected_payments: `(A, T, n)`, their expectation given the drawn token.
       log_prob: `(A, T)`, log-probability of the drawn token under the aggregate.
       mask: `(A, T)`, True up to and including the end token.
-      valid: `(A,)`, False if an auction became undefined; its mask is False from that
-        token on.
+      valid: `(A,)`, False if an auction became undefined, or its pool answered NaN; its
+        mask is False from that token on.
       observations: What `observe` returned, each array `(A, T, ...)`; else None. Not
         masked.
     """
