@@ -13,10 +13,12 @@ from tokenauction_jax.mechanism import clarke as clarke
 from tokenauction_jax.mechanism import forward_kl as forward_kl
 from tokenauction_jax.mechanism import linear as linear
 from tokenauction_jax.mechanism import log_linear as log_linear
+from tokenauction_jax.mechanism import monotonicity_gap as monotonicity_gap
 from tokenauction_jax.mechanism import pay_your_bid as pay_your_bid
 from tokenauction_jax.mechanism import power_mean as power_mean
 from tokenauction_jax.mechanism import record as record
 from tokenauction_jax.mechanism import reverse_kl as reverse_kl
+from tokenauction_jax.mechanism import robustly_prefers as robustly_prefers
 from tokenauction_jax.mechanism import second_price as second_price
 from tokenauction_jax.mechanism import static_field as static_field
 from tokenauction_jax.mechanism import total_variation as total_variation

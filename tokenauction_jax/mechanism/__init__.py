@@ -9,6 +9,8 @@ from tokenauction_jax.mechanism.base import Payment as Payment
 from tokenauction_jax.mechanism.base import Valuation as Valuation
 from tokenauction_jax.mechanism.base import record as record
 from tokenauction_jax.mechanism.base import static_field as static_field
+from tokenauction_jax.mechanism.incentives import monotonicity_gap as monotonicity_gap
+from tokenauction_jax.mechanism.incentives import robustly_prefers as robustly_prefers
 from tokenauction_jax.mechanism.payments import clarke as clarke
 from tokenauction_jax.mechanism.payments import pay_your_bid as pay_your_bid
 from tokenauction_jax.mechanism.payments import second_price as second_price
