@@ -242,7 +242,9 @@ def test_mismatched_vocabularies_are_refused(tiny_tokenizer):
 def test_a_text_beyond_the_context_is_refused():
     pool = from_language_model(make(), None, PROMPTS)
     pool.init(1, num_tokens=58)
-    with pytest.raises(ValueError, match=r"agents \[0, 1, 2\], of 6 tokens.*59.*context of 64"):
+    with pytest.raises(
+        ValueError, match=r"\[0, 1, 2\], of 6 tokens.*59.*context of 64"
+    ):
         pool.init(1, num_tokens=59)
     with pytest.raises(ValueError, match="num_tokens is None"):
         pool.init(1)
