@@ -9,11 +9,18 @@ from tokenauction_jax.mechanism.base import Payment as Payment
 from tokenauction_jax.mechanism.base import Valuation as Valuation
 from tokenauction_jax.mechanism.base import record as record
 from tokenauction_jax.mechanism.base import static_field as static_field
+from tokenauction_jax.mechanism.incentives import (
+    comparable_fraction as comparable_fraction,
+)
 from tokenauction_jax.mechanism.incentives import monotonicity_gap as monotonicity_gap
+from tokenauction_jax.mechanism.incentives import preference_order as preference_order
 from tokenauction_jax.mechanism.incentives import robustly_prefers as robustly_prefers
+from tokenauction_jax.mechanism.myerson import myerson as myerson
 from tokenauction_jax.mechanism.payments import clarke as clarke
 from tokenauction_jax.mechanism.payments import pay_your_bid as pay_your_bid
-from tokenauction_jax.mechanism.payments import second_price as second_price
+from tokenauction_jax.mechanism.second_price import critical_bid as critical_bid
+from tokenauction_jax.mechanism.second_price import second_price as second_price
+from tokenauction_jax.mechanism.stable import stable_sample as stable_sample
 from tokenauction_jax.mechanism.valuations import forward_kl as forward_kl
 from tokenauction_jax.mechanism.valuations import reverse_kl as reverse_kl
 from tokenauction_jax.mechanism.valuations import total_variation as total_variation

@@ -152,9 +152,26 @@ def influence_scores(bids: jax.Array, influence: base.Number) -> jax.Array:
 
 def influence_weights(bids: ArrayLike, influence: base.Number) -> jax.Array:
     """``b_i^influence / sum_j b_j^influence`` `(n,)`; all 0 for undefined auctions."""
-    scores = influence_scores(base.check_bids(bids), influence)
+    return _shares(influence_scores(base.check_bids(bids), influence))
+
+
+@jax.custom_jvp
+def _shares(scores: jax.Array) -> jax.Array:
+    """Scores `(n,)` divided by their sum."""
     total = scores.sum()
     return scores / jnp.where(total > 0, total, 1)
+
+
+@_shares.defjvp
+def _shares_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Keeps its digits where one score dominates: ``1 - share`` is not subtracted."""
+    (scores,), (change,) = primals, tangents
+    total = jnp.where(scores.sum() > 0, scores.sum(), 1)
+    others = distributions.sum_of_others(scores)
+    moved = change * others - scores * distributions.sum_of_others(change)
+    return scores / total, moved / total**2
 
 
 def has_veto(weights: jax.Array, log_probs: jax.Array) -> jax.Array:

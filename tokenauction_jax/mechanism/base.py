@@ -33,7 +33,8 @@ Number = float | jax.Array
 class Aggregation(Protocol):
     """Mixes the agents' next-token distributions into the one that is drawn from.
 
-    A rule of your own is a class with these members, decorated with `record`.
+    A rule of your own is a class with these members, decorated with `record`. A
+    monotone one may bring a `stable_sample` and a `critical_bid`, which see.
 
     Attributes:
       name: The rule's name in tables and files.
@@ -66,7 +67,11 @@ class Valuation(Protocol):
 
 @runtime_checkable
 class Payment(Protocol):
-    """What each agent pays for one token."""
+    """What each agent pays for one token.
+
+    A rule that leaves some auctions without payments may have a method
+    ``defined(bids, log_probs)`` that says which: `simulate` marks the others invalid.
+    """
 
     name: ClassVar[str]
 
@@ -236,6 +241,30 @@ def check_auction(bids: ArrayLike, log_probs: ArrayLike) -> tuple[jax.Array, jax
     check_shape("log_probs", log_probs, (bids.shape[0], None))
     dtype = jnp.result_type(bids, log_probs)
     return bids.astype(dtype), log_probs.astype(dtype)
+
+
+def check_path(
+    agent: ArrayLike, own_bids: ArrayLike, bids: ArrayLike, log_probs: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Own bids `(k,)` of an agent, bids `(n,)` and log-probabilities, in one dtype.
+
+    The agent's entry of `bids` is not looked at.
+    """
+    own_bids, bids, log_probs = map(_as_float, (own_bids, bids, log_probs))
+    check_shape("own_bids", own_bids, (None,))
+    check_shape("bids", bids, (None,))
+    check_shape("log_probs", log_probs, (bids.shape[0], None))
+    if is_concrete(agent) and not 0 <= np.asarray(agent) < bids.shape[0]:
+        raise ValueError(f"agent must be in [0, {bids.shape[0]}), got {agent}")
+    if is_concrete(own_bids):
+        wrong = ~(np.isfinite(own_bids) & (np.asarray(own_bids) >= 0))
+        if wrong.any():
+            raise ValueError(
+                "own_bids must be finite and not negative, got "
+                f"{np.asarray(own_bids)[wrong][0]}"
+            )
+    dtype = jnp.result_type(own_bids, bids, log_probs)
+    return own_bids.astype(dtype), bids.astype(dtype), log_probs.astype(dtype)
 
 
 def check_token(token: ArrayLike, log_probs: ArrayLike) -> jax.Array:

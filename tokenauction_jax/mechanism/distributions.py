@@ -53,6 +53,11 @@ def safe_log(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)
 
 
+def nonzero(x: jax.Array) -> jax.Array:
+    """`x`, or 1 where it is 0: a divisor for results that are masked there."""
+    return jnp.where(x > 0, x, 1)
+
+
 def sum_of_others(x: jax.Array) -> jax.Array:
     """For each agent the sum of the others' rows of `x` `(n, ...)`, in O(n).
 

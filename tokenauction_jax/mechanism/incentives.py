@@ -37,12 +37,62 @@ def robustly_prefers(
     base.check_shape("log_q_other", log_q_other, log_q.shape)
     base.check_shape("log_p", log_p, log_q.shape)
     p = jnp.exp(log_p)
-    return _miss(jnp.exp(log_q_other) - p, jnp.exp(log_q) - p).max() <= tolerance
+    return miss(jnp.exp(log_q_other) - p, jnp.exp(log_q) - p).max() <= tolerance
+
+
+def preference_order(
+    log_qs: ArrayLike, log_p: ArrayLike, tolerance: ArrayLike = 1e-6
+) -> jax.Array:
+    """Which of several outcomes an agent robustly (weakly) prefers to which.
+
+    Args:
+      log_qs: `(m, V)`, one outcome a row.
+      log_p: `(V,)`, the agent's preferred distribution.
+      tolerance: As for `robustly_prefers`.
+
+    Returns:
+      Booleans `(m, m)`: entry ``[a, b]`` says that outcome a is preferred to b. With
+      both ``[a, b]`` and ``[b, a]`` the agent is indifferent, with neither it cannot
+      compare the two.
+
+    >>> import jax.numpy as jnp, tokenauction_jax as ta
+    >>> log_qs = jnp.log(jnp.array([[0.5, 0.5], [0.3, 0.7], [0.9, 0.1]]))
+    >>> ta.preference_order(log_qs, jnp.log(jnp.array([0.8, 0.2]))).astype(int)
+    Array([[1, 1, 0],
+           [0, 1, 0],
+           [0, 0, 1]], dtype=int32)
+    """
+    log_qs, log_p = jnp.asarray(log_qs), jnp.asarray(log_p)
+    base.check_shape("log_qs", log_qs, (None, None))
+    base.check_shape("log_p", log_p, log_qs.shape[1:])
+    p = jnp.exp(log_p)
+    deviations = jnp.exp(log_qs) - p[None]
+
+    def row(deviation: jax.Array) -> jax.Array:
+        return miss(deviations, deviation[None]).max(axis=-1) <= tolerance
+
+    # Row by row: all pairs at once would take m^2 V numbers.
+    return jax.lax.map(row, deviations)
+
+
+def comparable_fraction(
+    log_qs: ArrayLike, log_p: ArrayLike, tolerance: ArrayLike = 1e-6
+) -> jax.Array:
+    """Share of the pairs among `log_qs` `(m, V)`, m >= 2, that the agent can compare.
+
+    Small in general: a robust preference needs all ``V`` tokens to agree.
+    """
+    order = preference_order(log_qs, log_p, tolerance)
+    size = order.shape[0]
+    if size < 2:
+        raise ValueError(f"log_qs needs at least 2 outcomes to compare, got {size}")
+    pairs = jnp.triu(order | order.T, k=1).sum()
+    return pairs / (size * (size - 1) / 2)
 
 
 def monotonicity_gap(
     aggregation: base.Aggregation,
-    agent: int,
+    agent: ArrayLike,
     own_bids: ArrayLike,
     bids: ArrayLike,
     log_probs: ArrayLike,
@@ -67,15 +117,8 @@ def monotonicity_gap(
     Raises:
       ValueError: If a shape is wrong or there is no such agent.
     """
-    own_bids = jnp.asarray(own_bids)
-    base.check_shape("own_bids", own_bids, (None,))
-    bids, log_probs = jnp.asarray(bids), jnp.asarray(log_probs)
-    base.check_shape("bids", bids, (None,))
-    base.check_shape("log_probs", log_probs, (bids.shape[0], None))
-    if not 0 <= agent < bids.shape[0]:
-        raise ValueError(f"agent must be in [0, {bids.shape[0]}), got {agent}")
-    dtype = jnp.result_type(own_bids, bids, log_probs, jnp.float32)
-    bids, own_bids = bids.astype(dtype), jnp.sort(own_bids.astype(dtype))
+    own_bids, bids, log_probs = base.check_path(agent, own_bids, bids, log_probs)
+    own_bids = jnp.sort(own_bids)
 
     def log_q(own_bid: jax.Array) -> jax.Array:
         return aggregation.log_prob(bids.at[agent].set(own_bid), log_probs)
@@ -83,11 +126,11 @@ def monotonicity_gap(
     path = jax.vmap(log_q)(own_bids)
     deviation = jnp.exp(path) - jnp.exp(log_probs[agent])[None]
     defined = (path > -jnp.inf).any(axis=-1)
-    steps = _miss(deviation[:-1], deviation[1:]).max(axis=-1, initial=0)
+    steps = miss(deviation[:-1], deviation[1:]).max(axis=-1, initial=0)
     return jnp.where(defined[:-1] & defined[1:], steps, 0).max(initial=0)
 
 
-def _miss(before: jax.Array, after: jax.Array) -> jax.Array:
+def miss(before: jax.Array, after: jax.Array) -> jax.Array:
     """How far a deviation is from lying between the one before and zero."""
     distance = jnp.abs(after)
     retreat = jnp.maximum(distance - jnp.abs(before), 0)

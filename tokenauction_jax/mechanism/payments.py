@@ -1,8 +1,7 @@
-"""Payment rules: what each agent owes for one token.
+"""Payments that do not depend on the drawn token: the own bid, and Clarke's.
 
-Sources: Duetting et al. (arXiv 2310.10826), section 5, for stable sampling and the
-second price; the closed forms are one case of Myerson's identity
-``zeta_i = b_i v_i(b_i) - integral_0^{b_i} v_i(s) ds``.
+Clarke payments are one case of Myerson's identity,
+``zeta_i = b_i x_i(b_i) - integral_0^{b_i} x_i(s) ds``, in closed form.
 """
 
 from typing import ClassVar
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tokenauction_jax.mechanism import base, distributions, win_price
+from tokenauction_jax.mechanism import base, distributions
 from tokenauction_jax.mechanism.aggregation import (
     Linear,
     LogLinear,
@@ -19,7 +18,6 @@ from tokenauction_jax.mechanism.aggregation import (
     has_veto,
     influence_scores,
 )
-from tokenauction_jax.mechanism.sampling import sample_win, two_sided_uniform
 
 
 @base.record
@@ -46,75 +44,6 @@ class PayYourBid:
         """The bids `(n,)`, whatever the token."""
         del key
         return self.conditional(bids, log_probs, token)
-
-
-@base.record
-class SecondPrice:
-    """See `second_price`."""
-
-    aggregation: Linear
-    name: ClassVar[str] = "second_price"
-
-    def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
-        """``TV(p_i, r_i) lambda_i E[price | win]`` `(n,)`, in money per token."""
-        bids, log_probs = base.check_auction(bids, log_probs)
-        scores = influence_scores(bids, self.aggregation.influence)
-        others = distributions.sum_of_others(scores)
-        p = jnp.exp(log_probs)
-        r = distributions.sum_of_others(scores[:, None] * p) / _nonzero(others)[:, None]
-        gain = distributions.sum_last(jnp.abs(p - r)) / 2
-        win = gain * scores / _nonzero(scores + others)
-        return jnp.where(others > 0, win * self._mean_price(bids, scores, others), 0)
-
-    def conditional(
-        self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
-    ) -> jax.Array:
-        """``P(win_i | token) E[price | win]`` `(n,)`, in money; O(n) work."""
-        bids, log_probs = base.check_auction(bids, log_probs)
-        scores, others, win, _ = self._wins(
-            bids, log_probs, base.check_token(token, log_probs)
-        )
-        return jnp.where(others > 0, win * self._mean_price(bids, scores, others), 0)
-
-    def realized(
-        self, key: jax.Array, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
-    ) -> jax.Array:
-        """Critical bids `(n,)` of the agents that won the token, else 0; O(n) work.
-
-        Draws from the exact law of the payment given the token, independently across
-        agents; wins of probability 1e-18, and prices that near 0 or the bid, keep
-        their relative accuracy.
-        """
-        bids, log_probs = base.check_auction(bids, log_probs)
-        scores, others, win, loss = self._wins(
-            bids, log_probs, base.check_token(token, log_probs)
-        )
-        key_win, key_price = jax.random.split(key)
-        wins = sample_win(key_win, win, loss) & (others > 0)
-        v, one_minus_v = two_sided_uniform(key_price, bids.shape, bids.dtype)
-        share = v / (1 + win_price.odds(scores, others) * one_minus_v)
-        return jnp.where(wins, bids * share ** (1 / self.aggregation.influence), 0)
-
-    def _mean_price(
-        self, bids: jax.Array, scores: jax.Array, others: jax.Array
-    ) -> jax.Array:
-        odds = win_price.odds(scores, others)
-        return bids * win_price.mean_share(odds, self.aggregation.influence)
-
-    def _wins(
-        self, bids: jax.Array, log_probs: jax.Array, token: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Scores of self and others, and chances of winning and not, each `(n,)`."""
-        scores = influence_scores(bids, self.aggregation.influence)
-        others = distributions.sum_of_others(scores)
-        # A common scale drops out: the chances are ratios of probabilities.
-        p = distributions.scaled_probs(scores, log_probs[:, token, None])[0][:, 0]
-        rest = distributions.sum_of_others(scores * p)
-        r = rest / _nonzero(others)
-        q = _nonzero(scores * p + rest)
-        win = scores * jnp.maximum(p - r, 0) / q
-        loss = jnp.where(p > r, (scores + others) * r / q, 1)
-        return scores, others, win, loss
 
 
 @base.record
@@ -161,36 +90,6 @@ def pay_your_bid() -> PayYourBid:
     return PayYourBid()
 
 
-def second_price(aggregation: base.Aggregation) -> SecondPrice:
-    """The second price of the token auction: the winner pays its critical bid.
-
-    With ``r`` the aggregate without agent i, i pays only for tokens that its bid won:
-    under a stable coupling the token changes at most once as ``b_i`` rises, and i pays
-    the bid at which it did. Truthful for `total_variation`. A lone bidder pays 0, as
-    does one whose rivals' ``(b_j / b_i)^influence`` underflow.
-
-    Args:
-      aggregation: A `linear` rule, with any influence.
-
-    Raises:
-      ValueError: If the class of `aggregation` is not monotone (no stable sampler, and
-        so no second price, exists), or is monotone but not `linear`.
-    """
-    if not isinstance(aggregation, base.Aggregation):
-        raise ValueError(f"aggregation must be an Aggregation, got {aggregation!r}")
-    if not aggregation.monotone:
-        raise ValueError(
-            f"second_price needs a monotone aggregation and {aggregation.name!r} is "
-            "not; use linear(), or price log_linear() by clarke(log_linear())"
-        )
-    if not isinstance(aggregation, Linear):
-        raise ValueError(
-            f"second_price knows the stable coupling of linear() only, not that of "
-            f"{aggregation.name!r}; give that rule a payment of its own"
-        )
-    return SecondPrice(aggregation)
-
-
 def clarke(aggregation: Linear | LogLinear) -> Clarke:
     """The Clarke payment: the welfare that an agent's presence costs the others.
 
@@ -220,22 +119,23 @@ def clarke(aggregation: Linear | LogLinear) -> Clarke:
     return Clarke(aggregation)
 
 
-def _nonzero(x: jax.Array) -> jax.Array:
-    return jnp.where(x > 0, x, 1)
-
-
 def _linear_divergence(
     scores: jax.Array, others: jax.Array, log_probs: jax.Array
 ) -> jax.Array:
     """``KL(r_i || q)`` `(n,)` of linear aggregation, ``r_i`` without agent i."""
     p = jnp.exp(log_probs)
-    total = _nonzero(scores + others)[:, None]
-    r = distributions.sum_of_others(scores[:, None] * p) / _nonzero(others)[:, None]
+    total = distributions.nonzero(scores + others)[:, None]
+    r = (
+        distributions.sum_of_others(scores[:, None] * p)
+        / distributions.nonzero(others)[:, None]
+    )
     gained = scores[:, None] * p / total
     q = gained + (others[:, None] / total) * r
     both = (r > 0) & (q > 0)
     # q / r - 1 without subtracting q and r, which nearly agree for a small bid.
-    excess = jnp.where(both, scores[:, None] / total * (p - r) / _nonzero(r), 0)
+    excess = jnp.where(
+        both, scores[:, None] / total * (p - r) / distributions.nonzero(r), 0
+    )
     small = jnp.abs(excess) < 0.5
     log_ratio = jnp.where(
         small,
@@ -255,11 +155,12 @@ def _log_linear_divergence(
     logs = finite_logs(log_probs)
     by_others = distributions.sum_of_others(vetoes.astype(jnp.int32)) > 0
     mean = (
-        distributions.sum_of_others(scores[:, None] * logs) / _nonzero(others)[:, None]
+        distributions.sum_of_others(scores[:, None] * logs)
+        / distributions.nonzero(others)[:, None]
     )
     log_r = distributions.normalize(jnp.where(by_others, -jnp.inf, mean))
     both = ~by_others & ~vetoes
-    weight = (scores / _nonzero(scores + others))[:, None]
+    weight = (scores / distributions.nonzero(scores + others))[:, None]
     # q is r tilted by the agent: log(q / r) = shift - log sum_t r exp(shift).
     shift = jnp.where(both, weight * (logs - jnp.where(by_others, 0, log_r)), 0)
     log_tilted = jnp.where(both, log_r, -jnp.inf) + shift

@@ -168,7 +168,10 @@ def _auction(
     }
     if observe is not None:
         outcome["observations"] = observe(bids, log_probs, log_q, token)
-    return token, outcome, jnp.isfinite(jnp.max(log_q))
+    defined = jnp.isfinite(jnp.max(log_q))
+    if payable := getattr(payment, "defined", None):
+        defined &= payable(bids, log_probs)
+    return token, outcome, defined
 
 
 def _keep(active: jax.Array, x: jax.Array) -> jax.Array:

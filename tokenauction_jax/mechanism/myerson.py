@@ -1,0 +1,184 @@
+"""Truthful payments for any aggregation and valuation, by Myerson's identity.
+
+With ``x(s)`` the value to agent i of the aggregate at its own bid ``s``, the payment is
+``b x(b) - integral_0^b x(s) ds``, which is ``integral_0^b s x'(s) ds`` without the
+cancellation. Source: Myerson, "Optimal Auction Design" (1981), section 3.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from tokenauction_jax.mechanism import base, distributions
+
+# Gauss-Legendre panels in a variable that resolves the log-odds t of the own bid evenly
+# near 0 and ever coarser further away, where all aggregates are exponential in t.
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
+_KNEE = 8.0
+# exp(-14) of the integral lies further down, even for values that grow like log s.
+_REACH = 14.0
+# In each round the `_WORST` panels are split: near kinks to 1/256 of the first panels.
+_WORST, _PARTS, _ROUNDS = 4, 4, 5
+# The highest Legendre coefficient that the nodes can see: small where f is smooth.
+_ROUGHNESS = _WEIGHTS * np.polynomial.legendre.Legendre.basis(5)(_NODES)
+
+
+@base.record
+class Myerson:
+    """See `myerson`."""
+
+    aggregation: base.Aggregation
+    valuation: base.Valuation
+    name: ClassVar[str] = "myerson"
+
+    def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """``integral_0^b_i s x_i'(s) ds`` `(n,)`, in money per token."""
+        bids, log_probs = base.check_auction(bids, log_probs)
+        infinite = self._infinite(bids, log_probs)
+        if base.is_concrete(infinite) and bool(infinite.any()):
+            raise ValueError(
+                f"undefined auction: agents {np.flatnonzero(infinite).tolist()} value "
+                f"the aggregate at -inf under {self.valuation.name!r}, whatever they "
+                "bid; widen the sampling (a larger top_k, no top_p) or price "
+                "another valuation"
+            )
+        pays = jax.vmap(self._payment, (0, None, None))(
+            jnp.arange(bids.shape[0]), bids, log_probs
+        )
+        return jnp.where(infinite.any(), 0, pays)
+
+    def conditional(
+        self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
+    ) -> jax.Array:
+        """`expected`: the payment does not depend on the token."""
+        base.check_token(token, log_probs)
+        return self.expected(bids, log_probs)
+
+    def realized(
+        self, key: jax.Array, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
+    ) -> jax.Array:
+        """`expected`: the payment does not depend on the token."""
+        del key
+        return self.conditional(bids, log_probs, token)
+
+    def defined(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """Whether every agent's value is finite at its bid, a boolean scalar."""
+        return ~self._infinite(*base.check_auction(bids, log_probs)).any()
+
+    def _infinite(self, bids: jax.Array, log_probs: jax.Array) -> jax.Array:
+        """Agents `(n,)` that pay for influence on what they value at ``-inf``."""
+        log_q = self.aggregation.log_prob(bids, log_probs)
+        values = jax.vmap(self.valuation.value, (None, 0))(log_q, log_probs)
+        rivals = distributions.sum_of_others(bids) > 0
+        exists = jnp.isfinite(jnp.max(log_q))
+        return jnp.isneginf(values) & (bids > 0) & rivals & exists
+
+    def _payment(
+        self, agent: jax.Array, bids: jax.Array, log_probs: jax.Array
+    ) -> jax.Array:
+        own, others = bids[agent], bids.at[agent].set(0)
+        paid = (own > 0) & (others.sum() > 0)
+        influence = jnp.asarray(getattr(self.aggregation, "influence", 1.0), bids.dtype)
+        safe = jnp.where(paid, own, 1)
+        log_others = distributions.safe_log(jnp.where(others > 0, others, 0))
+        log_others = distributions.log_sum_exp(influence * log_others)
+        top = influence * jnp.log(safe) - jnp.where(paid, log_others, 0)
+        bottom = jnp.minimum(top, 0) - jnp.maximum(_REACH * influence, 10)
+        start, stop = (_KNEE * jnp.arcsinh(t / _KNEE) for t in (bottom, top))
+
+        def value(log_share: jax.Array) -> jax.Array:
+            """The value at an own bid of ``exp(log_share) b_i``."""
+            moved = bids.at[agent].set(safe * jnp.exp(log_share))
+            log_q = self.aggregation.log_prob(moved, log_probs)
+            return self.valuation.value(log_q, log_probs[agent])
+
+        def integrand(u: jax.Array) -> jax.Array:
+            """``s x'(s) ds/du / b_i``."""
+            log_share = (_KNEE * jnp.sinh(u / _KNEE) - top) / influence
+            slope = jax.jvp(value, (log_share,), (jnp.ones_like(log_share),))[1]
+            return jnp.exp(log_share) * slope * jnp.cosh(u / _KNEE) / influence
+
+        integral = _integrate(integrand, start, stop)
+        return jnp.where(paid, own * integral, 0)
+
+
+def myerson(aggregation: base.Aggregation, valuation: base.Valuation) -> Myerson:
+    """Myerson's payment ``b_i x_i(b_i) - integral_0^b_i x_i(s) ds``.
+
+    Here ``x_i(s)`` is agent i's value of the aggregate at an own bid of ``s``. Where it
+    does not fall in ``s``, as under every built-in rule, the payment is not negative
+    and bidding one's true value is optimal for an agent with this valuation. It equals
+    `second_price` for `linear` with `total_variation`, and `clarke` for `linear` with
+    `forward_kl` and, but for the price of a veto, `log_linear` with `reverse_kl`;
+    those closed forms cost several hundred times less.
+
+    The error is at most 1e-5 of ``integral_0^b_i s |x_i'(s)| ds`` for ``b_i`` from 1e-3
+    to 1e3 times the others' bids where ``x_i`` is smooth, and 1e-3 where it has a few
+    kinks (`total_variation` unless the rule is monotone). In float32 it is relative to
+    the terms of ``x_i'``, which cancel where ``p_i`` nearly is the aggregate: far above
+    1e3 with `total_variation` no digit is left. Not guaranteed: orders below 0 with
+    agents that are nearly degenerate, where ``x_i`` is all but a step.
+
+    Where an agent that pays values the aggregate at ``-inf`` whatever it bids, the
+    auction is undefined: on concrete values the methods raise `ValueError`, under a
+    transformation all pay 0, and `defined` tells.
+
+    Args:
+      aggregation: Any rule; quadrature is spaced by its `influence`, if it has one.
+      valuation: What the agents maximise.
+
+    Raises:
+      ValueError: If one of the two is no such rule.
+    """
+    for name, rule, kind in (
+        ("aggregation", aggregation, base.Aggregation),
+        ("valuation", valuation, base.Valuation),
+    ):
+        if not isinstance(rule, kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, got {rule!r}")
+    return Myerson(aggregation, valuation)
+
+
+def _integrate(
+    integrand: Callable[[jax.Array], jax.Array], start: jax.Array, stop: jax.Array
+) -> jax.Array:
+    """Integral from `start` to `stop`, with a fixed budget of adaptive panels."""
+    dtype = start.dtype
+    slots = _WORST + _ROUNDS * _WORST * (_PARTS - 1)
+    nodes, weights, roughness = (
+        jnp.asarray(x, dtype) for x in (_NODES, _WEIGHTS, _ROUGHNESS)
+    )
+
+    def panel(left_and_width: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        left, width = left_and_width
+        values = jax.vmap(integrand)(left + width * (nodes + 1) / 2)
+        error = jnp.abs((roughness * values).sum()) * width
+        return (weights * values).sum() * width / 2, lax.stop_gradient(error)
+
+    def refine(panels: tuple[jax.Array, ...], number: jax.Array) -> tuple[Any, None]:
+        left, width, _, error = panels
+        worst = lax.top_k(error, _WORST)[1]
+        part = width[worst] / _PARTS
+        parts = jnp.arange(_PARTS, dtype=dtype)
+        lefts = (left[worst][:, None] + jnp.multiply.outer(part, parts)).ravel()
+        widths = jnp.repeat(part, _PARTS)
+        fresh = _WORST + number * _WORST * (_PARTS - 1)
+        fresh += jnp.arange(_WORST * (_PARTS - 1)).reshape(_WORST, -1)
+        where = jnp.concatenate([worst[:, None], fresh], axis=1).ravel()
+        split = (lefts, widths, *lax.map(panel, (lefts, widths)))
+        return tuple(
+            old.at[where].set(new) for old, new in zip(panels, split, strict=True)
+        ), None
+
+    # The first panels were never looked at: an infinite error has them split.
+    first = jnp.arange(slots) < _WORST
+    width = jnp.where(first, (stop - start) / _WORST, 0)
+    left = start + jnp.arange(slots, dtype=dtype) * width
+    panels = (left, width, jnp.zeros(slots, dtype), jnp.where(first, jnp.inf, -1.0))
+    panels, _ = lax.scan(refine, panels, jnp.arange(_ROUNDS))
+    return panels[2].sum()

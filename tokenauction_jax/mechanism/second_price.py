@@ -1,0 +1,230 @@
+"""The second price: the winner of a token pays its critical bid.
+
+Source: Duetting et al. (arXiv 2310.10826), section 5. In expectation it is Myerson's
+payment for `total_variation`.
+"""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from tokenauction_jax.mechanism import base, distributions, stable, win_price
+from tokenauction_jax.mechanism.aggregation import Linear, influence_scores
+from tokenauction_jax.mechanism.myerson import Myerson
+from tokenauction_jax.mechanism.sampling import sample_win, two_sided_uniform
+from tokenauction_jax.mechanism.valuations import TotalVariation
+
+# Tells the critical bid's randomness from that of a sample under the same key.
+_CRITICAL = 1
+
+
+@base.record
+class SecondPrice:
+    """See `second_price`."""
+
+    aggregation: Linear
+    name: ClassVar[str] = "second_price"
+
+    def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """``TV(p_i, r_i) lambda_i E[price | win]`` `(n,)`, in money per token."""
+        bids, log_probs = base.check_auction(bids, log_probs)
+        scores = influence_scores(bids, self.aggregation.influence)
+        others = distributions.sum_of_others(scores)
+        p = jnp.exp(log_probs)
+        r = (
+            distributions.sum_of_others(scores[:, None] * p)
+            / distributions.nonzero(others)[:, None]
+        )
+        gain = distributions.sum_last(jnp.abs(p - r)) / 2
+        win = gain * scores / distributions.nonzero(scores + others)
+        return jnp.where(others > 0, win * self._mean_price(bids, scores, others), 0)
+
+    def conditional(
+        self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
+    ) -> jax.Array:
+        """``P(win_i | token) E[price | win]`` `(n,)`, in money; O(n) work."""
+        bids, log_probs = base.check_auction(bids, log_probs)
+        scores, others, win, _ = self._wins(
+            bids, log_probs, base.check_token(token, log_probs)
+        )
+        return jnp.where(others > 0, win * self._mean_price(bids, scores, others), 0)
+
+    def realized(
+        self, key: jax.Array, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
+    ) -> jax.Array:
+        """Critical bids `(n,)` of the agents that won the token, else 0; O(n) work.
+
+        Draws from the exact law of the payment given the token, independently across
+        agents; wins of probability 1e-18, and prices that near 0 or the bid, keep
+        their relative accuracy.
+        """
+        bids, log_probs = base.check_auction(bids, log_probs)
+        scores, others, win, loss = self._wins(
+            bids, log_probs, base.check_token(token, log_probs)
+        )
+        key_win, key_price = jax.random.split(key)
+        wins = sample_win(key_win, win, loss) & (others > 0)
+        v, one_minus_v = two_sided_uniform(key_price, bids.shape, bids.dtype)
+        share = v / (1 + win_price.odds(scores, others) * one_minus_v)
+        return jnp.where(wins, bids * share ** (1 / self.aggregation.influence), 0)
+
+    def _mean_price(
+        self, bids: jax.Array, scores: jax.Array, others: jax.Array
+    ) -> jax.Array:
+        odds = win_price.odds(scores, others)
+        return bids * win_price.mean_share(odds, self.aggregation.influence)
+
+    def _wins(
+        self, bids: jax.Array, log_probs: jax.Array, token: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Scores of self and others, and chances of winning and not, each `(n,)`."""
+        scores = influence_scores(bids, self.aggregation.influence)
+        others = distributions.sum_of_others(scores)
+        # A common scale drops out: the chances are ratios of probabilities.
+        p = distributions.scaled_probs(scores, log_probs[:, token, None])[0][:, 0]
+        rest = distributions.sum_of_others(scores * p)
+        r = rest / distributions.nonzero(others)
+        q = distributions.nonzero(scores * p + rest)
+        win = scores * jnp.maximum(p - r, 0) / q
+        loss = jnp.where(p > r, (scores + others) * r / q, 1)
+        return scores, others, win, loss
+
+
+@base.record
+class NumericalSecondPrice:
+    """See `second_price`: the same law for any monotone rule, by quadrature."""
+
+    aggregation: base.Aggregation
+    name: ClassVar[str] = "second_price"
+
+    def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """``integral_0^b_i s dq_s(T+)`` `(n,)`, in money per token."""
+        return Myerson(self.aggregation, TotalVariation()).expected(bids, log_probs)
+
+    def conditional(
+        self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
+    ) -> jax.Array:
+        """``integral_0^b_i s dq_s(token) / q(token)`` `(n,)`, 0 outside T+."""
+        bids, log_probs = base.check_auction(bids, log_probs)
+        token = base.check_token(token, log_probs)
+        log_q = stable.log_prob(self.aggregation, bids, log_probs)[token]
+
+        def log_rest(agent: jax.Array) -> jax.Array:
+            rest = bids.at[agent].set(0)
+            return stable.log_prob(self.aggregation, rest, log_probs)[token]
+
+        gains = log_probs[:, token] > jax.vmap(log_rest)(jnp.arange(bids.shape[0]))
+        reached = Myerson(self.aggregation, _TokenProbability(token))
+        pays = reached.expected(bids, log_probs) / distributions.nonzero(jnp.exp(log_q))
+        return jnp.where(gains, pays, 0)
+
+    def realized(
+        self, key: jax.Array, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
+    ) -> jax.Array:
+        """Critical bids `(n,)` of the agents that won the token, else 0."""
+        agents = jnp.arange(jnp.shape(bids)[0])
+        keys = jax.random.split(key, agents.size)
+        return jax.vmap(critical_bid, (0, None, 0, None, None, None))(
+            keys, self.aggregation, agents, bids, log_probs, token
+        )
+
+
+@base.record
+class _TokenProbability:
+    """The chance of one token, as if it were a value."""
+
+    token: jax.Array
+    name: ClassVar[str] = "token_probability"
+
+    def value(self, log_q: ArrayLike, log_p: ArrayLike) -> jax.Array:
+        del log_p
+        return jnp.exp(jnp.asarray(log_q)[self.token])
+
+
+def second_price(aggregation: base.Aggregation) -> SecondPrice | NumericalSecondPrice:
+    """The second price of the token auction: the winner pays its critical bid.
+
+    With ``r`` the aggregate without agent i, i pays only for tokens that its bid won:
+    under a stable coupling the token changes at most once as ``b_i`` rises, and i pays
+    the bid at which it did. Truthful for `total_variation`. A lone bidder pays 0, as
+    does one whose rivals' ``(b_j / b_i)^influence`` underflow.
+
+    For `linear` all forms are closed, and what is paid given the token costs O(n). For
+    another monotone rule they are found by quadrature and bisection along its path of
+    own bids, several hundred aggregates a payment.
+
+    Args:
+      aggregation: A monotone rule: `linear` with any influence, or one of your own.
+
+    Raises:
+      ValueError: If the class of `aggregation` is not monotone: no stable sampler, and
+        so no second price, exists.
+    """
+    if not isinstance(aggregation, base.Aggregation):
+        raise ValueError(f"aggregation must be an Aggregation, got {aggregation!r}")
+    if not aggregation.monotone:
+        raise ValueError(
+            f"second_price needs a monotone aggregation and {aggregation.name!r} is "
+            "not; use linear(), price log_linear() by clarke(log_linear()), or any "
+            "rule by myerson(rule, valuation)"
+        )
+    if isinstance(aggregation, Linear):
+        return SecondPrice(aggregation)
+    return NumericalSecondPrice(aggregation)
+
+
+def critical_bid(
+    key: jax.Array,
+    aggregation: base.Aggregation,
+    agent: ArrayLike,
+    bids: ArrayLike,
+    log_probs: ArrayLike,
+    token: ArrayLike,
+) -> jax.Array:
+    """Draws the bid at which the agent won the token, 0 if not by its bid.
+
+    Given a token ``y`` of T+, the critical bid is at most ``s`` with probability
+    ``q_s(y) / q(y)``, where ``q_s`` is the aggregate at an own bid of ``s``. For
+    `linear` this is `second_price`; for another monotone rule it is found by bisection.
+    A rule with a method ``critical_bid(key, agent, bids, log_probs, token)`` is asked
+    instead. Independent of `stable_sample` under the same key.
+
+    Args:
+      key: A typed PRNG key.
+      aggregation: A monotone rule.
+      agent: The agent that pays.
+      bids: `(n,)`.
+      log_probs: `(n, V)`.
+      token: The drawn token.
+
+    Returns:
+      A scalar in ``[0, b_i]``, in money.
+
+    Raises:
+      ValueError: If the class of `aggregation` is not monotone. If a shape is wrong or
+        there is no such agent or token.
+    """
+    stable.check_monotone(aggregation)
+    _, bids, log_probs = base.check_path(agent, jnp.zeros(1), bids, log_probs)
+    token = base.check_token(token, log_probs)
+    key = jax.random.fold_in(key, _CRITICAL)
+    if own := getattr(aggregation, "critical_bid", None):
+        return own(key, agent, bids, log_probs, token)
+    if isinstance(aggregation, Linear):
+        payment = second_price(aggregation)
+        return payment.realized(key, bids, log_probs, token)[agent]
+
+    def log_q(own_bid: jax.Array) -> jax.Array:
+        moved = bids.at[agent].set(own_bid)
+        return stable.log_prob(aggregation, moved, log_probs)[token]
+
+    own_bid, log_r = bids[agent], log_q(jnp.zeros_like(bids[agent]))
+    uniform, _ = two_sided_uniform(key, (), bids.dtype)
+    target = log_q(own_bid) + jnp.log(uniform)
+    gained = (log_probs[agent, token] > log_r) & (target > log_r)
+    won = gained & (own_bid > 0) & (bids.at[agent].set(0).sum() > 0)
+    top = jnp.log(jnp.where(won, own_bid, 1))
+    _, log_bid = stable.bisect(lambda log_bid: log_q(jnp.exp(log_bid)) >= target, top)
+    return jnp.where(won, jnp.exp(log_bid), 0)
