@@ -15,10 +15,21 @@ ALLOWED = {
     "agents": {"agents", "mechanism"},
     "simulation": {"simulation", "mechanism"},
     "bidding": {"bidding", "simulation", "mechanism"},
-    "studies": {"studies", "bidding", "simulation", "agents", "mechanism"},
+    "auditing": {"auditing", "environment", "mechanism"},
+    "studies": {
+        "studies",
+        "environment",
+        "bidding",
+        "simulation",
+        "agents",
+        "mechanism",
+    },
 }
 MODULES = sorted(path for part in ALLOWED for path in (PACKAGE / part).rglob("*.py"))
-HEAVY = ["torch", "transformers", "pandas", "pyarrow", "scipy.stats", "tyro", "flax"]
+HEAVY = [
+    *("torch", "transformers", "pandas", "pyarrow", "scipy.stats", "tyro", "flax"),
+    "optax",
+]
 
 
 def imported(path):

@@ -4,6 +4,9 @@ The model is that of "Mechanism Design for Large Language Models" (Duetting, Mir
 Paes Leme, Xu, Zuo; arXiv 2310.10826).
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from tokenauction_jax import agents as agents
 from tokenauction_jax.mechanism import Aggregation as Aggregation
 from tokenauction_jax.mechanism import Mechanism as Mechanism
@@ -30,4 +33,22 @@ from tokenauction_jax.mechanism import total_variation as total_variation
 from tokenauction_jax.simulation import Rollout as Rollout
 from tokenauction_jax.simulation import simulate as simulate
 
+if TYPE_CHECKING:
+    from tokenauction_jax.auditing import Audit as Audit
+    from tokenauction_jax.auditing import Counterexample as Counterexample
+    from tokenauction_jax.auditing import audit as audit
+
 __version__ = "0.1.0"
+
+# The audit brings optax, which auctions do not need: imported at first use.
+_LAZY = ("Audit", "Counterexample", "audit")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("tokenauction_jax.auditing"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -11,7 +11,8 @@ import jax
 import tyro
 from rich.console import Console
 
-from tokenauction_jax import agents, display
+import tokenauction_jax
+from tokenauction_jax import agents, display, rule_names
 from tokenauction_jax.studies import runner, store
 from tokenauction_jax.studies.scenario import (
     Scenario,
@@ -53,6 +54,40 @@ class Simulate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Audit:
+    """Search for violations of the incentive properties of auction rules.
+
+    Every property is checked on random auctions, then an adversary climbs the worst of
+    them, and counterexamples shrink to few agents, tokens and digits.
+    """
+
+    rules: tyro.conf.Positional[tuple[str, ...]] = (
+        "linear",
+        "log_linear",
+        "power_mean(0.5)",
+    )
+    """Aggregations: linear, log_linear, power_mean(ORDER), or an object of your own as
+    FILE.py:NAME or MODULE:NAME."""
+    payment: tuple[str, ...] = ()
+    """Payments: pay_your_bid, second_price, clarke, myerson(VALUATION), or an object of
+    your own; by default all that the rule has."""
+    influence: float = 1.0
+    """Exponent on the bids of the built-in rules."""
+    num_instances: int = 1000
+    """Random auctions."""
+    num_agents: int = 3
+    """Agents of each auction."""
+    vocab_size: int = 6
+    """Tokens of each auction."""
+    seed: int = 0
+    """Of all auctions."""
+    tolerance: float = 1e-3
+    """The largest violation in money, relative to its terms, to count as rounding."""
+    out: pathlib.Path | None = None
+    """New JSON file for everything found."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Models:
     """List the language models found on this machine, and how to get more."""
 
@@ -60,7 +95,7 @@ class Models:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; ends with exit code 2 and one line on bad input."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"simulate": Simulate, "models": Models},
+        {"simulate": Simulate, "audit": Audit, "models": Models},
         prog="tokenauction",
         description="Token auctions between language models.",
         args=arguments,
@@ -68,9 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if isinstance(command, Simulate):
             _simulate(command)
+        elif isinstance(command, Audit):
+            _audit(command)
         else:
             display.show_models(Console(), agents.find_checkpoints())
-    except (ScenarioError, store.StoreError, agents.CheckpointError) as error:
+    except (
+        ScenarioError,
+        store.StoreError,
+        agents.CheckpointError,
+        rule_names.RuleError,
+    ) as error:
         _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -99,6 +141,35 @@ def _simulate(command: Simulate) -> None:
         store.write_results(command.out, scenario, cells, texts, summaries, manifest)
     display.show_results(console, scenario, cells, summaries, tokenizer)
     if command.out is not None:
+        console.print(f"Written to {command.out}", markup=False)
+
+
+def _audit(command: Audit) -> None:
+    if command.out is not None:
+        store.check_new(command.out)
+    chosen = []
+    for name in command.rules:
+        rule = rule_names.aggregation(name, command.influence)
+        names = command.payment or rule_names.payments_of(rule)
+        chosen.append((rule, [rule_names.payment(each, rule) for each in names]))
+    console = Console(highlight=False)
+    audits = []
+    for rule, payments in chosen:
+        with display.Activity(Console(stderr=True)) as activity:
+            found = tokenauction_jax.audit(
+                rule,
+                *payments,
+                num_instances=command.num_instances,
+                num_agents=command.num_agents,
+                vocab_size=command.vocab_size,
+                seed=command.seed,
+                tolerance=command.tolerance,
+                on_progress=activity.show,
+            )
+        audits.append(found)
+        display.show_audit(console, found)
+    if command.out is not None:
+        store.write_json(command.out, [found.to_dict() for found in audits])
         console.print(f"Written to {command.out}", markup=False)
 
 

@@ -131,7 +131,9 @@ def monotonicity_gap(
 
 
 def miss(before: jax.Array, after: jax.Array) -> jax.Array:
-    """How far a deviation is from lying between the one before and zero."""
+    """How far a deviation is from lying between the one before and zero.
+
+    Negative, by the distance gained, where it lies there.
+    """
     distance = jnp.abs(after)
-    retreat = jnp.maximum(distance - jnp.abs(before), 0)
-    return jnp.where(before * after < 0, distance, retreat)
+    return jnp.where(before * after < 0, distance, distance - jnp.abs(before))

@@ -2,21 +2,19 @@
 
 import csv
 import dataclasses
-import importlib.metadata
 import json
+import math
 import os
 import pathlib
-import platform
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import tokenauction_jax
+from tokenauction_jax.environment import environment
 from tokenauction_jax.studies import runner
 from tokenauction_jax.studies.runner import Cell, Measure
 from tokenauction_jax.studies.scenario import Scenario
@@ -74,21 +72,41 @@ def write_results(
         raise StoreError(f"cannot write {folder}: {error}") from None
 
 
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a new JSON file, whole or not at all.
+
+    Numbers that JSON does not have (infinity, NaN) become strings.
+
+    Raises:
+      StoreError: If it cannot be written, or exists by now.
+    """
+    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    try:
+        with tempfile.TemporaryDirectory(dir=path.absolute().parent) as scratch:
+            part = pathlib.Path(scratch) / path.name
+            part.write_text(text)
+            check_new(path)
+            part.rename(path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error}") from None
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(name): _plain(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return str(content)
+    return content
+
+
 def manifest(scenario: Scenario, model: str, cells: Sequence[Cell]) -> dict[str, Any]:
     """What a rerun needs: versions, devices, dtype, seed, scenario and bids run."""
-    packages = ("jax", "jaxlib", "flax", "numpy", "tokenizers")
-    return {
-        "tokenauction_jax": tokenauction_jax.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "backend": jax.default_backend(),
-        "devices": [str(device) for device in jax.devices()],
+    return environment() | {
         "dtype": str(cells[0].log_prob.dtype),
-        "x64": bool(jax.config.read("jax_enable_x64")),
         "seed": scenario.seed,
         "sampler": _SAMPLER,
-        "random_bits": str(jax.random.key_impl(jax.random.key(0))),
         "block": runner.BLOCK,
         "runs": [
             {"rule": cell.rule.name, "share": cell.share, "bids": cell.bids.tolist()}

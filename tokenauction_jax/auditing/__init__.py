@@ -1,0 +1,6 @@
+"""The search for violations of incentive properties."""
+
+from tokenauction_jax.auditing.audit import audit as audit
+from tokenauction_jax.auditing.report import Audit as Audit
+from tokenauction_jax.auditing.report import Counterexample as Counterexample
+from tokenauction_jax.auditing.report import Finding as Finding
