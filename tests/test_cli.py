@@ -1,12 +1,15 @@
 import csv
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tiny_checkpoint import write_checkpoint
 
+import tokenauction_jax as ta
+from tokenauction_jax import rule_names
 from tokenauction_jax.cli import main
 
 SCENARIO = """
@@ -244,3 +247,82 @@ def test_damaged_configurations(capsys, scenario, tmp_path, change_config):
 def test_impossible_names(capsys, scenario, tmp_path, name):
     refusal(capsys, "simulate", scenario, "--model", name)
     refusal(capsys, "simulate", scenario, "--out", tmp_path / ("x" * 300))
+
+
+RULES = """
+import tokenauction_jax as ta
+
+
+@ta.record
+class Doubled:
+    name = "doubled"
+    monotone = False
+
+    def weights(self, bids):
+        return ta.linear().weights(bids)
+
+    def log_prob(self, bids, log_probs):
+        return ta.linear(2.0).log_prob(bids, log_probs) + 0.5
+
+
+def free(aggregation):
+    return ta.myerson(aggregation, ta.total_variation())
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def rules(tmp_path):
+    file = tmp_path / "rules.py"
+    file.write_text(RULES)
+    return file
+
+
+def test_audit_of_a_rule_of_ones_own(capsys, rules, tmp_path):
+    out = tmp_path / "audit.json"
+    small = ["--num-instances", "64", "--vocab-size", "3", "--out", str(out)]
+    main(["audit", f"{rules}:Doubled", "--payment", "pay_your_bid", *small])
+    printed = capsys.readouterr().out
+    assert "doubled: 64 random auctions of 3 agents and 3 tokens" in printed
+    assert "payment pay_your_bid" in printed
+    assert "Counterexample(property='well formed'" in printed
+    (audit,) = json.loads(out.read_text())
+    first = audit["findings"][0]
+    assert (first["property"], first["verdict"]) == ("well formed", "fails")
+    assert "monotone aggregation" in audit["definitions"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["linaer"], "'linaer' is not an aggregation .* did you mean 'linear'"),
+        (["power_mean"], "is not an aggregation"),
+        (["power_mean(x)"], "could not convert"),
+        (["linear", "--payment", "first_price"], "is not a payment"),
+        (["log_linear", "--payment", "second_price"], "needs a monotone aggregation"),
+        (["linear", "--influence", "-1"], "influence must be positive"),
+        (["linear", "--num-agents", "1"], "num_agents must be an integer >= 2"),
+        (["RULES:number"], "is no Aggregation, which has log_prob, monotone"),
+        (["RULES:missing"], "AttributeError"),
+        (["nowhere.py:rule"], "FileNotFoundError"),
+        (["linear", "--payment", "RULES:Doubled"], "called with"),
+        (["linear", "--out", "/nowhere/audit.json"], "is no folder"),
+    ],
+)
+def test_bad_arguments_of_the_audit(capsys, rules, arguments, message):
+    arguments = [word.replace("RULES", str(rules)) for word in arguments]
+    assert re.search(message, refusal(capsys, "audit", *arguments))
+
+
+def test_payments_by_default():
+    assert rule_names.payments_of(ta.log_linear()) == [
+        "pay_your_bid",
+        "clarke",
+        "myerson(total_variation)",
+        "myerson(forward_kl)",
+        "myerson(reverse_kl)",
+    ]
+    assert "second_price" in rule_names.payments_of(ta.linear(2.0))
+    assert "clarke" not in rule_names.payments_of(ta.linear(2.0))

@@ -156,16 +156,19 @@ def _audit(command: Audit) -> None:
     audits = []
     for rule, payments in chosen:
         with display.Activity(Console(stderr=True)) as activity:
-            found = tokenauction_jax.audit(
-                rule,
-                *payments,
-                num_instances=command.num_instances,
-                num_agents=command.num_agents,
-                vocab_size=command.vocab_size,
-                seed=command.seed,
-                tolerance=command.tolerance,
-                on_progress=activity.show,
-            )
+            try:
+                found = tokenauction_jax.audit(
+                    rule,
+                    *payments,
+                    num_instances=command.num_instances,
+                    num_agents=command.num_agents,
+                    vocab_size=command.vocab_size,
+                    seed=command.seed,
+                    tolerance=command.tolerance,
+                    on_progress=activity.show,
+                )
+            except ValueError as error:
+                raise rule_names.RuleError(str(error)) from None
         audits.append(found)
         display.show_audit(console, found)
     if command.out is not None:

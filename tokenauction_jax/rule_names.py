@@ -129,8 +129,9 @@ def _call_if_class(found: Any) -> Any:
 
 def _expect(name: str, found: Any, kind: Any) -> Any:
     if isinstance(found, type) or not isinstance(found, kind):
-        members = ", ".join(sorted(kind.__protocol_attrs__))
-        raise RuleError(f"{name} is no {kind.__name__}, which has {members}")
+        members = {*kind.__annotations__, *vars(kind)}
+        public = ", ".join(sorted(x for x in members if not x.startswith("_")))
+        raise RuleError(f"{name} is no {kind.__name__}, which has {public}")
     return found
 
 

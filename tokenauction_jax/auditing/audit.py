@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenauction_jax.auditing import properties, search
-from tokenauction_jax.auditing.instances import Instance
+from tokenauction_jax.auditing.instances import Instance, random_instances
 from tokenauction_jax.auditing.report import Audit, Counterexample, Finding
 from tokenauction_jax.environment import environment
 from tokenauction_jax.mechanism import base, stable
@@ -91,10 +91,7 @@ def audit(
     if sampler is None and aggregation.monotone:
         sampler = stable.stable_sample
     hunt = _Hunt(
-        num_instances=int(num_instances),
-        num_agents=int(num_agents),
-        vocab_size=int(vocab_size),
-        key=jax.random.key(seed),
+        random_instances(seed, num_instances, num_agents, vocab_size),
         tolerance=tolerance,
         report=on_progress or (lambda line: None),
     )
@@ -108,9 +105,9 @@ def audit(
     return Audit(
         aggregation=describe(aggregation),
         payments=tuple(map(describe, payments)),
-        num_agents=hunt.num_agents,
-        vocab_size=hunt.vocab_size,
-        num_instances=hunt.num_instances,
+        num_agents=num_agents,
+        vocab_size=vocab_size,
+        num_instances=num_instances,
         undefined=undefined,
         comparable=comparable,
         tolerance=tolerance,
@@ -128,7 +125,7 @@ def describe(rule: Any) -> str:
         value = getattr(rule, field.name)
         if isinstance(value, base.Valuation):
             parts.append(value.name)
-        elif jnp.ndim(value) == 0 and isinstance(value, float | int | jax.Array):
+        elif isinstance(value, float | int | jax.Array) and jnp.ndim(value) == 0:
             parts.append(f"{field.name}={float(value):g}")
     shown = [part for part in parts if part != "influence=1"]
     name = getattr(rule, "name", type(rule).__name__)
@@ -137,12 +134,9 @@ def describe(rule: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Hunt:
-    """The sizes of a search, and its stages for one bundle of rules after another."""
+    """Random instances, and the stages of the search for one bundle of rules."""
 
-    num_instances: int
-    num_agents: int
-    vocab_size: int
-    key: jax.Array
+    instances: Instance
     tolerance: float
     report: Callable[[str], None]
 
@@ -153,12 +147,12 @@ class _Hunt:
         else:
             margins_of = properties.payment_margins
             climbed_of = properties.incentive_margins
-        first = self._instance(0)
+        first = _row(self.instances, 0)
         about = payment or "aggregation"
         self.report(f"{about}: random instances")
         try:
             _check_calls(rules, first)
-            margins = search.evaluate(margins_of, rules, self._all())
+            margins = search.evaluate(margins_of, rules, self.instances)
         except Exception as error:  # A user's rule may raise anything.
             return [_misbehaves(first, payment, error)]
         law = margins.pop(properties.SAMPLER_LAW, None)
@@ -199,25 +193,15 @@ class _Hunt:
 
     def outcomes(self, rules: properties.Rules) -> tuple[int, float]:
         """How many aggregates are undefined, and the share of comparable outcomes."""
-        outcomes = search.evaluate(properties.compare_outcomes, rules, self._all())
+        outcomes = search.evaluate(properties.compare_outcomes, rules, self.instances)
         defined = outcomes["defined"].sum()
         share = outcomes["comparable"].sum() / max(defined, 1)
-        return int(self.num_instances - defined), float(share)
-
-    def _all(self) -> Instance:
-        return self._instances(jnp.arange(self.num_instances, dtype=jnp.uint32))
-
-    def _instances(self, numbers: jax.Array) -> Instance:
-        return search.instances_at(self.key, self.num_agents, self.vocab_size, numbers)
-
-    def _instance(self, number: int) -> Instance:
-        stacked = self._instances(jnp.asarray([number], jnp.uint32))
-        return jax.tree.map(lambda x: np.asarray(x)[0], stacked)
+        return int(outcomes["defined"].size - defined), float(share)
 
     def _worst(self, margin: np.ndarray) -> tuple[float, Instance]:
         """The largest of random margins `(N,)`, and its instance."""
         margin = np.where(np.isnan(margin), -np.inf, margin)
-        return float(margin.max()), self._instance(int(margin.argmax()))
+        return float(margin.max()), _row(self.instances, int(margin.argmax()))
 
     def _climb(
         self,
@@ -229,19 +213,18 @@ class _Hunt:
     ) -> list[tuple[str, tuple[float, Instance]]]:
         """What the adversary reaches from the worst random instances."""
         numbers, targets = search.starts([margins[name] for name in names])
+        starts = jax.tree.map(lambda x: x[numbers], self.instances)
         # The sampler's draws have no slope.
         smooth = dataclasses.replace(rules, sampler=properties.bundle_sampler(None))
-        reached = search.climb(
-            climbed_of, names, smooth, self._instances(numbers), targets
+        reached = jax.device_get(
+            search.climb(climbed_of, names, smooth, starts, targets)
         )
-        reached = jax.device_get(reached)
         values = search.evaluate(margins_of, rules, reached)
         found = []
-        for row, target in enumerate(np.asarray(targets)):
+        for row, target in enumerate(targets):
             value = float(values[names[target]][row])
-            instance = jax.tree.map(lambda x, row=row: x[row], reached)
             if not np.isnan(value):
-                found.append((names[target], (value, instance)))
+                found.append((names[target], (value, _row(reached, row))))
         return found
 
     def _limit(self, name: str, payment: str | None) -> float:
@@ -249,6 +232,10 @@ class _Hunt:
         if name in _PREFERENCES:
             return 1e-5
         return self.tolerance if payment else 1e-4
+
+
+def _row(instances: Instance, number: int) -> Instance:
+    return jax.tree.map(lambda x: x[number], instances)
 
 
 def _place(name: str) -> int:
@@ -318,13 +305,10 @@ def _counterexamples(
     }
     start = {name: instance for name, (_, instance) in failed.items()}
     small = search.shrink(margins_of, rules, start, least)
-    examples = {}
-    for name, instance in small.items():
-        example = Counterexample.from_instance(name, instance)
-        if not example.margin(margins_of, rules) >= least[name]:
-            example = Counterexample.from_instance(name, instance, whole=True)
-        examples[name] = example
-    return examples
+    return {
+        name: Counterexample.from_instance(name, instance)
+        for name, instance in small.items()
+    }
 
 
 def _sampler_law(ranks: np.ndarray) -> Finding:

@@ -1,7 +1,10 @@
 """Auctions to question a rule with, and what an adversary may change in them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tokenauction_jax.mechanism import base, distributions
 
@@ -17,6 +20,8 @@ _LARGEST_LOGIT = 8.0
 class Instance:
     """One auction, seen from one agent, and what the auction is compared with.
 
+    Leaves are JAX or, on the host, NumPy arrays.
+
     Attributes:
       agent: The agent whose bid and payment are questioned, an integer scalar.
       bids: `(n,)`; the agent's own is its true value.
@@ -28,58 +33,57 @@ class Instance:
       seed: Of draws, an integer scalar.
     """
 
-    agent: jax.Array
-    bids: jax.Array
-    log_probs: jax.Array
-    own_bids: jax.Array
-    rival_bids: jax.Array
-    order: jax.Array
-    scale: jax.Array
-    seed: jax.Array
+    agent: Any
+    bids: Any
+    log_probs: Any
+    own_bids: Any
+    rival_bids: Any
+    order: Any
+    scale: Any
+    seed: Any
 
 
-def random_instance(
-    key: jax.Array, number: jax.Array, num_agents: int, vocab_size: int
+def random_instances(
+    seed: int, num_instances: int, num_agents: int, vocab_size: int
 ) -> Instance:
-    """Instance `number`: from flat to degenerate distributions, zeros, equal bids.
+    """Stacked instances: from flat to degenerate distributions, zeros, equal bids.
 
     Bids are log-uniform over three decades; in one instance of five all are equal, in
     one of ten a rival bids 0. In three of ten some probabilities are 0, and in one of
-    ten the agents nearly agree.
+    ten the agents nearly agree. NumPy arrays: compiling this would take longer.
     """
-    key = jax.random.fold_in(key, number)
-    names = ("agent", "kind", "bids", "own", "rivals", "order", "scale", "seed")
-    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-    agent = jax.random.randint(keys["agent"], (), 0, num_agents)
-    key_logits, key_peak, key_zeros, key_flags = jax.random.split(keys["kind"], 4)
-    zeros, agree, equal, silent = jax.random.uniform(key_flags, (4,))
+    rng = np.random.default_rng(seed)
+    shape = num_instances, num_agents
+    agent = rng.integers(num_agents, size=num_instances)
+    zeros, agree, equal, silent = rng.uniform(size=(4, num_instances))
 
-    logits = jax.random.normal(key_logits, (num_agents, vocab_size))
-    peaks = 10 ** jax.random.uniform(key_peak, (num_agents, 1), minval=-1, maxval=0.9)
-    logits = jnp.where(agree < 0.1, logits[:1] + 0.1 * logits, peaks * logits)
-    absent = jax.random.uniform(key_zeros, logits.shape) < 0.3
+    def log_uniform(shape: tuple[int, ...], decades: float) -> np.ndarray:
+        return 10 ** rng.uniform(-decades, decades, shape)
+
+    logits = rng.standard_normal((*shape, vocab_size))
+    peaks = 10 ** rng.uniform(-1, 0.9, (*shape, 1))
+    close = logits[:, :1] + 0.1 * logits
+    logits = np.where((agree < 0.1)[:, None, None], close, peaks * logits)
+    absent = rng.uniform(size=logits.shape) < 0.3
     absent &= logits < logits.max(axis=-1, keepdims=True)
-    logits = jnp.where((zeros < 0.3) & absent, -jnp.inf, logits)
+    logits[absent & (zeros < 0.3)[:, None, None]] = -np.inf
+    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
-    def log_uniform(
-        key: jax.Array, shape: tuple[int, ...], decades: float
-    ) -> jax.Array:
-        return 10 ** jax.random.uniform(key, shape, minval=-decades, maxval=decades)
-
-    bids = log_uniform(keys["bids"], (num_agents,), 1.5)
-    bids = jnp.where(equal < 0.2, 1, bids)
-    bids = jnp.where(
-        (silent < 0.1) & (jnp.arange(num_agents) == (agent + 1) % num_agents), 0, bids
-    )
+    rows = np.arange(num_instances)
+    bids = np.where((equal < 0.2)[:, None], 1.0, log_uniform(shape, 1.5))
+    rival = (agent + 1) % num_agents
+    bids[rows, rival] = np.where(silent < 0.1, 0, bids[rows, rival])
+    misreports = log_uniform((num_instances, NUM_OWN_BIDS), 1.0)
+    own_bids = bids[rows, agent][:, None] * misreports
     return Instance(
-        agent=agent,
-        bids=bids,
-        log_probs=distributions.normalize(logits),
-        own_bids=bids[agent] * log_uniform(keys["own"], (NUM_OWN_BIDS,), 1.0),
-        rival_bids=log_uniform(keys["rivals"], (num_agents,), 1.5),
-        order=jax.random.permutation(keys["order"], num_agents),
-        scale=log_uniform(keys["scale"], (), 3.0),
-        seed=jax.random.bits(keys["seed"], (), jnp.uint32),
+        agent=agent.astype(np.int32),
+        bids=bids.astype(np.float32),
+        log_probs=logits.astype(np.float32),
+        own_bids=own_bids.astype(np.float32),
+        rival_bids=log_uniform(shape, 1.5).astype(np.float32),
+        order=rng.permuted(np.broadcast_to(np.arange(num_agents), shape), axis=1),
+        scale=log_uniform((num_instances,), 3.0).astype(np.float32),
+        seed=rng.integers(2**32, size=num_instances, dtype=np.uint32),
     )
 
 

@@ -334,17 +334,13 @@ def _worst_step(steps: jax.Array, alive: jax.Array) -> jax.Array:
 
 def _inconsistency(here: jax.Array, there: jax.Array, p: jax.Array) -> jax.Array:
     """The worst pair of neighbouring bids, in either direction, at two profiles."""
-
-    def steps(path: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _moves(path, p), _moves(path[::-1], p)[::-1]
-
-    margins = []
-    for one, other in ((here, there), (there, here)):
-        for a, b in ((0, 1), (1, 0)):
-            preferred, reverse = steps(one)[a], steps(one)[b]
-            violated = jnp.minimum(reverse, steps(other)[a])
-            margins.append(jnp.where(preferred <= _ROUNDING, violated, -preferred))
-    return jnp.stack(margins).max()
+    # Axes: profile, direction (bids rising, falling), step.
+    moves = jnp.stack(
+        [jnp.stack([_moves(x, p), _moves(x[::-1], p)[::-1]]) for x in (here, there)]
+    )
+    strictly = moves[:, ::-1]
+    violated = jnp.minimum(strictly, moves[::-1])
+    return jnp.where(moves <= _ROUNDING, violated, -moves).max()
 
 
 def _payment_inconsistency(path: jax.Array, pays: jax.Array, p: jax.Array) -> jax.Array:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tokenauction_jax.auditing import properties, search
@@ -15,7 +14,6 @@ from tokenauction_jax.mechanism import base
 Row = tuple[float, ...]
 
 # What a property looks at, besides the agent, bids and distributions.
-_ALL = ("own_bids", "rival_bids", "order", "scale", "seed")
 _USES = {
     properties.MONOTONE: ("own_bids",),
     properties.CONSISTENT: ("own_bids", "rival_bids"),
@@ -86,61 +84,52 @@ class Counterexample:
           sampler: For `stable sampling`, besides the aggregation itself.
         """
         rules = properties.bundle(aggregation, payment, valuations, sampler)
-        if payment is None:
-            return self.margin(properties.aggregation_margins, rules)
-        return self.margin(properties.payment_margins, rules)
-
-    def margin(
-        self, margins_of: search.MarginFunction, rules: properties.Rules
-    ) -> float:
-        """The margin of the property, with rules from `properties.bundle`."""
-        stacked = jax.tree.map(lambda x: x[None], self.instance())
-        return float(search.evaluate(margins_of, rules, stacked)[self.property][0])
+        margins = (
+            properties.aggregation_margins
+            if payment is None
+            else properties.payment_margins
+        )
+        stacked = jax.tree.map(lambda x: np.asarray(x)[None], self.instance())
+        return float(search.evaluate(margins, rules, stacked)[self.property][0])
 
     @classmethod
-    def from_instance(
-        cls, name: str, instance: Instance, *, whole: bool = False
-    ) -> "Counterexample":
-        """The instance as plain numbers, without what its property does not look at.
+    def from_instance(cls, name: str, instance: Instance) -> "Counterexample":
+        """The instance as plain numbers of six digits.
+
+        Without agents that bid nothing, tokens that nobody has, and whatever else the
+        property does not look at.
 
         Args:
           name: The property.
           instance: With NumPy leaves.
-          whole: Keep all digits, and agents and tokens that are 0.
         """
-        p = np.exp(instance.log_probs.astype(float))
-        agents, tokens = (np.arange(size) for size in p.shape)
-        if not whole:
-            idle = (instance.bids == 0) & (instance.rival_bids == 0)
-            agents = np.flatnonzero(~idle | (agents == instance.agent))
-            tokens = np.flatnonzero(p[agents].any(axis=0))
-        # The permutation that it leaves of the agents that stay.
-        order = np.argsort(np.argsort([i for i in instance.order if i in agents]))
-        digits = 9 if whole else 6
+        p = np.exp(np.asarray(instance.log_probs, float))
+        kept = (instance.bids > 0) | (instance.rival_bids > 0)
+        kept[instance.agent] = True
+        agents = np.flatnonzero(kept)
+        tokens = np.flatnonzero(p[agents].any(axis=0))
 
         def row(x: Any) -> Row:
-            return tuple(float(f"{v:.{digits}g}") for v in np.ravel(x))
+            return tuple(float(f"{value:.6g}") for value in np.ravel(x))
 
-        bids = row(instance.bids[agents])
-        agent = int(np.flatnonzero(agents == instance.agent)[0])
-        own_bids = [x for x in row(instance.own_bids) if x != bids[agent]]
-        uses = None if whole else _USES.get(properties.family(name), _ALL)
+        bids, agent = row(instance.bids[agents]), int(kept[: instance.agent].sum())
+        own_bids = sorted({x for x in row(instance.own_bids) if x != bids[agent]})
+        # The permutation that it leaves of the agents that stay.
+        order = np.argsort(np.argsort([i for i in instance.order if kept[i]]))
+        details: dict[str, Any] = {
+            "own_bids": tuple(own_bids),
+            "rival_bids": row(instance.rival_bids[agents]),
+            "order": tuple(map(int, order)),
+            "scale": row(instance.scale)[0],
+            "seed": int(instance.seed),
+        }
+        uses = _USES.get(properties.family(name), tuple(details))
         return cls(
             property=name,
             agent=agent,
             bids=bids,
             probabilities=tuple(row(x) for x in p[agents][:, tokens]),
-            **{
-                field: value
-                for field, value in {
-                    "own_bids": tuple(sorted(set(own_bids))),
-                    "rival_bids": row(instance.rival_bids[agents]),
-                    "order": tuple(map(int, order)),
-                    "scale": row(instance.scale)[0],
-                    "seed": int(instance.seed),
-                }.items()
-                if uses is None or field in uses
-            },
+            **{field: value for field, value in details.items() if field in uses},
         )
 
     def instance(self) -> Instance:
@@ -152,17 +141,16 @@ class Counterexample:
             log_probs = np.log(np.asarray(self.probabilities)).astype(np.float32)
         order = np.arange(bids.size) if self.order is None else np.asarray(self.order)
         rivals = self.bids if self.rival_bids is None else self.rival_bids
-        parts = {
-            "agent": np.int32(self.agent),
-            "bids": bids,
-            "log_probs": log_probs,
-            "own_bids": own_bids,
-            "rival_bids": np.asarray(rivals, np.float32),
-            "order": order.astype(np.int32),
-            "scale": np.float32(self.scale),
-            "seed": np.uint32(self.seed),
-        }
-        return Instance(**{name: jnp.asarray(part) for name, part in parts.items()})
+        return Instance(
+            agent=np.int32(self.agent),
+            bids=bids,
+            log_probs=log_probs,
+            own_bids=own_bids,
+            rival_bids=np.asarray(rivals, np.float32),
+            order=order,
+            scale=np.float32(self.scale),
+            seed=np.uint32(self.seed),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

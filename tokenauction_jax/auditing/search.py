@@ -14,7 +14,6 @@ from jax import lax
 from tokenauction_jax.auditing.instances import (
     Instance,
     free_parts,
-    random_instance,
     with_parts,
     within_bounds,
 )
@@ -30,17 +29,6 @@ _DIGITS = (3, 2, 1)
 
 # From rules and one instance to margins by property.
 MarginFunction = Callable[[Any, Instance], dict[str, jax.Array]]
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def instances_at(
-    key: jax.Array, num_agents: int, vocab_size: int, numbers: jax.Array
-) -> Instance:
-    """The random instances with these numbers, stacked."""
-    make = functools.partial(
-        random_instance, num_agents=num_agents, vocab_size=vocab_size
-    )
-    return jax.vmap(make, (None, 0))(key, numbers)
 
 
 def evaluate(
@@ -70,7 +58,7 @@ def climb(
     names: tuple[str, ...],
     rules: Any,
     instances: Instance,
-    targets: jax.Array,
+    targets: np.ndarray,
 ) -> Instance:
     """Gradient ascent on the margin `names[target]` of each of stacked instances.
 
@@ -105,10 +93,10 @@ def climb(
         (_, _, best, _), _ = lax.scan(step, carry, length=_STEPS)
         return with_parts(instance, best)
 
-    return jax.vmap(path)(instances, targets)
+    return jax.vmap(path)(instances, jnp.asarray(targets))
 
 
-def starts(margins: Sequence[np.ndarray]) -> tuple[jax.Array, jax.Array]:
+def starts(margins: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Where the adversary starts: the worst `_STARTS` instances for each target.
 
     Args:
@@ -121,8 +109,7 @@ def starts(margins: Sequence[np.ndarray]) -> tuple[jax.Array, jax.Array]:
         np.resize(np.argsort(np.where(np.isnan(x), -np.inf, x))[-_STARTS:], _STARTS)
         for x in margins
     ]
-    targets = jnp.repeat(jnp.arange(len(margins)), _STARTS)
-    return jnp.asarray(np.concatenate(numbers), jnp.uint32), targets
+    return np.concatenate(numbers), np.repeat(np.arange(len(margins)), _STARTS)
 
 
 def shrink(
