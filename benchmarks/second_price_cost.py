@@ -47,9 +47,8 @@ def draw(aggregation, keys, bids, log_probs):
 def seconds(call, arguments, calls: int) -> float:
     """Mean time of one call."""
     start = time.perf_counter()
-    for _ in range(calls):
-        out = call(*arguments)
-    jax.block_until_ready(out)
+    outs = [call(*arguments) for _ in range(calls)]
+    jax.block_until_ready(outs)
     return (time.perf_counter() - start) / calls
 
 

@@ -102,6 +102,112 @@ def test_gap_is_differentiable():
     assert any(np.abs(slope).max() > 0 for slope in slopes)
 
 
+def preferred(q, other, p, tolerance=1e-6):
+    """Design, section 1, in a loop over tokens."""
+    for x, y, wanted in zip(q, other, p, strict=True):
+        d, e = float(x) - float(wanted), float(y) - float(wanted)
+        miss = abs(d) if d * e < 0 else abs(d) - abs(e)
+        if miss > tolerance:
+            return False
+    return True
+
+
+def outcomes(seed, size=6, vocabulary=3):
+    """Rows at random, of which some are mixtures, exact copies and near ones."""
+    rng = np.random.default_rng(seed)
+    p, *rows = rng.dirichlet(np.ones(vocabulary), size)
+    rows += [(rows[0] + p) / 2, (rows[1] + 3 * p) / 4, rows[0], p]
+    rows.append(rows[1] + 1e-4 * (rows[0] - rows[1]))
+    return np.array(rows, np.float32), p.astype(np.float32)
+
+
+class TestPreferenceOrder:
+    @pytest.mark.parametrize("tolerance", [1e-6, 0.05])
+    @pytest.mark.parametrize("vocabulary", [2, 3, 8])
+    def test_it_follows_the_definition(self, vocabulary, tolerance):
+        both = 0
+        for seed in range(5):
+            rows, p = outcomes(seed, vocabulary=vocabulary)
+            found = np.asarray(ta.preference_order(log(rows), log(p), tolerance))
+            assert found.dtype == bool
+            due = [[preferred(a, b, p, tolerance) for b in rows] for a in rows]
+            np.testing.assert_array_equal(found, due)
+            pair = ta.robustly_prefers(log(rows[1]), log(rows[0]), log(p), tolerance)
+            assert found[1, 0] == pair
+            both += found.sum() - np.trace(found)
+        assert both > 0
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_it_is_a_partial_order(self, seed):
+        """Reflexive, antisymmetric and, at no tolerance, transitive."""
+        rows, p = outcomes(seed)
+        order = np.asarray(ta.preference_order(log(rows), log(p), 0.0))
+        assert order.diagonal().all()
+        through = (order[:, :, None] & order[None]).any(1)
+        assert (order | ~through).all()
+        same = np.exp(log(rows))[:, None] == np.exp(log(rows))[None]
+        np.testing.assert_array_equal(order & order.T, same.all(-1))
+        assert (order & order.T).sum() > len(rows)
+        # Steps of t and t add up to at most 2 t.
+        near = np.asarray(ta.preference_order(log(rows), log(p), 0.01))
+        twice = np.asarray(ta.preference_order(log(rows), log(p), 0.02 + 1e-6))
+        assert (twice | ~(near[:, :, None] & near[None]).any(1)).all()
+
+    def test_the_wish_itself_comes_first(self):
+        rows, p = outcomes(0)
+        order = np.asarray(ta.preference_order(log(rows), log(p)))
+        assert order[np.flatnonzero((rows == p).all(1))].all()
+
+    def test_the_path_of_own_bids_is_a_chain(self):
+        """Under linear the higher bid is preferred, strictly."""
+        bids, log_probs, _ = random_auction(0)
+        moved = np.tile(bids, (OWN_BIDS.size, 1))
+        moved[:, 1] = OWN_BIDS
+        path = jax.vmap(ta.linear().log_prob, (0, None))(moved, log_probs)
+        order = np.asarray(ta.preference_order(path, log_probs[1]))
+        np.testing.assert_array_equal(order, np.tri(OWN_BIDS.size, dtype=bool))
+        assert ta.comparable_fraction(path, log_probs[1]) == 1
+
+    def test_zero_probabilities(self):
+        rows = log([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.1, 0.9]])
+        order = ta.preference_order(rows, rows[0])
+        np.testing.assert_array_equal(order, [[1, 1, 1], [0, 1, 0], [0, 0, 1]])
+
+    def test_transformations(self):
+        batch = [outcomes(seed) for seed in range(3)]
+        rows, p = (log(np.stack(x)) for x in zip(*batch, strict=True))
+        together = jax.jit(jax.vmap(ta.preference_order))(rows, p)
+        for order, *args in zip(together, rows, p, strict=True):
+            np.testing.assert_array_equal(order, ta.preference_order(*args))
+
+
+class TestComparableFraction:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_it_counts_pairs(self, seed):
+        rows, p = outcomes(seed)
+        pairs = list(itertools.combinations(rows, 2))
+        due = sum(preferred(a, b, p) or preferred(b, a, p) for a, b in pairs)
+        found = ta.comparable_fraction(log(rows), log(p))
+        np.testing.assert_allclose(found, due / len(pairs), rtol=1e-6)
+        assert 0 < due < len(pairs)
+
+    def test_most_outcomes_cannot_be_compared(self):
+        """Two random ones can be in any one token with a chance of at most a half."""
+        rng = np.random.default_rng(0)
+        p, *rows = rng.dirichlet(np.ones(8), 101)
+        assert ta.comparable_fraction(log(rows), log(p)) < 0.01
+        p, *rows = rng.dirichlet(np.ones(2), 101)
+        assert ta.comparable_fraction(log(rows), log(p)) > 0.4
+
+    def test_two_outcomes(self):
+        p, near, far = log([0.8, 0.2]), log([0.5, 0.5]), log([0.3, 0.7])
+        beyond = log([0.9, 0.1])
+        assert ta.comparable_fraction(np.stack([near, far]), p) == 1
+        assert ta.comparable_fraction(np.stack([far, near]), p) == 1
+        assert ta.comparable_fraction(np.stack([beyond, near]), p) == 0
+        assert ta.comparable_fraction(np.stack([beyond, near]), p, 0.1 + 1e-6) == 1
+
+
 def test_errors_name_the_argument():
     log_probs = log(OVERSHOOT)
     with pytest.raises(ValueError, match="agent must be in"):
@@ -110,3 +216,12 @@ def test_errors_name_the_argument():
         ta.monotonicity_gap(ta.linear(), 0, 1.0, [1.0, 1.0], log_probs)
     with pytest.raises(ValueError, match="log_p has shape"):
         ta.robustly_prefers(log_probs[0], log_probs[0], log_probs)
+    for call in (ta.preference_order, ta.comparable_fraction):
+        with pytest.raises(ValueError, match="log_qs has shape"):
+            call(log_probs[0], log_probs[0])
+        with pytest.raises(ValueError, match="log_p has shape"):
+            call(log_probs, log_probs)
+        with pytest.raises(ValueError, match="log_p has shape"):
+            call(log_probs, log_probs[0, :2])
+    with pytest.raises(ValueError, match="log_qs needs at least 2"):
+        ta.comparable_fraction(log_probs[:1], log_probs[0])

@@ -116,23 +116,38 @@ def _value(q, p, rule):
     return -sum((x * (x / y).ln() for x, y in pairs if x > 0), Decimal(0))
 
 
-def myerson(bids, log_probs, agent, rule, valuation):
+def value(bids, log_probs, agent, rule, valuation, influence=1.0):
+    """`v_i(q)`; leading axes of the bids are allowed.
+
+    `rule` is "linear", "log_linear" or the order of a power mean.
+    """
+    if rule in RULES:
+        log_q = RULES[rule](bids, log_probs, influence)
+    else:
+        log_q = aggregation.aggregate(bids, log_probs, rule, influence)
+    return VALUATIONS[valuation](log_q, renormalize(log_probs)[agent])
+
+
+def myerson(bids, log_probs, agent, rule, valuation, influence=1.0, panels=200):
     """`b x(b) - integral_0^b x(s) ds` with `x(s) = v_i(q(s, b_-i))`.
 
-    Absolute error about 1e-10 of the bid: meant for bids of similar size.
+    By Gauss quadrature in `log s` over 80 e-folds below the bid: a relative error below
+    1e-12 where `x` is smooth, and of 1e-5 where it has kinks.
     """
-    log_p = renormalize(log_probs)[agent]
-
-    def x(own):
-        log_q = RULES[rule](at_bid(bids, agent, own), log_probs)
-        return float(VALUATIONS[valuation](log_q, log_p))
-
-    own = float(bids[agent])
-    # s = own u^2 has no singular derivative where x behaves like s log s near zero.
-    area, _ = integrate.quad(
-        lambda u: 2 * u * own * x(own * u * u), 0, 1, epsabs=1e-12, limit=400
+    nodes, node_weights = np.polynomial.legendre.leggauss(8)
+    # Half of the panels for the last 20 e-folds, where all but e^-20 of the bid lies.
+    edges = np.concatenate(
+        [np.linspace(-80, -20, panels // 2 + 1), np.linspace(-20, 0, panels // 2 + 1)]
     )
-    return own * x(own) - area
+    edges = np.unique(edges.astype(LD))
+    width = np.diff(edges)[:, None]
+    log_share = (edges[:-1, None] + width * (nodes + 1) / 2).ravel()
+    mass = (width * node_weights / 2).ravel() * np.exp(log_share)
+    own = LD(np.asarray(bids)[agent])
+    path = np.tile(np.array(bids, LD), (log_share.size + 1, 1))
+    path[:-1, agent] = own * np.exp(log_share)
+    x = value(path, log_probs, agent, rule, valuation, influence)
+    return float(own * (mass * (x[-1] - x[:-1])).sum())
 
 
 def derivative(function, at, step, *, one_sided=False):

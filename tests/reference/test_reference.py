@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import integrate
 
 from reference import aggregation, definitions, instances, payments, valuations
 
@@ -88,25 +89,53 @@ def test_clarke_is_the_loss_of_the_others(rule):
         ("linear", "total_variation"),
         ("linear", "forward_kl"),
         ("log_linear", "reverse_kl"),
+        (1.0, "total_variation"),
+        (1.0, "forward_kl"),
+        (0.0, "reverse_kl"),
     ],
 )
 def test_myerson_identity(rule, valuation):
-    for bids, log_probs, agent, _ in auctions(12, decades=1):
-        others = np.delete(bids, agent).sum()
-        if others == 0:
+    """Orders 1 and 0 are `linear` and `log_linear`."""
+    for bids, log_probs, agent, _ in auctions(12, decades=3):
+        if np.delete(bids, agent).sum() == 0:
             continue
-        if rule == "log_linear" and np.isneginf(log_probs).any():
-            log_probs = np.maximum(log_probs, -30.0)
-        if valuation == "forward_kl":
-            # x(0) is -inf where r lacks a token of p; the integral converges still,
-            # but not for this quadrature.
+        if valuation == "reverse_kl":  # without the price of a veto
             log_probs = np.maximum(log_probs, -30.0)
         found = definitions.myerson(bids, log_probs, agent, rule, valuation)
         if valuation == "total_variation":
-            expected = payments.second_price(bids, log_probs)[0][agent]
+            formula = payments.second_price
+        elif valuation == "forward_kl":
+            formula = payments.clarke_linear
         else:
-            expected = getattr(payments, f"clarke_{rule}")(bids, log_probs)[0][agent]
-        np.testing.assert_allclose(found, float(expected), rtol=1e-5, atol=1e-7)
+            formula = payments.clarke_log_linear
+        expected = float(formula(bids, log_probs)[0][agent])
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("influence", [0.5, 2.0, 3.7])
+def test_myerson_follows_the_influence(influence):
+    for bids, log_probs, agent, _ in auctions(12, decades=3):
+        if np.delete(bids, agent).sum() == 0:
+            continue
+        args = (bids, log_probs, agent, "linear", "total_variation", influence)
+        expected = payments.second_price(bids, log_probs, influence)[0][agent]
+        found = definitions.myerson(*args)
+        np.testing.assert_allclose(found, float(expected), rtol=1e-9, atol=1e-15)
+
+
+def test_myerson_by_another_quadrature():
+    """Where `q` crosses `p` the total variation has kinks."""
+    rng = np.random.default_rng(0)
+    for order in (-1.0, 0.0, 0.5):
+        log_probs = np.log(rng.dirichlet(np.ones(4), 3))
+        args = (log_probs, 0, order, "total_variation")
+
+        def x(own, args=args):
+            return float(definitions.value(np.array([own, 0.7, 1.1]), *args))
+
+        area, _ = integrate.quad(x, 0, 2, epsabs=1e-10, limit=2000)
+        found = definitions.myerson(np.array([2.0, 0.7, 1.1]), *args)
+        np.testing.assert_allclose(found, 2 * x(2.0) - area, rtol=1e-5)
 
 
 def test_the_clarke_price_of_a_veto_does_not_vanish_with_the_bid():

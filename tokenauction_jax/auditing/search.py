@@ -21,8 +21,8 @@ from tokenauction_jax.auditing.instances import (
 # Instances per call of the compiled margins, in every stage.
 CHUNK = 64
 # From how many of the worst instances of each property the adversary starts.
-_STARTS = 8
-_STEPS = 40
+_STARTS = 4
+_STEPS = 30
 _LEARNING_RATE = 0.1
 # Rounding goes as far as a counterexample bears it.
 _DIGITS = (3, 2, 1)

@@ -16,8 +16,9 @@ from tokenauction_jax.mechanism.myerson import Myerson
 from tokenauction_jax.mechanism.sampling import sample_win, two_sided_uniform
 from tokenauction_jax.mechanism.valuations import TotalVariation
 
-# Tells the critical bid's randomness from that of a sample under the same key.
-_CRITICAL = 1
+# Tells the critical bid's randomness from that of a sample under the same key. Large:
+# `fold_in(key, 1)` is the second key of any `split(key)`.
+_CRITICAL = 0x63726974
 
 
 @base.record
