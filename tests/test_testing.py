@@ -210,10 +210,10 @@ def unmoved(key, aggregation, agent, own_bids, bids, log_probs):
     return jnp.full(own_bids.shape, token)
 
 
-def as_listed(key, aggregation, agent, own_bids, bids, log_probs):
-    """A draw for each place in the list."""
-    log_q = impostors.path(aggregation, agent, own_bids, bids, log_probs)
-    return jax.random.categorical(key, log_q)
+def first_listed(key, aggregation, agent, own_bids, bids, log_probs):
+    """The law at the first own bid for all of them."""
+    bids = bids.at[agent].set(own_bids[0])
+    return unmoved(key, aggregation, agent, own_bids, bids, log_probs)
 
 
 def one_number(key, aggregation, agent, own_bids, bids, log_probs):
@@ -226,7 +226,7 @@ def one_number(key, aggregation, agent, own_bids, bids, log_probs):
         (impostors.shared_gumbel, "shared_gumbel is not stable: in [1-8]"),
         (impostors.shared_inverse_cdf, "shared_inverse_cdf is not stable: in [1-8]"),
         (unmoved, "the frequency of tokens by unmoved"),
-        (as_listed, "as_listed depends on the order of own bids"),
+        (first_listed, "first_listed depends on the order of own bids"),
         (one_number, r"returns float32\[8192\], not integer\[8192, 6\]"),
     ],
 )

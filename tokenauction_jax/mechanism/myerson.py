@@ -16,16 +16,22 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax.mechanism import base, distributions
 
-# Gauss-Legendre panels in a variable that resolves the log-odds t of the own bid evenly
-# near 0 and ever coarser further away, where all aggregates are exponential in t.
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
+# Gauss-Lobatto panels in a variable that resolves the log-odds t of the own bid evenly
+# near 0 and ever coarser further away, where all aggregates are exponential in t. Their
+# nodes include both ends: a kink before the first inner node would go unnoticed.
+_LAST = np.polynomial.legendre.Legendre.basis(6)
+_NODES = np.array([-1.0, *_LAST.deriv().roots(), 1.0])
+_WEIGHTS = 2 / (42 * _LAST(_NODES) ** 2)
 _KNEE = 8.0
 # exp(-14) of the integral lies further down, even for values that grow like log s.
 _REACH = 14.0
 # In each round the `_WORST` panels are split: near kinks to 1/256 of the first panels.
 _WORST, _PARTS, _ROUNDS = 4, 4, 5
-# The highest Legendre coefficient that the nodes can see: small where f is smooth.
-_ROUGHNESS = _WEIGHTS * np.polynomial.legendre.Legendre.basis(5)(_NODES)
+# The two highest Legendre coefficients that the nodes can see: small where f is smooth,
+# and never both 0 at a jump of f.
+_ROUGHNESS = np.stack(
+    [_WEIGHTS * np.polynomial.legendre.Legendre.basis(k)(_NODES) for k in (5, 6)]
+)
 
 
 @base.record
@@ -157,7 +163,7 @@ def _integrate(
     def panel(left_and_width: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         left, width = left_and_width
         values = jax.vmap(integrand)(left + width * (nodes + 1) / 2)
-        error = jnp.abs((roughness * values).sum()) * width
+        error = jnp.abs((roughness * values[None]).sum(axis=-1)).sum() * width
         return (weights * values).sum() * width / 2, lax.stop_gradient(error)
 
     def refine(panels: tuple[jax.Array, ...], number: jax.Array) -> tuple[Any, None]:
