@@ -221,11 +221,13 @@ def check_second_price(
     path = _paths(aggregation, auctions, own_bids)
     r = np.where(path[:, :, :1].any(axis=-1, keepdims=True), path[:, :, :1], q)
     law = np.minimum(np.maximum(path, r) / np.where(q > 0, q, 1), 1)
-    limits = (own_bids * (1 + 1e-6))[..., None, None]
-    paid = (np.moveaxis(pays, -1, 1)[:, :, None] <= limits).mean(axis=-1)
+    limits = own_bids + 1e-6 * auctions["bids"].sum(axis=-1)[:, None, None]
+    below = np.moveaxis(pays, -1, 1)[:, :, None] <= limits[..., None, None]
     chance = math.sqrt(math.log(2 * law.size / _FALSE_ALARM) / (2 * _PAYMENTS))
     what = "how often the critical bid is within own bids, for agent, own bid, token,"
-    subject.agree(what, np.where(q > 0, paid, law), law, auctions, chance=chance)
+    subject.agree(
+        what, np.where(q > 0, below.mean(axis=-1), law), law, auctions, chance=chance
+    )
 
 
 def check_stable_sampler(

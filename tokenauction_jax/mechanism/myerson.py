@@ -103,13 +103,17 @@ class Myerson:
             log_q = self.aggregation.log_prob(moved, log_probs)
             return self.valuation.value(log_q, log_probs[agent])
 
-        def integrand(u: jax.Array) -> jax.Array:
-            """``s x'(s) ds/du / b_i``."""
-            log_share = (_KNEE * jnp.sinh(u / _KNEE) - top) / influence
+        def integrand(offset: jax.Array) -> jax.Array:
+            """``s x'(s) ds/du / b_i`` at ``u = stop + offset``; t is ``K sinh(u/K)``."""
+            # t(u) - t(stop) without the cancellation.
+            gap = jnp.sinh(offset / (2 * _KNEE))
+            gap *= 2 * _KNEE * jnp.cosh((stop + offset / 2) / _KNEE)
+            log_share = gap / influence
             slope = jax.jvp(value, (log_share,), (jnp.ones_like(log_share),))[1]
-            return jnp.exp(log_share) * slope * jnp.cosh(u / _KNEE) / influence
+            density = jnp.cosh((stop + offset) / _KNEE) / influence
+            return jnp.exp(log_share) * slope * density
 
-        integral = _integrate(integrand, start, stop)
+        integral = _integrate(integrand, start - stop, jnp.zeros_like(stop))
         return jnp.where(paid, own * integral, 0)
 
 
