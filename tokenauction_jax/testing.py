@@ -225,9 +225,8 @@ def check_second_price(
     below = np.moveaxis(pays, -1, 1)[:, :, None] <= limits[..., None, None]
     chance = math.sqrt(math.log(2 * law.size / _FALSE_ALARM) / (2 * _PAYMENTS))
     what = "how often the critical bid is within own bids, for agent, own bid, token,"
-    subject.agree(
-        what, np.where(q > 0, below.mean(axis=-1), law), law, auctions, chance=chance
-    )
+    paid = np.where(q > 0, below.mean(axis=-1), law)
+    subject.agree(what, paid, law, auctions, chance=chance)
 
 
 def check_stable_sampler(

@@ -104,7 +104,7 @@ class Myerson:
             return self.valuation.value(log_q, log_probs[agent])
 
         def integrand(offset: jax.Array) -> jax.Array:
-            """``s x'(s) ds/du / b_i`` at ``u = stop + offset``; t is ``K sinh(u/K)``."""
+            """``s x'(s) ds/du / b_i`` at ``u = stop + offset``; t = K sinh(u / K)."""
             # t(u) - t(stop) without the cancellation.
             gap = jnp.sinh(offset / (2 * _KNEE))
             gap *= 2 * _KNEE * jnp.cosh((stop + offset / 2) / _KNEE)
