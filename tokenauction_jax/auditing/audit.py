@@ -12,7 +12,7 @@ import numpy as np
 
 from tokenauction_jax.auditing import properties, search
 from tokenauction_jax.auditing.instances import Instance, random_instances
-from tokenauction_jax.auditing.report import Audit, Counterexample, Finding
+from tokenauction_jax.auditing.report import Audit, Counterexample, Finding, is_drawn
 from tokenauction_jax.environment import environment
 from tokenauction_jax.mechanism import base, stable
 
@@ -305,10 +305,19 @@ def _counterexamples(
     }
     start = {name: instance for name, (_, instance) in failed.items()}
     small = search.shrink(margins_of, rules, start, least)
-    return {
-        name: Counterexample.from_instance(name, instance)
-        for name, instance in small.items()
-    }
+    aggregation, payment, valuations, sampler = rules.unpack()
+    examples = {}
+    for name, instance in small.items():
+        example = Counterexample.from_instance(name, instance)
+        if is_drawn(name) and (payment or sampler):
+            violation = example.violation(
+                aggregation, payment, valuations=valuations, sampler=sampler
+            )
+            # Half, since six digits are rounded.
+            if not violation >= least[name] / 2:
+                example = Counterexample.from_instance(name, instance, compact=False)
+        examples[name] = example
+    return examples
 
 
 def _sampler_law(ranks: np.ndarray) -> Finding:

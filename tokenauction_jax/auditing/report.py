@@ -28,6 +28,11 @@ _USES = {
 }
 
 
+def is_drawn(name: str) -> bool:
+    """Whether a violation of the property may depend on what the seed draws."""
+    return "seed" in _USES.get(properties.family(name), ("seed",))
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Counterexample:
     """An auction that violates a property. Its `repr` is the code that makes it.
@@ -93,21 +98,22 @@ class Counterexample:
         return float(search.evaluate(margins, rules, stacked)[self.property][0])
 
     @classmethod
-    def from_instance(cls, name: str, instance: Instance) -> "Counterexample":
+    def from_instance(
+        cls, name: str, instance: Instance, *, compact: bool = True
+    ) -> "Counterexample":
         """The instance as plain numbers of six digits.
 
-        Without agents that bid nothing, tokens that nobody has, and whatever else the
-        property does not look at.
-
         Args:
-          name: The property.
+          name: The property; what it does not look at is left out.
           instance: With NumPy leaves.
+          compact: Whether to leave out agents that bid nothing and tokens that nobody
+            has, too. With fewer of them a seed draws other numbers.
         """
         p = np.exp(np.asarray(instance.log_probs, float))
-        kept = (instance.bids > 0) | (instance.rival_bids > 0)
+        kept = (instance.bids > 0) | (instance.rival_bids > 0) | (not compact)
         kept[instance.agent] = True
         agents = np.flatnonzero(kept)
-        tokens = np.flatnonzero(p[agents].any(axis=0))
+        tokens = np.flatnonzero(p[agents].any(axis=0) | (not compact))
 
         def row(x: Any) -> Row:
             return tuple(float(f"{value:.6g}") for value in np.ravel(x))

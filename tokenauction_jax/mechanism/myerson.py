@@ -91,8 +91,10 @@ class Myerson:
         paid = (own > 0) & (others.sum() > 0)
         influence = jnp.asarray(getattr(self.aggregation, "influence", 1.0), bids.dtype)
         safe = jnp.where(paid, own, 1)
-        log_others = distributions.safe_log(jnp.where(others > 0, others, 0))
-        log_others = distributions.log_sum_exp(influence * log_others)
+        rival = others > 0
+        # Masked after the product: -inf times influence has the slope 0 * -inf.
+        scores = influence * jnp.log(jnp.where(rival, others, 1))
+        log_others = distributions.log_sum_exp(jnp.where(rival, scores, -jnp.inf))
         top = influence * jnp.log(safe) - jnp.where(paid, log_others, 0)
         bottom = jnp.minimum(top, 0) - jnp.maximum(_REACH * influence, 10)
         start, stop = (_KNEE * jnp.arcsinh(t / _KNEE) for t in (bottom, top))
