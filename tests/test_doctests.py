@@ -4,7 +4,11 @@ import importlib
 import jax
 import pytest
 
-MODULES = ("mechanism.aggregation", "agents.tabular", "simulation.rollout")
+MODULES = (
+    *("agents.tabular", "mechanism.aggregation", "mechanism.incentives"),
+    *("mechanism.stable", "simulation.rollout", "testing", "testing.fakes"),
+    "testing.rules",
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

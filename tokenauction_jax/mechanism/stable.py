@@ -62,7 +62,7 @@ def stable_sample(
     >>> log_probs = jnp.log(jnp.array([[0.1, 0.9], [0.7, 0.3]]))
     >>> own_bids = jnp.array([0.0, 1.0, 10.0, 100.0])
     >>> bids = jnp.array([1.0, 1.0])
-    >>> ta.stable_sample(jax.random.key(2), ta.linear(), 0, own_bids, bids, log_probs)
+    >>> ta.stable_sample(jax.random.key(8), ta.linear(), 0, own_bids, bids, log_probs)
     Array([0, 0, 1, 1], dtype=int32)
     """
     check_monotone(aggregation)

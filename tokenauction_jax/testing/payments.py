@@ -1,0 +1,214 @@
+"""Checks of payments: against themselves, and against the critical bid."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenauction_jax.mechanism import base
+from tokenauction_jax.mechanism.myerson import myerson
+from tokenauction_jax.mechanism.valuations import total_variation
+from tokenauction_jax.testing.rules import check_monotone
+from tokenauction_jax.testing.subject import (
+    AGENTS,
+    FALSE_ALARM,
+    ORDER,
+    OUTCOME,
+    TOKENS,
+    Arrays,
+    Methods,
+    Subject,
+    aggregate_paths,
+    batched,
+    check_record,
+    random_auctions,
+    running,
+    seeded_key,
+    take,
+)
+
+# Auctions, and draws in each, of payments given each token.
+_PAID, _PAYMENTS = 12, 2048
+# Own bids as shares of the own.
+_SHARES = np.linspace(0, 1, 16, endpoint=False, dtype=np.float32)
+_PAYMENT: Methods = {
+    "expected": lambda rule, x: rule.expected(x["bids"], x["log_probs"]),
+    "conditional": lambda rule, x: rule.conditional(
+        x["bids"], x["log_probs"], x["token"]
+    ),
+    "realized": lambda rule, x: rule.realized(
+        seeded_key(x["seed"]), x["bids"], x["log_probs"], x["token"]
+    ),
+}
+
+
+def check_payment(
+    payment: base.Payment, aggregation: base.Aggregation, *, seed: int = 0
+) -> None:
+    """Checks that a payment is finite, not negative, and agrees with itself.
+
+    `expected` is the mean of `conditional` over tokens, and `conditional` that of
+    `realized` over keys. The agents' order does not matter and payments scale with
+    bids. The rule is a pytree, answers alike compiled, `vmap`ped or neither, and
+    `expected` has finite gradients. Undefined auctions may raise `ValueError` on
+    concrete values.
+
+    Draws are held against empirical Bernstein bounds, for each token and over all of
+    them, where a small bias shows. These take a payment to lie between 0 and the bid;
+    the largest one seen stands in for a bid that it exceeds, and then the rate of false
+    alarms is not exact (without any bound no test has one).
+
+    Args:
+      payment: The rule.
+      aggregation: The rule that tokens are drawn from, itself checked before.
+      seed: Of all random auctions and draws.
+
+    Raises:
+      AssertionError: If a check fails.
+    """
+    _examine_payment(payment, aggregation, seed)
+
+
+def check_second_price(
+    payment: base.Payment, aggregation: base.Aggregation, *, seed: int = 0
+) -> None:
+    """Checks a payment that charges the winner of a token its critical bid.
+
+    With ``q_s`` the aggregate at an own bid of ``s``, ``r = q_0`` and
+    ``T+ = {y: p_i(y) > r(y)}``: the aggregation is monotone, searched as in
+    `check_aggregation` whatever it claims, since otherwise there is no critical bid;
+    `check_payment` passes; `expected` is ``integral_0^b s dq_s(T+)``; and given a token
+    ``y`` the payment is at most ``s`` with probability ``max(q_s(y), r(y)) / q(y)``, by
+    the bound of Dvoretzky, Kiefer and Wolfowitz, so that it is 0 outside T+.
+
+    Args:
+      payment: The rule.
+      aggregation: The rule that tokens are drawn from, itself checked before.
+      seed: Of all random auctions and draws.
+
+    Raises:
+      AssertionError: If a check fails.
+    """
+    shapes = (AGENTS,), (TOKENS,)
+    auctions = random_auctions(seed)
+    rule = Subject(aggregation, base.Aggregation, OUTCOME, auctions, shapes)
+    check_monotone(rule, seed)
+    subject, expected, rows, pays = _examine_payment(payment, aggregation, seed)
+    critical = myerson(aggregation, total_variation())
+    wanted = batched(_PAYMENT["expected"], critical, auctions)
+    unit = 10 * auctions["bids"].sum(axis=-1, keepdims=True)
+    what = "expected, against the mean critical bid,"
+    subject.agree(what, expected, wanted, auctions, unit)
+
+    q = rule.answers(auctions)[1][rows][:, None, None]
+    auctions = take(auctions, rows)
+    # Axes: auctions, agents, own bids, tokens.
+    own_bids = auctions["bids"][..., None] * _SHARES
+    path = aggregate_paths(aggregation, auctions, own_bids)
+    r = np.where(path[:, :, :1].any(axis=-1, keepdims=True), path[:, :, :1], q)
+    law = np.minimum(np.maximum(path, r) / np.where(q > 0, q, 1), 1)
+    limits = own_bids + 1e-6 * auctions["bids"].sum(axis=-1)[:, None, None]
+    below = np.moveaxis(pays, -1, 1)[:, :, None] <= limits[..., None, None]
+    chance = math.sqrt(math.log(2 * law.size / FALSE_ALARM) / (2 * _PAYMENTS))
+    what = "how often the critical bid is within own bids, for agent, own bid, token,"
+    paid = np.where(q > 0, below.mean(axis=-1), law)
+    subject.agree(what, paid, law, auctions, chance=chance)
+
+
+def _examine_payment(
+    payment: base.Payment, aggregation: base.Aggregation, seed: int
+) -> tuple[Subject, np.ndarray, np.ndarray, np.ndarray]:
+    """The work of `check_payment`.
+
+    Returns:
+      The payment, what it expects `(A, n)`, which auctions were drawn from `(a,)`, and
+      payments `(a, V, K, n)` drawn given each token.
+    """
+    auctions, rng = random_auctions(seed), np.random.default_rng(seed)
+    check_record(aggregation, base.Aggregation)
+    q = batched(OUTCOME["log_prob"], aggregation, auctions)
+    auctions |= {
+        "token": (q / rng.exponential(size=q.shape)).argmax(axis=-1).astype(np.int32),
+        "seed": np.arange(len(q), dtype=np.uint32),
+    }
+    shapes = ((AGENTS,),) * 3
+    subject = Subject(payment, base.Payment, _PAYMENT, auctions, shapes)
+    with running(f"{subject.name} in a Mechanism"):
+        base.Mechanism(aggregation, payment)
+    defined = q.any(axis=-1)
+    if hasattr(payment, "defined"):
+        defined = defined & batched(
+            lambda rule, x: rule.defined(x["bids"], x["log_probs"]), payment, auctions
+        )
+    unit = auctions["bids"].sum(axis=-1, keepdims=True)
+    answers = subject.answers(auctions)
+    for name, pays in zip(_PAYMENT, answers, strict=True):
+        subject.forbid(f"{name} is infinite", np.isinf(pays), auctions)
+        what = f"the negative part of {name}"
+        subject.agree(what, np.minimum(pays, 0), 0, auctions, unit)
+    permuted = {name: x[:, ORDER] for name, x in auctions.items() if x.ndim > 1}
+    for what, moved, places, factor in (
+        ("in another order", permuted, ORDER, 1),
+        ("with scaled bids", {"bids": 1000 * auctions["bids"]}, [0, 1, 2], 1000),
+    ):
+        found = subject.answers(auctions | moved)
+        # Of draws only the law is the same.
+        for name, x, y in list(zip(_PAYMENT, found, answers, strict=True))[:2]:
+            y = factor * y[:, places]
+            subject.agree(f"{name} {what}", x, y, auctions | moved, factor * unit)
+    subject.check_transformations(np.asarray(~defined), unit)
+    subject.check_gradients("expected")
+
+    rows = np.flatnonzero(defined)[:_PAID]
+    q, drawn = q[rows][..., None], take(auctions, rows)
+    given, pays = _draw(payment, drawn, seed)
+    given, pays = np.where(q > 0, given, 0), np.where(q[..., None] > 0, pays, 0)
+    what, mean = "the mean of conditional, against expected,", (q * given).sum(axis=1)
+    subject.agree(what, mean, answers[0][rows], drawn, unit[rows])
+    wrong = ~np.isfinite(pays) | (pays < 0)
+    subject.forbid("realized is infinite, NaN or negative", wrong, drawn)
+    _check_means(subject, drawn, q[..., 0] > 0, given, pays)
+    return subject, answers[0], rows, pays
+
+
+def _draw(payment: Any, auctions: Arrays, seed: int) -> list[np.ndarray]:
+    """Conditional payments `(A, V, n)` and drawn ones `(A, V, K, n)` given tokens."""
+
+    def draw(payment: Any, x: Arrays) -> tuple[jax.Array, jax.Array]:
+        auction, tokens = (x["bids"], x["log_probs"]), jnp.arange(TOKENS)
+        given = jax.vmap(lambda token: payment.conditional(*auction, token))(tokens)
+        by_key = jax.vmap(payment.realized, (0, None, None, None))
+        by_token = jax.vmap(by_key, (0, None, None, 0))
+        return given, by_token(x["keys"], *auction, tokens)
+
+    shape = len(auctions["bids"]), TOKENS, _PAYMENTS
+    keys = {"keys": jax.random.split(seeded_key(seed), shape)}
+    return [x.astype(float) for x in batched(draw, payment, auctions | keys)]
+
+
+def _check_means(
+    subject: Subject,
+    auctions: Arrays,
+    possible: np.ndarray,
+    given: np.ndarray,
+    pays: np.ndarray,
+) -> None:
+    """Holds drawn payments against what they should be on average, given tokens."""
+    bound = np.maximum(auctions["bids"][:, None], np.maximum(pays.max(axis=2), given))
+    shares = (pays - given[:, :, None]) / np.where(bound > 0, bound, 1)[:, :, None]
+    log_term = math.log(4 * (given.size + AGENTS) / FALSE_ALARM)
+
+    def means(draws: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        size, spread = draws.shape[-2], draws.var(axis=-2, ddof=1)
+        chance = np.sqrt(2 * spread * log_term / size)
+        return draws.mean(axis=-2), chance + 7 * length * log_term / (3 * (size - 1))
+
+    found, chance = means(shares, 1)
+    what = "the mean of realized less conditional, in bids,"
+    subject.agree(f"{what} for token and agent", found, 0, auctions, chance=chance)
+    # Over all tokens the draws lie in intervals of length 1, but not in the same one.
+    worst = take(auctions, [np.abs(found).max(axis=(1, 2)).argmax()])
+    found, chance = means(shares[possible].reshape(1, -1, AGENTS), 2)
+    subject.agree(f"{what} over all tokens, for agent", found, 0, worst, chance=chance)

@@ -1,0 +1,95 @@
+"""Checks of stable samplers."""
+
+import math
+
+import jax
+import numpy as np
+
+from tokenauction_jax.auditing import properties
+from tokenauction_jax.mechanism import base
+from tokenauction_jax.testing.subject import (
+    AGENTS,
+    FALSE_ALARM,
+    TOKENS,
+    Arrays,
+    Subject,
+    aggregate_paths,
+    random_auctions,
+    seeded_key,
+    take,
+)
+
+# Auctions, and draws in each.
+_SAMPLED, _SAMPLES = 16, 8192
+# Own bids as multiples of the others'.
+_LADDER = np.array([0, 0.1, 0.3, 1, 3, 10], np.float32)
+
+
+def check_stable_sampler(
+    sampler: properties.Sampler, aggregation: base.Aggregation, *, seed: int = 0
+) -> None:
+    """Checks a sampler that is called as `tokenauction_jax.stable_sample` is.
+
+    With one key and rising own bids, the token changes at most once, from outside
+    ``T+ = {t: p_i(t) > r(t)}`` into it, where ``r`` is the aggregate without the agent.
+    At each own bid, in whatever order they come, it has the law of the aggregate, by
+    Bernstein's bound. Noise that all own bids share, of Gumbel or as one uniform, gives
+    the right law but is not stable.
+
+    Args:
+      sampler: Called with ``(key, aggregation, agent, own_bids, bids, log_probs)``, of
+        which `own_bids` are `(k,)`; returns tokens `(k,)`, integers.
+      aggregation: A monotone rule, itself checked before.
+      seed: Of all random auctions and draws.
+
+    Raises:
+      AssertionError: If a check fails.
+    """
+
+    def draw(aggregation: base.Aggregation, x: Arrays) -> jax.Array:
+        keys = jax.random.split(seeded_key(x["seed"]), _SAMPLES)
+        path = x["agent"], x["own_bids"], x["bids"], x["log_probs"]
+        return jax.vmap(lambda key: sampler(key, aggregation, *path))(keys)
+
+    auctions, rows = take(random_auctions(seed), slice(_SAMPLED)), np.arange(_SAMPLED)
+    agents, bids = rows % AGENTS, auctions["bids"]
+    others = bids.sum(axis=-1, keepdims=True) - bids
+    own_bids = np.where(others > 0, others, 1)[..., None] * _LADDER
+    path = aggregate_paths(aggregation, auctions, own_bids)[rows, agents]
+    auctions |= {"agent": agents.astype(np.int32), "own_bids": own_bids[rows, agents]}
+    auctions |= {"seed": (rows + _SAMPLED * seed).astype(np.uint32)}
+    name = getattr(sampler, "__name__", type(sampler).__name__)
+    methods, shapes = {name: draw}, ((_SAMPLES, _LADDER.size),)
+    subject = Subject(
+        aggregation, base.Aggregation, methods, auctions, shapes, np.integer
+    )
+    (tokens,) = subject.answers(auctions)
+    foreign = (tokens < 0) | (tokens >= TOKENS)
+    subject.forbid(f"{name} draws a token that does not exist", foreign, auctions)
+    turned = auctions | {"own_bids": auctions["own_bids"][:, ::-1]}
+    moved = subject.answers(turned)[0][..., ::-1] != tokens
+    subject.forbid(f"{name} depends on the order of own bids", moved, auctions)
+
+    defined = np.asarray(path.any(axis=-1))
+    gain = np.exp(auctions["log_probs"][rows, agents]) - path[:, 0]
+    gains = gain[rows[:, None, None], tokens]
+    # A tie up to rounding may count as in T+ or not.
+    allowed = (gains[..., :-1] < 1e-6) & (gains[..., 1:] > -1e-6)
+    changed = tokens[..., 1:] != tokens[..., :-1]
+    changed &= (defined[:, 1:] & defined[:, :-1])[:, None]
+    wrong = (changed & ~allowed).any(axis=-1) | (changed.sum(axis=-1) > 1)
+    if wrong.any():
+        row, number = np.argwhere(wrong)[0]
+        subject.fail(
+            f"{name} is not stable: in {wrong.mean():.2%} of draws a rising bid "
+            "changes the token twice, or not from outside T+ into it; with T+ = "
+            f"{np.flatnonzero(gain[row] > 0)} it draws {tokens[row, number]}",
+            take(auctions, row),
+        )
+    drawn = (tokens[..., None] == np.arange(TOKENS)).mean(axis=1)
+    drawn = np.where(defined[..., None], drawn, path)
+    log_term = math.log(2 * drawn.size / FALSE_ALARM)
+    chance = np.sqrt(2 * path * (1 - path) * log_term / _SAMPLES)
+    chance += 2 * log_term / (3 * _SAMPLES)
+    what = f"the frequency of tokens by {name}, for own bid and token,"
+    subject.agree(what, drawn, path, auctions, chance=chance)
