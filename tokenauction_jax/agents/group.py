@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from tokenauction_jax.agents.decoder import Decoder, KeyValues, Prompts
+from tokenauction_jax.agents.lora import Adapter, attach, stack
 from tokenauction_jax.mechanism import base
 
 
@@ -18,11 +19,13 @@ class GroupState(NamedTuple):
     """What one group remembers of its prompts and of the texts so far.
 
     The last token of a prompt is not among `prompts`: the first step reads it, as later
-    steps read the last token of the text, so all steps are the same program.
+    steps read the last token of the text, so all steps are the same program. The
+    `adapters`, one per agent, are picked once per rollout and not once per token.
     """
 
     prompts: Prompts
     cache: tuple[KeyValues, ...]
+    adapters: Adapter | None
 
 
 @base.record
@@ -33,6 +36,8 @@ class Group:
       weights: the parameters of the model.
       tokens: `(m, P)` the prompts of its `m` agents, padded on the right with 0.
       lengths: `(m,)` the lengths of the prompts; the longest is `P`.
+      adapters: the distinct adapters, with a leading axis; None if no agent has one.
+      choice: `(m,)` which of them each agent has; None if no agent has one.
       graph: the model without its parameters.
       agents: the `m` places of these agents in the pool.
       context_length: of the model.
@@ -41,6 +46,8 @@ class Group:
     weights: Any
     tokens: jax.Array
     lengths: jax.Array
+    adapters: Adapter | None
+    choice: jax.Array | None
     graph: nnx.GraphDef = base.static_field()
     agents: tuple[int, ...] = base.static_field()
     context_length: int = base.static_field()
@@ -54,11 +61,12 @@ class Group:
                 f" and num_tokens {num_tokens} exceed the model's context of "
                 f"{self.context_length}: shorten the prompt or the text"
             )
-        model = nnx.merge(self.graph, self.weights)
+        adapters = jax.tree.map(lambda leaf: leaf[self.choice], self.adapters)
+        model = self._model(adapters, agents_axis=0)
         _, prompts = model.prefill(self.tokens, self.lengths)
         prompts = prompts._replace(lengths=self.lengths - 1)
         cache = model.empty_cache(num_auctions, len(self.agents), num_tokens)
-        return GroupState(prompts, cache)
+        return GroupState(prompts, cache, adapters)
 
     def step(
         self, state: GroupState, position: jax.Array, tokens: jax.Array
@@ -69,15 +77,27 @@ class Group:
         """
         last = jnp.take_along_axis(self.tokens, self.lengths[:, None] - 1, axis=1)
         read = jnp.where(position == 0, last[:, 0][None], tokens[:, None])
-        model = nnx.merge(self.graph, self.weights)
+        model = self._model(state.adapters, agents_axis=1)
         logits, cache = model.decode(read, position, state.prompts, state.cache)
         return state._replace(cache=cache), logits
 
+    def _model(self, adapters: Adapter | None, agents_axis: int) -> Decoder:
+        """The model, with the agents' adapters if there are any."""
+        model = nnx.merge(self.graph, self.weights)
+        if adapters is None:
+            return model
+        return attach(model, adapters, agents_axis=agents_axis)
+
 
 def new_group(
-    model: Decoder, prompts: Sequence[Sequence[int]], agents: Sequence[int]
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    adapters: Sequence[Adapter | None],
+    agents: Sequence[int],
 ) -> Group:
     """The group of some agents of a pool, each with a prompt of at least one token."""
+    changed = any(adapter is not None for adapter in adapters)
+    stacked, choice = stack(model, adapters) if changed else (None, None)
     graph, weights = nnx.split(model)
     lengths = [len(prompt) for prompt in prompts]
     tokens = np.zeros((len(agents), max(lengths)), np.int32)
@@ -87,6 +107,8 @@ def new_group(
         weights=weights,
         tokens=jnp.asarray(tokens),
         lengths=jnp.asarray(lengths, jnp.int32),
+        adapters=stacked,
+        choice=choice,
         graph=graph,
         agents=tuple(agents),
         context_length=model.config.context_length,

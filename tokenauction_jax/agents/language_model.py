@@ -12,6 +12,7 @@ import numpy as np
 from tokenauction_jax.agents.decoder import Decoder
 from tokenauction_jax.agents.filters import Sampling, filter_logits, sampling
 from tokenauction_jax.agents.group import Group, GroupState, new_group
+from tokenauction_jax.agents.lora import Adapter
 from tokenauction_jax.agents.text import Tokenizer
 from tokenauction_jax.mechanism import base
 
@@ -112,6 +113,7 @@ def from_language_model(
     top_k: int | Sequence[int | None] | None = None,
     top_p: float | Sequence[float | None] | None = None,
     min_p: float | Sequence[float | None] | None = None,
+    adapters: Adapter | Sequence[Adapter | None] | None = None,
 ) -> LanguageModelPool:
     """Agents that continue the shared text, each after a prompt of its own.
 
@@ -126,13 +128,16 @@ def from_language_model(
       top_k: how many tokens stay; None for all.
       top_p: the probability that the tokens that stay must reach; None for all.
       min_p: the least probability relative to the best token; None for all.
+      adapters: low-rank changes of the agents' models; one for all agents, or one each,
+        None for an agent without. Agents of one model decode together whatever their
+        adapters are, and the model is kept once.
 
     Returns:
-      A pool whose weights, prompts and sampling numbers are leaves.
+      A pool whose weights, adapters, prompts and sampling numbers are leaves.
 
     Raises:
-      ValueError: mismatched vocabularies, an empty or invalid prompt, a wrong count or
-        a number out of range.
+      ValueError: mismatched vocabularies, an empty or invalid prompt, a wrong count, a
+        number out of range, or an adapter that does not fit its model.
 
     Example:
       >>> import tokenauction_jax as ta
@@ -154,10 +159,12 @@ def from_language_model(
     by_model: dict[int, list[int]] = {}
     for agent, model in enumerate(each):
         by_model.setdefault(id(model), []).append(agent)
-    groups = [
-        new_group(each[agents[0]], [encoded[agent] for agent in agents], agents)
-        for agents in by_model.values()
-    ]
+    changes = _one_each("adapters", adapters, len(prompts))
+    groups = []
+    for agents in by_model.values():
+        own_prompts = [encoded[agent] for agent in agents]
+        own_changes = [changes[agent] for agent in agents]
+        groups.append(new_group(each[agents[0]], own_prompts, own_changes, agents))
     ends = (end for own in tokenizers if own is not None for end in own.end_tokens)
     filters = {"temperature": temperature, "top_k": top_k}
     filters |= {"top_p": top_p, "min_p": min_p}
