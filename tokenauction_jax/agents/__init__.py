@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     )
     from tokenauction_jax.agents.lora import Adapter as Adapter
     from tokenauction_jax.agents.lora import new_adapter as new_adapter
+    from tokenauction_jax.agents.peft import load_adapter as load_adapter
+    from tokenauction_jax.agents.peft import save_adapter as save_adapter
     from tokenauction_jax.agents.text import Tokenizer as Tokenizer
 
 # Language models bring Flax, tokenizers and file readers, which auctions of tables do
@@ -29,6 +31,8 @@ _LAZY = {
     "from_language_model": "language_model",
     "Adapter": "lora",
     "new_adapter": "lora",
+    "load_adapter": "peft",
+    "save_adapter": "peft",
 }
 
 
