@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from tokenauction_jax.agents.language_model import (
         from_language_model as from_language_model,
     )
+    from tokenauction_jax.agents.lora import Adapter as Adapter
+    from tokenauction_jax.agents.lora import new_adapter as new_adapter
+    from tokenauction_jax.agents.peft import load_adapter as load_adapter
+    from tokenauction_jax.agents.peft import save_adapter as save_adapter
     from tokenauction_jax.agents.text import Tokenizer as Tokenizer
 
 # Language models bring Flax, tokenizers and file readers, which auctions of tables do
@@ -25,6 +29,10 @@ _LAZY = {
     "load_checkpoint": "checkpoints",
     "Tokenizer": "text",
     "from_language_model": "language_model",
+    "Adapter": "lora",
+    "new_adapter": "lora",
+    "load_adapter": "peft",
+    "save_adapter": "peft",
 }
 
 

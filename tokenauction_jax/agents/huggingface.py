@@ -232,12 +232,17 @@ def read_directory(
     return config, tensors, _read_tokenizer(directory, raw)
 
 
-def _read_safetensors(path: Path, gpt2: bool) -> dict[str, Tensor]:
+def open_safetensors(path: Path) -> Any:
+    """A file of tensors, with the methods `keys` and `get_tensor`."""
     try:
-        file = safe_open(path, framework="np")
+        return safe_open(path, framework="np")
     except (SafetensorError, OSError) as error:
         remedy = "it is damaged or no safetensors file, get it again"
         raise CheckpointError(f"{path.name}: {error}: {remedy}") from None
+
+
+def _read_safetensors(path: Path, gpt2: bool) -> dict[str, Tensor]:
+    file = open_safetensors(path)
     names = {name.removeprefix("transformer."): name for name in file.keys()}  # noqa: SIM118
     if not gpt2:
         return named_tensors(LLAMA, list(file.keys()), file.get_tensor)

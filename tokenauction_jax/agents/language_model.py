@@ -8,44 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from tokenauction_jax.agents.decoder import Decoder, KeyValues, Prompts
+from tokenauction_jax.agents.decoder import Decoder
 from tokenauction_jax.agents.filters import Sampling, filter_logits, sampling
+from tokenauction_jax.agents.group import Group, GroupState, new_group
+from tokenauction_jax.agents.lora import Adapter
 from tokenauction_jax.agents.text import Tokenizer
 from tokenauction_jax.mechanism import base
-
-
-@base.record
-class Group:
-    """The agents that share one model.
-
-    Attributes:
-      weights: the parameters of the model.
-      tokens: `(m, P)` the prompts of its `m` agents, padded on the right with 0.
-      lengths: `(m,)` the lengths of the prompts; the longest is `P`.
-      graph: the model without its parameters.
-      agents: the `m` places of these agents in the pool.
-      context_length: of the model.
-    """
-
-    weights: Any
-    tokens: jax.Array
-    lengths: jax.Array
-    graph: nnx.GraphDef = base.static_field()
-    agents: tuple[int, ...] = base.static_field()
-    context_length: int = base.static_field()
-
-
-class GroupState(NamedTuple):
-    """What one group remembers of its prompts and of the texts so far.
-
-    The last token of a prompt is not among `prompts`: the first step reads it, as later
-    steps read the last token of the text, so all steps are the same program.
-    """
-
-    prompts: Prompts
-    cache: tuple[KeyValues, ...]
 
 
 class PoolState(NamedTuple):
@@ -104,7 +73,7 @@ class LanguageModelPool:
         del key, first_auction
         if num_tokens is None:
             raise ValueError("num_tokens is None: language models need the cap on it")
-        groups = (_read(group, num_auctions, num_tokens) for group in self.groups)
+        groups = (group.init(num_auctions, num_tokens) for group in self.groups)
         return PoolState(jnp.zeros((), jnp.int32), tuple(groups))
 
     def step(self, state: PoolState, tokens: jax.Array) -> tuple[PoolState, jax.Array]:
@@ -113,42 +82,16 @@ class LanguageModelPool:
         The first call answers from the prompts, whatever `tokens` are.
         """
         answers = [
-            _answer(group, memory, state.position, tokens)
+            group.step(memory, state.position, tokens)
             for group, memory in zip(self.groups, state.groups, strict=True)
         ]
-        logits = jnp.concatenate([logits for logits, _ in answers], axis=1)
+        logits = jnp.concatenate([logits for _, logits in answers], axis=1)
         order = np.argsort([agent for group in self.groups for agent in group.agents])
         if (order != np.arange(self.num_agents)).any():
             logits = logits[:, order]
         logits = _merge_ends(logits, self.end_tokens)
-        state = PoolState(state.position + 1, tuple(memory for _, memory in answers))
+        state = PoolState(state.position + 1, tuple(memory for memory, _ in answers))
         return state, filter_logits(self.sampling, logits)
-
-
-def _read(group: Group, num_auctions: int, num_tokens: int) -> GroupState:
-    length = group.tokens.shape[1]
-    if length + num_tokens > group.context_length:
-        raise ValueError(
-            f"the longest prompt of agents {list(group.agents)}, of {length} tokens, "
-            f"and num_tokens {num_tokens} exceed the "
-            f"model's context of {group.context_length}: shorten the prompt or the text"
-        )
-    model = nnx.merge(group.graph, group.weights)
-    _, prompts = model.prefill(group.tokens, group.lengths)
-    prompts = prompts._replace(lengths=group.lengths - 1)
-    cache = model.empty_cache(num_auctions, len(group.agents), num_tokens)
-    return GroupState(prompts, cache)
-
-
-def _answer(
-    group: Group, memory: GroupState, position: jax.Array, tokens: jax.Array
-) -> tuple[jax.Array, GroupState]:
-    """The logits `(A, m, V)` of a group, and its state with `tokens (A,)` read."""
-    last = jnp.take_along_axis(group.tokens, group.lengths[:, None] - 1, axis=1)
-    read = jnp.where(position == 0, last[:, 0][None], tokens[:, None])
-    model = nnx.merge(group.graph, group.weights)
-    logits, cache = model.decode(read, position, memory.prompts, memory.cache)
-    return logits, memory._replace(cache=cache)
 
 
 def _merge_ends(logits: jax.Array, end_tokens: tuple[int, ...]) -> jax.Array:
@@ -170,6 +113,7 @@ def from_language_model(
     top_k: int | Sequence[int | None] | None = None,
     top_p: float | Sequence[float | None] | None = None,
     min_p: float | Sequence[float | None] | None = None,
+    adapters: Adapter | Sequence[Adapter | None] | None = None,
 ) -> LanguageModelPool:
     """Agents that continue the shared text, each after a prompt of its own.
 
@@ -184,13 +128,16 @@ def from_language_model(
       top_k: how many tokens stay; None for all.
       top_p: the probability that the tokens that stay must reach; None for all.
       min_p: the least probability relative to the best token; None for all.
+      adapters: low-rank changes of the agents' models; one for all agents, or one each,
+        None for an agent without. Agents of one model decode together whatever their
+        adapters are, and the model is kept once.
 
     Returns:
-      A pool whose weights, prompts and sampling numbers are leaves.
+      A pool whose weights, adapters, prompts and sampling numbers are leaves.
 
     Raises:
-      ValueError: mismatched vocabularies, an empty or invalid prompt, a wrong count or
-        a number out of range.
+      ValueError: mismatched vocabularies, an empty or invalid prompt, a wrong count, a
+        number out of range, or an adapter that does not fit its model.
 
     Example:
       >>> import tokenauction_jax as ta
@@ -212,7 +159,12 @@ def from_language_model(
     by_model: dict[int, list[int]] = {}
     for agent, model in enumerate(each):
         by_model.setdefault(id(model), []).append(agent)
-    groups = [_group(each[agents[0]], encoded, agents) for agents in by_model.values()]
+    changes = _one_each("adapters", adapters, len(prompts))
+    groups = []
+    for agents in by_model.values():
+        own_prompts = [encoded[agent] for agent in agents]
+        own_changes = [changes[agent] for agent in agents]
+        groups.append(new_group(each[agents[0]], own_prompts, own_changes, agents))
     ends = (end for own in tokenizers if own is not None for end in own.end_tokens)
     filters = {"temperature": temperature, "top_k": top_k}
     filters |= {"top_p": top_p, "min_p": min_p}
@@ -268,19 +220,3 @@ def _encode(
     if not 0 <= min(tokens) <= max(tokens) < vocab_size:
         raise ValueError(f"prompt {prompt!r} has ids outside [0, {vocab_size})")
     return tokens
-
-
-def _group(model: Decoder, prompts: Sequence[list[int]], agents: list[int]) -> Group:
-    graph, weights = nnx.split(model)
-    lengths = [len(prompts[agent]) for agent in agents]
-    tokens = np.zeros((len(agents), max(lengths)), np.int32)
-    for row, agent in enumerate(agents):
-        tokens[row, : lengths[row]] = prompts[agent]
-    return Group(
-        weights=weights,
-        tokens=jnp.asarray(tokens),
-        lengths=jnp.asarray(lengths, jnp.int32),
-        graph=graph,
-        agents=tuple(agents),
-        context_length=model.config.context_length,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -87,15 +88,20 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: Any) -> nnx.Param:
 
 
 class Linear(nnx.Module):
-    """`weight x + bias`; `weight (outputs, inputs)` as checkpoints store it."""
+    """`weight x + bias`; `weight (outputs, inputs)` as checkpoints store it.
+
+    `lora` is what an adapter adds (see `lora.attach`), a function of `x`.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: bool, rngs: nnx.Rngs, dtype):
         self.weight = normal(rngs, (outputs, inputs), dtype)
         self.bias = nnx.Param(jnp.zeros(outputs, dtype)) if bias else None
+        self.lora: Callable[[jax.Array], jax.Array] | None = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `x (..., inputs)` to `(..., outputs)`."""
         y = einsum("...i,oi->...o", x, self.weight[...])
+        y = y if self.lora is None else y + self.lora(x)
         return y if self.bias is None else y + along_last(self.bias, y)
 
 
