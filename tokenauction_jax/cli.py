@@ -1,6 +1,7 @@
 """The `tokenauction` command."""
 
 import dataclasses
+import functools
 import glob
 import pathlib
 import sys
@@ -13,6 +14,7 @@ from rich.console import Console
 
 import tokenauction_jax
 from tokenauction_jax import agents, display, rule_names
+from tokenauction_jax.agents import finetune
 from tokenauction_jax.studies import runner, store
 from tokenauction_jax.studies.scenario import (
     Scenario,
@@ -88,6 +90,41 @@ class Audit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Train:
+    """Fine-tune a language model, to bid with in auctions.
+
+    The folder becomes a checkpoint that --model takes and `transformers` loads.
+    """
+
+    data: tyro.conf.Positional[pathlib.Path]
+    """A .jsonl file with {"prompt": ..., "completion": ...} on each line, or text."""
+    out: pathlib.Path
+    """Folder of the run: checkpoints, and in the end the model."""
+    model: str = agents.HOUSE
+    """Where to start: a name or path as for simulate."""
+    lora_rank: int | None = None
+    """Train a low-rank adapter of this rank instead of all weights."""
+    heldout: pathlib.Path | None = None
+    """File to measure perplexity on; by default 5 % of the data are held out."""
+    epochs: float = 3.0
+    """How often to see every example."""
+    num_steps: int | None = None
+    """Batches to learn from, instead of epochs."""
+    batch_size: int = 8
+    """Examples of a batch."""
+    learning_rate: float | None = None
+    """Its peak; by default 2e-4, or 1e-3 for an adapter."""
+    max_length: int | None = None
+    """The most tokens of an example; by default the context, but at most 512."""
+    save_every: int = 100
+    """Steps between two checkpoints and evaluations."""
+    seed: int = 0
+    """Of all randomness."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with the interrupted run in the folder; ends with the same weights."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Models:
     """List the language models found on this machine, and how to get more."""
 
@@ -95,7 +132,7 @@ class Models:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; ends with exit code 2 and one line on bad input."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"simulate": Simulate, "audit": Audit, "models": Models},
+        {"simulate": Simulate, "audit": Audit, "train": Train, "models": Models},
         prog="tokenauction",
         description="Token auctions between language models.",
         args=arguments,
@@ -105,12 +142,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _simulate(command)
         elif isinstance(command, Audit):
             _audit(command)
+        elif isinstance(command, Train):
+            _train(command)
         else:
             display.show_models(Console(), agents.find_checkpoints())
     except (
         ScenarioError,
         store.StoreError,
         agents.CheckpointError,
+        finetune.DataError,
+        finetune.TrainingError,
         rule_names.RuleError,
     ) as error:
         _fail(error)
@@ -176,6 +217,30 @@ def _audit(command: Audit) -> None:
         console.print(f"Written to {command.out}", markup=False)
 
 
+def _train(command: Train) -> None:
+    _warn_about_idle_accelerator()
+    options = dataclasses.asdict(command)
+    data, out = options.pop("data"), options.pop("out")
+    checkpoint = agents.load_checkpoint(options.pop("model"))
+    console = Console(highlight=False)
+    with display.TrainingProgress(Console(stderr=True)) as progress:
+        try:
+            tuned = finetune.fine_tune(
+                checkpoint,
+                data,
+                out,
+                **options,
+                on_start=progress.plan,
+                on_step=progress.on_step,
+            )
+        except (finetune.DataError, finetune.TrainingError, agents.CheckpointError):
+            raise
+        except ValueError as error:
+            raise finetune.TrainingError(str(error)) from None
+    display.show_perplexity(console, tuned.perplexity)
+    console.print(f"Written to {out}; bid with it by --model {out}", markup=False)
+
+
 def _override(scenario: Scenario, command: Simulate) -> Scenario:
     """The scenario with what the command line says instead, validated again."""
     content = dataclasses.asdict(scenario)
@@ -184,7 +249,7 @@ def _override(scenario: Scenario, command: Simulate) -> Scenario:
             content[name] = value
     if command.model is not None:
         for agent in content["agents"]:
-            agent["model"] = None
+            agent["model"] = agent["adapter"] = None
     if command.bids is not None:
         if len(command.bids) != len(scenario.agents):
             names = ", ".join(agent.name for agent in scenario.agents)
@@ -203,13 +268,24 @@ def _load_pool(
     """The scenario's agents, and the checkpoint whose tokenizer they share."""
     names = [agent.model or scenario.model for agent in scenario.agents]
     checkpoints = {name: agents.load_checkpoint(name) for name in dict.fromkeys(names)}
+
+    @functools.cache
+    def load_adapter(folder: str, model: str) -> agents.Adapter:
+        """Each once: agents that share one share its numbers."""
+        return agents.load_adapter(folder, checkpoints[model].model)
+
     prompts = [a.prompt.replace("{query}", scenario.query) for a in scenario.agents]
     samplings = [agent.sampling for agent in scenario.agents]
+    adapters = [
+        None if agent.adapter is None else load_adapter(agent.adapter, name)
+        for agent, name in zip(scenario.agents, names, strict=True)
+    ]
     try:
         pool = agents.from_language_model(
             [checkpoints[name].model for name in names],
             [checkpoints[name].tokenizer for name in names],
             prompts,
+            adapters=adapters,
             temperature=[sampling.temperature for sampling in samplings],
             top_k=[sampling.top_k for sampling in samplings],
             top_p=[sampling.top_p for sampling in samplings],

@@ -7,48 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_decoder import CONFIG, VARIANTS, make
 
 from tokenauction_jax.agents.decoder import Decoder, DecoderConfig
-
-CONFIG = DecoderConfig(
-    vocab_size=61,
-    context_length=64,
-    width=24,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=6,
-    mlp_width=40,
-    frequencies=(1.0, 0.1, 0.01),
-)
-VARIANTS = {
-    "llama": {},
-    "untied": {"tied_embeddings": False},
-    "qwen2": {"qkv_bias": True},
-    "qwen3": {"qk_norm": True, "head_dim": 6},
-    "gpt2": {
-        "norm": "layer",
-        "activation": "gelu",
-        "frequencies": None,
-        "num_kv_heads": 4,
-        "qkv_bias": True,
-        "output_bias": True,
-        "mlp_bias": True,
-    },
-}
-
-
-def make(dtype=jnp.float32, **changes):
-    """A random decoder whose every parameter matters."""
-    model = Decoder(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
-    graph, state = nnx.split(model)
-    leaves, tree = jax.tree.flatten(state)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        (leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)).astype(dtype)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 
 def texts(shape, seed=2):

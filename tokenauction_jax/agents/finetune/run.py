@@ -1,0 +1,178 @@
+"""The folder of a training run: what was asked, checkpoints, and the trained model."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from tokenauction_jax.agents.decoder import Decoder
+from tokenauction_jax.agents.finetune.examples import Example
+from tokenauction_jax.agents.finetune.trainer import TrainingError, TrainState
+
+_ASKED, _HISTORY = "training.json", "perplexity.csv"
+
+
+class TrainingRun:
+    """A folder with a run's checkpoints; the previous one survives a failed save.
+
+    Args:
+      folder: of the run.
+      asked: everything that the result depends on, as plain values.
+      resume: whether to go on with the run in the folder; else it must not exist.
+
+    Raises:
+      TrainingError: the folder exists, holds no run or another one, or cannot be
+        written.
+    """
+
+    def __init__(self, folder: Path, asked: Mapping[str, Any], *, resume: bool = False):
+        self.folder = folder.absolute()
+        file = self.folder / _ASKED
+        # As it will be read back: tuples become lists.
+        asked = json.loads(json.dumps(asked))
+        if resume:
+            _compare(file, asked)
+        elif self.folder.exists():
+            raise TrainingError(
+                f"{folder} exists and is kept: give another folder, or --resume to go "
+                "on with the run in it"
+            )
+        try:
+            self.folder.mkdir(exist_ok=True)
+            _write(file, json.dumps(asked, indent=2) + "\n")
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=2, enable_async_checkpointing=False
+            )
+            folder = self.folder / "checkpoints"
+            self._manager = ocp.CheckpointManager(folder, options=options)
+        except OSError as error:
+            raise TrainingError(f"cannot write {folder}: {error}") from None
+
+    def __enter__(self) -> TrainingRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    @property
+    def last_step(self) -> int:
+        """How many steps the last checkpoint has behind it; 0 if there is none."""
+        return self._manager.latest_step() or 0
+
+    def restore(self, start: TrainState) -> TrainState:
+        """The state of the last checkpoint, `start` if there is none.
+
+        Raises:
+          TrainingError: the checkpoint is damaged or of another model.
+        """
+        if not self.last_step:
+            return start
+        named, structure = _named(start)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, named)
+        try:
+            found = self._manager.restore(
+                self.last_step,
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
+            )["state"]
+        except Exception as error:  # Orbax raises many kinds, of its own and others'.
+            where = self.folder / "checkpoints" / str(self.last_step)
+            reason = str(error).strip().split("\n")[0]
+            raise TrainingError(
+                f"cannot read {where} ({reason}): delete this folder to go on from the "
+                "checkpoint before"
+            ) from None
+        leaves = [found[name] for name in named]
+        trained, memory = jax.tree.unflatten(structure, leaves)
+        return TrainState(self.last_step, trained, memory)
+
+    def history(self) -> list[tuple[int, float]]:
+        """Steps and held-out perplexities up to the last checkpoint."""
+        if not self.last_step:
+            return []
+        restored: Any = self._manager.restore(
+            self.last_step, args=ocp.args.Composite(history=ocp.args.JsonRestore())
+        )
+        entries = restored["history"]["perplexity"]
+        return [(int(step), float(x)) for step, x in entries]
+
+    def save(self, state: TrainState, history: Sequence[tuple[int, float]]) -> None:
+        """Writes a checkpoint: whole, or not at all.
+
+        Raises:
+          TrainingError: it cannot be written, say on a full disk.
+        """
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_named(state)[0]),
+            history=ocp.args.JsonSave({"perplexity": [list(x) for x in history]}),
+        )
+        try:
+            self._manager.save(state.step, args=args, force=True)
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax raises many kinds, of its own and others'.
+            reason = str(error).strip().split("\n")[0]
+            raise TrainingError(
+                f"cannot write the checkpoint of step {state.step} ({reason}); that of "
+                f"step {self.last_step} is whole: free some space and --resume"
+            ) from None
+
+    def write_history(self, history: Sequence[tuple[int, float]]) -> None:
+        """Writes the held-out perplexities as CSV."""
+        with (self.folder / _HISTORY).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("step", "perplexity"))
+            writer.writerows(history)
+
+
+def fingerprint(model: Decoder, *parts: Sequence[Example]) -> dict[str, str]:
+    """Hashes of weights and of tokenised examples: what a resumed run must share."""
+    weights = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        weights.update(np.ascontiguousarray(leaf).data.cast("B"))
+    examples = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        for tokens, start in part:
+            examples.update(np.int64([len(tokens), start]).tobytes())
+            examples.update(np.ascontiguousarray(tokens).tobytes())
+    return {"weights": weights.hexdigest(), "examples": examples.hexdigest()}
+
+
+def _named(state: TrainState) -> tuple[dict[str, Any], Any]:
+    """The arrays of a state by their paths, and how to put them together again."""
+    paths, structure = jax.tree.flatten_with_path((state.trained, state.optimizer))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in paths}, structure
+
+
+def _compare(file: Path, asked: Mapping[str, Any]) -> None:
+    """Raises `TrainingError` unless the run in a folder was asked for the same."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"there is no run to resume in {file.parent} ({error})"
+        ) from None
+    changed = [
+        f"{name} was {before.get(name)!r} and is {asked.get(name)!r}"
+        for name in dict.fromkeys([*before, *asked])
+        if before.get(name) != asked.get(name)
+    ]
+    if changed:
+        raise TrainingError(
+            f"cannot resume {file.parent}, which was asked for something else: "
+            f"{'; '.join(changed)}"
+        )
+
+
+def _write(file: Path, text: str) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, file)

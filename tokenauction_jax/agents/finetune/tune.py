@@ -1,0 +1,156 @@
+"""Fine-tuning a checkpoint on a file, from the data to a folder that loads again."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from tokenauction_jax.agents import lora, peft
+from tokenauction_jax.agents.checkpoints import Checkpoint
+from tokenauction_jax.agents.export import write_directory
+from tokenauction_jax.agents.finetune.examples import (
+    Example,
+    plan_batches,
+    read_examples,
+    split,
+)
+from tokenauction_jax.agents.finetune.run import TrainingRun, fingerprint
+from tokenauction_jax.agents.finetune.trainer import Progress, Training, train
+
+# Longer examples need more memory than most want to spend without being asked.
+_LONGEST = 512
+_HELD_OUT = 0.05
+
+
+class Tuned(NamedTuple):
+    """A trained model.
+
+    Attributes:
+      checkpoint: the model, merged with its adapter if it has one, and its tokenizer.
+      adapter: what was trained, if not all weights.
+      perplexity: of the held-out examples, after each number of steps.
+    """
+
+    checkpoint: Checkpoint
+    adapter: lora.Adapter | None
+    perplexity: list[tuple[int, float]]
+
+
+def fine_tune(
+    checkpoint: Checkpoint,
+    data: str | Path,
+    folder: str | Path,
+    *,
+    heldout: str | Path | None = None,
+    epochs: float = 3.0,
+    num_steps: int | None = None,
+    batch_size: int = 8,
+    learning_rate: float | None = None,
+    lora_rank: int | None = None,
+    max_length: int | None = None,
+    chat: bool = True,
+    save_every: int = 100,
+    seed: int = 0,
+    resume: bool = False,
+    on_start: Callable[[Training, int], None] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Tuned:
+    """Trains a language model agent on a file of text.
+
+    The folder becomes a Hugging Face directory, which `load_checkpoint` and
+    `transformers` load. With `lora_rank` its weights are merged, and `folder/adapter`
+    holds the adapter for `load_adapter` and PEFT. A run that was killed goes on from
+    its last checkpoint with `resume`, and ends with the same weights, bit for bit on
+    one backend.
+
+    Args:
+      checkpoint: where to start, from `load_checkpoint`.
+      data: JSON lines of prompts and completions, or text; see `read_examples`.
+      folder: of the run; new unless it is resumed.
+      heldout: a file to measure perplexity on; else 5 % of the examples are held out.
+      epochs: how often to see every example, if `num_steps` is not given.
+      num_steps: batches to learn from.
+      batch_size: examples of a batch.
+      learning_rate: the peak; 2e-4, or 1e-3 with an adapter.
+      lora_rank: of a low-rank adapter that is trained instead of all weights.
+      max_length: the most tokens of an example; the model's context, but at most 512.
+      chat: whether prompts are messages of the user, as in `from_language_model`.
+      save_every: steps between two checkpoints.
+      seed: of the order of examples, the held-out ones and a new adapter.
+      resume: whether to go on with the run in the folder.
+      on_start: called with what will be done and the steps done before.
+      on_step: called after every step.
+
+    Raises:
+      DataError: the data cannot be used; the message names file and line.
+      TrainingError: the run cannot begin, go on or be written, or it diverges.
+      ValueError: a number out of range.
+    """
+    context = checkpoint.model.config.context_length
+    max_length = min(context, _LONGEST) if max_length is None else max_length
+    if not 2 <= max_length <= context:
+        raise ValueError(
+            f"max_length must be from 2 to the model's context of {context}, got "
+            f"{max_length}"
+        )
+
+    def read(path: str | Path) -> list[Example]:
+        return read_examples(
+            path, checkpoint.tokenizer, max_length=max_length, chat=chat
+        )
+
+    examples = read(data)
+    if heldout is None:
+        examples, held = split(examples, _HELD_OUT, seed)
+    else:
+        held = read(heldout)
+    batches, checks = (plan_batches(x, batch_size, seed) for x in (examples, held))
+    if num_steps is None:
+        if not 0 < epochs < math.inf:
+            raise ValueError(f"epochs must be positive, got {epochs}")
+        num_steps = max(1, math.ceil(epochs * batches.batches_per_epoch))
+    if learning_rate is None:
+        learning_rate = 2e-4 if lora_rank is None else 1e-3
+    training = Training(num_steps, batch_size, learning_rate, seed=seed)
+    training.check()
+    model = checkpoint.model
+    if lora_rank is not None:
+        key = jax.random.key(seed)
+        model = lora.attach(model, lora.new_adapter(key, model, lora_rank))
+    asked = dataclasses.asdict(training) | {
+        "model": checkpoint.name,
+        "lora_rank": lora_rank,
+        "max_length": max_length,
+        **fingerprint(checkpoint.model, examples, held),
+    }
+    folder = Path(folder)
+    with TrainingRun(folder, asked, resume=resume) as run:
+        if on_start is not None:
+            on_start(training, run.last_step)
+        model, history = train(
+            model,
+            batches,
+            training,
+            heldout=checks,
+            evaluate_every=save_every,
+            restore=run.restore,
+            save=run.save,
+            save_every=save_every,
+            history=run.history(),
+            on_step=on_step,
+        )
+        run.write_history(history)
+    adapter = None
+    if lora_rank is not None:
+        adapter = lora.adapter_of(model)
+        model = lora.merge(checkpoint.model, adapter)
+        peft.save_adapter(
+            folder / "adapter", adapter, checkpoint.model, checkpoint.name
+        )
+    write_directory(folder, model, checkpoint.tokenizer, base=checkpoint.raw_config)
+    return Tuned(checkpoint._replace(model=model), adapter, history)
