@@ -326,3 +326,58 @@ def test_payments_by_default():
     ]
     assert "second_price" in rule_names.payments_of(ta.linear(2.0))
     assert "clarke" not in rule_names.payments_of(ta.linear(2.0))
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"ad {i}", "completion": f"buy {i % 3}"} for i in range(20)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def test_train_and_bid_with_the_result(capsys, scenario, model, pairs, tmp_path):
+    """The trained model, and its adapter over the base, give the same texts."""
+    options = ["--model", model, "--num-steps", "5", "--save-every", "2"]
+    arguments = ["train", str(pairs), "--out", str(tmp_path / "run"), *options]
+    main([*arguments, "--lora-rank", "2"])
+    captured = capsys.readouterr()
+    assert re.search(r"perplexity per token: .* after 5 steps", captured.out)
+    assert re.search(r"step 4: loss .*, held-out perplexity", captured.err)
+    main([*arguments, "--lora-rank", "2", "--resume"])
+    assert "Going on from step 5" in capsys.readouterr().err
+
+    change(scenario, "num_tokens = 5", 'num_tokens = 5\nrules = ["linear"]')
+    adapted = tmp_path / "adapted.toml"
+    adapted.write_text(scenario.read_text())
+    change(adapted, "bid = 1.0", f"bid = 1.0\nadapter = '{tmp_path}/run/adapter'")
+    change(scenario, "bid = 1.0", f"bid = 1.0\nmodel = '{tmp_path}/run'")
+    tables = []
+    for name, file in (("merged", scenario), ("adapted", adapted)):
+        main(["simulate", str(file), "--out", str(tmp_path / name)])
+        tables.append(pq.read_table(tmp_path / name / "texts.parquet").to_pylist())
+    assert [row["tokens"] for row in tables[0]] == [row["tokens"] for row in tables[1]]
+
+
+@pytest.mark.parametrize(
+    ("change_arguments", "message"),
+    [
+        (["--batch-size", "0"], "batch_size must be an integer >= 1"),
+        (["--max-length", "4"], "line 1: a prompt of 4 and a completion of 6 tokens"),
+        (["--heldout", "none.jsonl"], "cannot read none.jsonl"),
+        (["--lora-rank", "0"], "rank is 0: give at least 1"),
+        (["--model", "nothing"], "no checkpoint 'nothing'"),
+        (["--resume"], "no run to resume"),
+    ],
+)
+def test_bad_arguments_of_training(
+    capsys, model, pairs, tmp_path, change_arguments, message
+):
+    run = ["train", pairs, "--out", tmp_path / "run", "--model", model]
+    assert message in refusal(capsys, *run, *change_arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_adapter(capsys, scenario):
+    change(scenario, "bid = 1.0", "bid = 1.0\nadapter = 'nowhere'")
+    assert "nowhere" in refusal(capsys, "simulate", scenario)

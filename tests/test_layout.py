@@ -12,7 +12,7 @@ PACKAGE = Path(importlib.util.find_spec("tokenauction_jax").origin).parent
 # What each part may import; the command line, the display and `testing` are on top.
 ALLOWED = {
     "mechanism": {"mechanism"},
-    "agents": {"agents", "mechanism"},
+    "agents": {"agents", "environment", "mechanism"},
     "simulation": {"simulation", "mechanism"},
     "bidding": {"bidding", "simulation", "mechanism"},
     "auditing": {"auditing", "environment", "mechanism"},

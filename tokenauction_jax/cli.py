@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import glob
+import logging
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -219,6 +220,8 @@ def _audit(command: Audit) -> None:
 
 def _train(command: Train) -> None:
     _warn_about_idle_accelerator()
+    # Orbax logs the tracebacks of what it raises, too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = dataclasses.asdict(command)
     data, out = options.pop("data"), options.pop("out")
     checkpoint = agents.load_checkpoint(options.pop("model"))

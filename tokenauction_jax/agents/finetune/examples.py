@@ -178,6 +178,8 @@ def plan_batches(examples: Sequence[Example], batch_size: int, seed: int) -> Pla
     """Groups examples by length, so that little is padded."""
     if not examples:
         raise DataError("there is no example to train on")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be an integer >= 1, got {batch_size}")
     lengths = np.array([len(example.tokens) for example in examples])
     padded = np.array([_padded(length) for length in lengths])
     groups = tuple(

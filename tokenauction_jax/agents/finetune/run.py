@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from flax import nnx
 from tokenauction_jax.agents.decoder import Decoder
 from tokenauction_jax.agents.finetune.examples import Example
 from tokenauction_jax.agents.finetune.trainer import TrainingError, TrainState
+from tokenauction_jax.environment import environment
 
+# Of a checkpoint, besides its arrays.
+_OVERHEAD = 2_000_000
 _ASKED, _HISTORY = "training.json", "perplexity.csv"
 
 
@@ -49,7 +53,8 @@ class TrainingRun:
             )
         try:
             self.folder.mkdir(exist_ok=True)
-            _write(file, json.dumps(asked, indent=2) + "\n")
+            content = {"asked": asked, "environment": environment()}
+            _write(file, json.dumps(content, indent=2) + "\n")
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=2, enable_async_checkpointing=False
             )
@@ -79,31 +84,28 @@ class TrainingRun:
             return start
         named, structure = _named(start)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, named)
-        try:
-            found = self._manager.restore(
-                self.last_step,
-                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
-            )["state"]
-        except Exception as error:  # Orbax raises many kinds, of its own and others'.
-            where = self.folder / "checkpoints" / str(self.last_step)
-            reason = str(error).strip().split("\n")[0]
-            raise TrainingError(
-                f"cannot read {where} ({reason}): delete this folder to go on from the "
-                "checkpoint before"
-            ) from None
-        leaves = [found[name] for name in named]
-        trained, memory = jax.tree.unflatten(structure, leaves)
+        found = self._read(state=ocp.args.StandardRestore(abstract))["state"]
+        trained, memory = jax.tree.unflatten(structure, [found[x] for x in named])
         return TrainState(self.last_step, trained, memory)
 
     def history(self) -> list[tuple[int, float]]:
         """Steps and held-out perplexities up to the last checkpoint."""
         if not self.last_step:
             return []
-        restored: Any = self._manager.restore(
-            self.last_step, args=ocp.args.Composite(history=ocp.args.JsonRestore())
-        )
-        entries = restored["history"]["perplexity"]
+        entries = self._read(history=ocp.args.JsonRestore())["history"]["perplexity"]
         return [(int(step), float(x)) for step, x in entries]
+
+    def _read(self, **parts: Any) -> Any:
+        """Parts of the last checkpoint."""
+        try:
+            args = ocp.args.Composite(**parts)
+            return self._manager.restore(self.last_step, args=args)
+        except Exception as error:  # Orbax raises many kinds, of its own and others'.
+            where = self.folder / "checkpoints" / str(self.last_step)
+            raise TrainingError(
+                f"cannot read {where} ({_reason(error)}): delete this folder to go on "
+                "from the checkpoint before"
+            ) from None
 
     def save(self, state: TrainState, history: Sequence[tuple[int, float]]) -> None:
         """Writes a checkpoint: whole, or not at all.
@@ -111,18 +113,24 @@ class TrainingRun:
         Raises:
           TrainingError: it cannot be written, say on a full disk.
         """
+        named, _ = _named(state)
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_named(state)[0]),
+            state=ocp.args.StandardSave(named),
             history=ocp.args.JsonSave({"perplexity": [list(x) for x in history]}),
         )
+        needed = _OVERHEAD + sum(np.asarray(leaf).nbytes for leaf in named.values())
+        free = shutil.disk_usage(self.folder).free
         try:
+            # Where Orbax finds the disk full, its threads print tracebacks of their own.
+            if free < needed:
+                raise OSError(f"needs {needed:,} bytes, {free:,} are free")
             self._manager.save(state.step, args=args, force=True)
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax raises many kinds, of its own and others'.
-            reason = str(error).strip().split("\n")[0]
+            before = f"; that of step {self.last_step} is whole" * bool(self.last_step)
             raise TrainingError(
-                f"cannot write the checkpoint of step {state.step} ({reason}); that of "
-                f"step {self.last_step} is whole: free some space and --resume"
+                f"cannot write the checkpoint of step {state.step} ({_reason(error)})"
+                f"{before}: free some space and --resume"
             ) from None
 
     def write_history(self, history: Sequence[tuple[int, float]]) -> None:
@@ -141,7 +149,7 @@ def fingerprint(model: Decoder, *parts: Sequence[Example]) -> dict[str, str]:
     examples = hashlib.blake2b(digest_size=16)
     for part in parts:
         for tokens, start in part:
-            examples.update(np.int64([len(tokens), start]).tobytes())
+            examples.update(f"{len(tokens)} {start} ".encode())
             examples.update(np.ascontiguousarray(tokens).tobytes())
     return {"weights": weights.hexdigest(), "examples": examples.hexdigest()}
 
@@ -152,11 +160,17 @@ def _named(state: TrainState) -> tuple[dict[str, Any], Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}, structure
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong at the bottom of what Orbax says."""
+    line = str(error).strip().split("\n")[0]
+    return line if len(line) < 200 else line.rsplit(": ", 1)[-1]
+
+
 def _compare(file: Path, asked: Mapping[str, Any]) -> None:
     """Raises `TrainingError` unless the run in a folder was asked for the same."""
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        before = json.loads(file.read_text(encoding="utf-8"))["asked"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise TrainingError(
             f"there is no run to resume in {file.parent} ({error})"
         ) from None
