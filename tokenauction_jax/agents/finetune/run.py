@@ -121,7 +121,7 @@ class TrainingRun:
         needed = _OVERHEAD + sum(np.asarray(leaf).nbytes for leaf in named.values())
         free = shutil.disk_usage(self.folder).free
         try:
-            # Where Orbax finds the disk full, its threads print tracebacks of their own.
+            # Where Orbax finds the disk full, its threads print tracebacks.
             if free < needed:
                 raise OSError(f"needs {needed:,} bytes, {free:,} are free")
             self._manager.save(state.step, args=args, force=True)
