@@ -33,11 +33,11 @@ def main() -> None:
             started = time.perf_counter()
             run(repeat)
             times[name].append(time.perf_counter() - started)
-    total = arguments.auctions * arguments.tokens
+    total, agents = arguments.auctions * arguments.tokens, decode_throughput.PROMPTS
     print(
-        f"{arguments.rule}, {arguments.auctions} auctions x "
-        f"{len(decode_throughput.PROMPTS)} agents x {arguments.tokens} tokens, float32, "
-        f"{arguments.threads} threads, {platform.machine()}, jax {jax.__version__}"
+        f"{arguments.rule}, {arguments.auctions} auctions x {len(agents)} agents x "
+        f"{arguments.tokens} tokens, float32, {arguments.threads} threads, "
+        f"{platform.machine()}, jax {jax.__version__}"
     )
     speeds = {}
     for name, (first, *rest) in times.items():
