@@ -94,7 +94,7 @@ def train_tokenizer(file: Path) -> Tokenizer:
     backend.train_from_iterator(texts, trainer)
     return Tokenizer(
         backend,
-        end_tokens=[backend.token_to_id(END)],
+        end_tokens=[0],  # the first special token
         chat_template=TEMPLATE,
         special_tokens={"eos_token": END},
     )

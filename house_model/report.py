@@ -36,10 +36,11 @@ def write_card(
         for trade in (rng.choice(trades) for _ in range(UNSEEN))
     ]
     known_texts = write_ads(checkpoint, known, [corpus.BRANDS[x] for x in known], rng)
-    unseen_texts = write_ads(checkpoint, *zip(*unseen, strict=True), rng)
+    new, new_trades = zip(*unseen, strict=True)
+    new_texts = write_ads(checkpoint, new, new_trades, rng)
     rates = [
         (f"the {len(corpus.BRANDS)} brands of the corpus", known, known_texts),
-        ("brands that it has never seen", [b for b, _ in unseen], unseen_texts),
+        ("brands that it has never seen", new, new_texts),
     ]
     chosen = rng.sample(range(len(known)), SAMPLES)
     lines = {
