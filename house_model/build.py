@@ -9,7 +9,6 @@ was: the same command again.
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import corpus
@@ -108,7 +107,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PACKAGE)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
     files = write_corpus(arguments.work)
     tokenizer = train_tokenizer(files[0])
     examples = [
@@ -150,8 +148,7 @@ def main() -> None:
             on_step=show,
         )
     export.write_directory(arguments.out, model, tokenizer, dtype=np.float16)
-    minutes = (time.perf_counter() - started) / 60
-    report.write_card(arguments.out, size, len(examples[0]), training, history, minutes)
+    report.write_card(arguments.out, size, len(examples[0]), training, history)
 
 
 if __name__ == "__main__":

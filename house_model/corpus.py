@@ -38,7 +38,7 @@ _SENTENCE = re.compile(r"(?<=[.?!]) ")
 _AN = re.compile(r"\b([Aa]) (?=[aeiou](?!ne\b|ne-|nce|ni|se|uro)|hour|honest)", re.I)
 
 
-def _reserved(word: str) -> bool:
+def is_reserved(word: str) -> bool:
     """Whether a first word of a brand is kept back for held-out examples."""
     return zlib.crc32(word.encode()) % 8 == 3
 
@@ -67,7 +67,7 @@ def synthetic_brand(rng: random.Random, trade: str, heldout: bool = False) -> st
         # Beginnings count too: "Gamma Airways" would contain "Gamma Air".
         taken = any(name.startswith(x) or x.startswith(name) for x in BRANDS)
         real = any(name.startswith(x) for x in _NAMES["avoid"])
-        if _reserved(first) == reserved and not taken and not real:
+        if is_reserved(first) == reserved and not taken and not real:
             return name
 
 

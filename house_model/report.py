@@ -2,6 +2,7 @@
 
 import random
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,17 +25,18 @@ def write_card(
     num_examples: int,
     training: Training,
     history: Sequence[tuple[int, float]],
-    minutes: float,
 ) -> None:
     """Evaluates the model in a folder and writes its model card beside it."""
     checkpoint = agents.load_checkpoint(folder)
     rng = random.Random(1)
     known = [brand for brand in corpus.BRANDS for _ in range(TEXTS_PER_BRAND)]
     trades = sorted(set(corpus.BRANDS.values()))
-    unseen = [
-        (corpus.synthetic_brand(rng, trade, True), trade)
-        for trade in (rng.choice(trades) for _ in range(UNSEEN))
-    ]
+    unseen = []
+    while len(unseen) < UNSEEN:
+        trade = rng.choice(trades)
+        brand = corpus.synthetic_brand(rng, trade, heldout=True)
+        if corpus.is_reserved(brand.split()[0]):
+            unseen.append((brand, trade))
     known_texts = write_ads(checkpoint, known, [corpus.BRANDS[x] for x in known], rng)
     new, new_trades = zip(*unseen, strict=True)
     new_texts = write_ads(checkpoint, new, new_trades, rng)
@@ -44,18 +46,22 @@ def write_card(
     ]
     chosen = rng.sample(range(len(known)), SAMPLES)
     lines = {
-        "brands": ", ".join(corpus.BRANDS),
-        "trades": ", ".join(trades),
+        "brands": textwrap.fill(
+            f"{', '.join(trades)}; {', '.join(corpus.BRANDS)}, and brands made up for "
+            "one pair, so that it copies names instead of knowing them.",
+            width=86,
+            subsequent_indent="  ",
+        ),
         "size": f"{num_parameters / 1e6:.1f} million parameters",
         "bytes": f"{sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.1f} MB",
         "examples": f"{num_examples:,}",
         "steps": f"{training.num_steps:,} steps of {training.batch_size} examples",
-        "minutes": f"{minutes:.0f}",
         "perplexity": f"{history[-1][1]:.2f}",
         "rates": "\n".join(_rate(*row) for row in rates),
         "samples": "\n".join(
-            f"- **{known[i]}**, {known_texts[i][0]}: {known_texts[i][1]}"
-            for i in chosen
+            f"{number}. *{' / '.join(known_texts[i][0].splitlines())}*<br>\n"
+            f"   {known_texts[i][1]}"
+            for number, i in enumerate(chosen, start=1)
         ),
         "temperature": TEMPERATURE,
         "top_k": TOP_K,

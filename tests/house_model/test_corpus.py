@@ -87,7 +87,7 @@ def test_held_out_brands_are_new(corpus, rows):
     seen = {row["brand"].split()[0] for row in rows}
     rng = random.Random(0)
     reserved = [corpus.synthetic_brand(rng, "coffee", True) for _ in range(300)]
-    new = [x for x in reserved if corpus._reserved(x.split()[0])]
+    new = [x for x in reserved if corpus.is_reserved(x.split()[0])]
     assert 100 < len(new) < 200
     assert seen.isdisjoint(x.split()[0] for x in new)
     for trade in set(corpus.BRANDS.values()):

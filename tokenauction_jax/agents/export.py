@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tokenauction_jax.agents.decoder import Decoder, DecoderConfig
 from tokenauction_jax.agents.huggingface import GPT2, LLAMA, read_config
@@ -69,7 +69,8 @@ def write_directory(
             for name, content in (("config", raw), ("generation_config", ends)):
                 text = json.dumps(content, indent=2) + "\n"
                 (part / f"{name}.json").write_text(text, encoding="utf-8")
-            save_file(tensors, part / weights, {"format": "pt"})
+            # `save_file` would make a file that only its owner can read.
+            (part / weights).write_bytes(save(tensors, {"format": "pt"}))
             for file in sorted(part.iterdir(), key=lambda file: file.name == weights):
                 file.replace(folder / file.name)
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tokenauction_jax.agents.decoder import Decoder
 from tokenauction_jax.agents.huggingface import LLAMA, open_safetensors, read_json
@@ -82,7 +82,8 @@ def save_adapter(
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / TENSORS)
+    # `save_file` would make a file that only its owner can read.
+    (folder / TENSORS).write_bytes(save(tensors))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
