@@ -145,12 +145,12 @@ def fingerprint(model: Decoder, *parts: Sequence[Example]) -> dict[str, str]:
     """Hashes of weights and of tokenised examples: what a resumed run must share."""
     weights = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(nnx.state(model)):
-        weights.update(np.ascontiguousarray(leaf).data.cast("B"))
+        weights.update(np.asarray(leaf).tobytes())
     examples = hashlib.blake2b(digest_size=16)
     for part in parts:
         for tokens, start in part:
             examples.update(f"{len(tokens)} {start} ".encode())
-            examples.update(np.ascontiguousarray(tokens).tobytes())
+            examples.update(tokens.tobytes())
     return {"weights": weights.hexdigest(), "examples": examples.hexdigest()}
 
 
