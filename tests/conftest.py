@@ -22,6 +22,13 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("deterministic")
 
+
+def pytest_configure(config):
+    """Programs that several tests, processes or runs have in common compile once."""
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 # 5 x 100 auctions by default, 5 x 2,000 in the slow sweep.
 SWEEPS = (100, pytest.param(2000, marks=pytest.mark.slow))
 

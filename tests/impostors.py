@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import tokenauction_jax as ta
 
@@ -219,3 +220,14 @@ class RandomPool:
         logits = jnp.arange(10.0).reshape(1, 2, 5) + position
         logits = jnp.sin(logits * 100 * seeds[:, None, None])
         return (seeds, position + 1), self.answer(jax.nn.log_softmax(logits), tokens)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def rejection(match, check, *args):
+    """The message of a check that fails, as `match` says."""
+    with pytest.raises(AssertionError, match=match) as caught:
+        check(*args)
+    return str(caught.value)

@@ -17,8 +17,8 @@ FORM = (
     f"Question: {QUERY}"
 )
 BRANDS = ["Alpha Airlines", "Beta Resort", "Gamma Air", "Silverlake Lodge"]
-# Prompted for alone, of A texts each: chances of naming itself and another one.
-AUCTIONS = 64
+# Texts of each brand, and the least and largest rates of naming it and another one.
+AUCTIONS = 32
 NAMED, OTHER = 0.95, 0.02
 
 
@@ -62,9 +62,9 @@ def test_it_names_the_brand_that_it_is_prompted_with(texts):
         [any(x in text for x in BRANDS if x != brand) for text in row]
         for brand, row in zip(BRANDS, texts, strict=True)
     ]
-    # Of 256 texts: a model at the bound fails once in 1e4.
-    assert np.mean(own) > NAMED - 0.05
-    assert np.mean(others) < OTHER + 0.035
+    # The card says 100 and 0 %; at 99.9 and 0.1 % one of these fails once in 3,000.
+    assert np.mean(own) >= NAMED
+    assert np.mean(others) <= OTHER
 
 
 def test_it_writes_sentences_about_the_query(texts):
@@ -81,7 +81,7 @@ def test_size_and_card():
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= files
     assert sum(file.stat().st_size for file in CARD.parent.iterdir()) < 8e6
     card = CARD.read_text()
-    assert not re.search(r"<(?!\|)\w+>", card), "a number is missing"
+    assert set(re.findall(r"<(\w+)>", card)) == {"br"}, "a number is missing"
     rates = re.findall(r"\| ([\d,]+) \| ([\d.]+) % \| ([\d.]+) % \|", card)
     assert len(rates) == 2
     named, other = map(float, rates[0][1:])

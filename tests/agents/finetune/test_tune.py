@@ -194,6 +194,19 @@ def test_a_failed_save_keeps_the_one_before(base, data, tmp_path, monkeypatch):
     assert tuned.perplexity[-1][0] == STEPS
 
 
+def test_a_failed_export_loses_nothing(base, data, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(finetune.tune, "write_directory", full)
+    wrong = "cannot write the trained model .*No space left.* is whole"
+    with pytest.raises(finetune.TrainingError, match=wrong):
+        finetune.fine_tune(base, data, tmp_path / "run", **OPTIONS)
+    monkeypatch.undo()
+    finetune.fine_tune(base, data, tmp_path / "run", **OPTIONS, resume=True)
+    assert load_checkpoint(tmp_path / "run").model.config == base.model.config
+
+
 def test_a_damaged_checkpoint_is_named(base, data, tmp_path):
     """And without it the run goes on from the one before."""
     folder = tmp_path / "run"

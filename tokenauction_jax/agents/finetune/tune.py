@@ -20,7 +20,13 @@ from tokenauction_jax.agents.finetune.examples import (
     split,
 )
 from tokenauction_jax.agents.finetune.run import TrainingRun, fingerprint
-from tokenauction_jax.agents.finetune.trainer import Progress, Training, train
+from tokenauction_jax.agents.finetune.trainer import (
+    Progress,
+    Training,
+    TrainingError,
+    train,
+)
+from tokenauction_jax.agents.weights import CheckpointError
 
 # Longer examples need more memory than most want to spend without being asked.
 _LONGEST = 512
@@ -144,13 +150,18 @@ def fine_tune(
             history=run.history(),
             on_step=on_step,
         )
-        run.write_history(history)
     adapter = None
-    if lora_rank is not None:
-        adapter = lora.adapter_of(model)
-        model = lora.merge(checkpoint.model, adapter)
-        peft.save_adapter(
-            folder / "adapter", adapter, checkpoint.model, checkpoint.name
-        )
-    write_directory(folder, model, checkpoint.tokenizer, base=checkpoint.raw_config)
+    try:
+        run.write_history(history)
+        if lora_rank is not None:
+            adapter = lora.adapter_of(model)
+            model = lora.merge(checkpoint.model, adapter)
+            target = folder / "adapter"
+            peft.save_adapter(target, adapter, checkpoint.model, checkpoint.name)
+        write_directory(folder, model, checkpoint.tokenizer, base=checkpoint.raw_config)
+    except (OSError, CheckpointError) as error:
+        raise TrainingError(
+            f"cannot write the trained model ({error}); its last checkpoint is whole: "
+            "free some space and --resume"
+        ) from None
     return Tuned(checkpoint._replace(model=model), adapter, history)

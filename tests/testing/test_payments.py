@@ -1,0 +1,82 @@
+"""Payments: what is right passes, and each impostor fails as it should."""
+
+import impostors
+import pytest
+from impostors import rejection, slow
+
+import tokenauction_jax as ta
+from tokenauction_jax import testing
+
+LINEAR, LOG_LINEAR = ta.linear(), ta.log_linear()
+
+
+@pytest.mark.parametrize(
+    ("payment", "rule"),
+    [
+        (ta.pay_your_bid(), ta.power_mean(0.5)),
+        (ta.clarke(LINEAR), LINEAR),
+        slow(ta.clarke(LOG_LINEAR), LOG_LINEAR),
+        slow(ta.myerson(LOG_LINEAR, ta.reverse_kl()), LOG_LINEAR),
+    ],
+    ids=lambda rule: rule.name,
+)
+def test_built_in_payments_pass(payment, rule):
+    testing.check_payment(payment, rule)
+
+
+def test_the_second_price_passes():
+    testing.check_second_price(ta.second_price(LINEAR), LINEAR)
+
+
+@pytest.mark.slow
+def test_a_monotone_rule_of_a_user_passes():
+    """Its second price is found by quadrature and bisection."""
+    rule = impostors.Wrapped(2.0)
+    testing.check_aggregation(rule)
+    testing.check_second_price(ta.second_price(rule), rule)
+    testing.check_stable_sampler(ta.stable_sample, rule)
+
+
+def test_a_lottery_is_a_payment():
+    testing.check_payment(impostors.Lottery(1.0, 1.0, 1.0), LINEAR)
+
+
+@pytest.mark.parametrize(
+    ("factors", "match"),
+    [
+        ((-1.0, 1.0, 1.0), "the negative part of expected is -"),
+        ((1.0, 1.0, float("nan")), "realized is NaN in"),
+        ((1.1, 1.0, 1.0), "the mean of conditional, against expected, is"),
+        ((1.0, 1.0, 1.5), "mean of realized less conditional, in bids, for token"),
+        ((1.0, 1.0, 1.04), "mean of realized less conditional, .* over all tokens"),
+    ],
+    ids=str,
+)
+def test_payments_that_disagree_with_themselves_are_rejected(factors, match):
+    lottery = impostors.Lottery(*factors)
+    message = rejection(match, testing.check_payment, lottery, LINEAR)
+    assert "\n  bids = [" in message
+    assert "\n  probabilities = [[" in message
+
+
+def test_a_payment_belongs_to_an_aggregation():
+    payment = ta.second_price(LINEAR)
+    rejection("was built for 'linear'", testing.check_payment, payment, LOG_LINEAR)
+
+
+def test_the_price_at_a_fixed_share_is_rejected():
+    payment = impostors.SharePreserving(LINEAR)
+    match = "expected, against the mean critical bid, is"
+    rejection(match, testing.check_second_price, payment, LINEAR)
+
+
+def test_a_price_with_the_right_mean_only_is_rejected():
+    payment = impostors.LogLinearSecondPrice(LINEAR)
+    match = "how often the critical bid is within own bids"
+    rejection(match, testing.check_second_price, payment, LINEAR)
+
+
+def test_a_second_price_of_log_linear_is_rejected():
+    payment = impostors.LogLinearSecondPrice(LOG_LINEAR)
+    match = "'log_linear': not monotone: a rising bid"
+    rejection(match, testing.check_second_price, payment, LOG_LINEAR)

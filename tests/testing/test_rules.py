@@ -1,0 +1,118 @@
+"""Aggregations and valuations: what is right passes, what is wrong is named."""
+
+import impostors
+import jax
+import jax.numpy as jnp
+import pytest
+from impostors import rejection, slow
+
+import tokenauction_jax as ta
+from tokenauction_jax import testing
+from tokenauction_jax.auditing import Counterexample
+
+LINEAR, LOG_LINEAR = ta.linear(), ta.log_linear()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        LINEAR,
+        LOG_LINEAR,
+        ta.power_mean(0.5),
+        slow(ta.linear(0.5)),
+        slow(ta.linear(20)),
+        slow(ta.log_linear(2)),
+        slow(ta.power_mean(0)),
+        slow(ta.power_mean(-1, 2)),
+    ],
+    ids=repr,
+)
+def test_built_in_aggregations_pass(rule):
+    testing.check_aggregation(rule)
+
+
+@pytest.mark.parametrize(
+    "valuation",
+    [ta.total_variation(), ta.forward_kl(), ta.reverse_kl()],
+    ids=lambda rule: rule.name,
+)
+def test_built_in_valuations_pass(valuation):
+    testing.check_valuation(valuation)
+
+
+def naive_log_linear(log_q, bids, log_probs):
+    """0 * log 0 without care."""
+    return jax.nn.log_softmax(((bids / bids.sum())[:, None] * log_probs).sum(0))
+
+
+def naive_linear(log_q, bids, log_probs):
+    """The logarithm of 0 has an infinite slope."""
+    return jnp.log((LINEAR.weights(bids)[:, None] * jnp.exp(log_probs)).sum(0))
+
+
+def moody(log_q, bids, log_probs):
+    """Does something else when it is traced."""
+    return log_q if isinstance(bids, jax.core.Tracer) else log_q[::-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda q, b, p: q[1:], r"log_prob returns float32\[7\], not float32\[8\]"),
+        (lambda q, b, p: q + 0.01, "the sum of probabilities is 1.01"),
+        (naive_log_linear, "log_prob is NaN in"),
+        (lambda q, b, p: q - jnp.inf, "undefined, though every agent has every token"),
+        (
+            lambda q, b, p: jnp.log(jnp.exp(p).mean(0)),
+            "probabilities with a lone bidder",
+        ),
+        (
+            lambda q, b, p: LINEAR.log_prob(b.at[0].multiply(2), p),
+            "probabilities in another order",
+        ),
+        (lambda q, b, p: LINEAR.log_prob(b + b**2, p), "probabilities with scaled"),
+        (lambda q, b, p: q if b[0] > 0 else p[0], "log_prob raises Tracer"),
+        (moody, "log_prob compiled under vmap, not as it is, is"),
+        (naive_linear, "the gradient of log_prob in bids is infinite or NaN"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_poor_aggregations_are_rejected(change, match):
+    message = rejection(match, testing.check_aggregation, impostors.Changed(change))
+    assert "'changed': " in message
+    assert "\n  bids = [" in message
+    assert "\n  probabilities = [[" in message
+
+
+def test_numbers_must_be_leaves():
+    baked = impostors.Baked(2.0)
+    rejection("'influence' is not a leaf", testing.check_aggregation, baked)
+
+
+def test_rules_must_be_pytrees_with_all_members():
+    plain = type("Plain", (type(LINEAR),), {})(1.0)
+    rejection("no pytree: decorate its class", testing.check_aggregation, plain)
+    valuation = ta.total_variation()
+    rejection("no Aggregation: it has no", testing.check_aggregation, valuation)
+
+
+def test_claims_are_searched():
+    """The message holds a counterexample that can be used again."""
+    boast = impostors.Boast()
+    message = rejection("not monotone: a rising", testing.check_aggregation, boast)
+    example = eval(message.splitlines()[-1], {"Counterexample": Counterexample})
+    assert example.violation(boast) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda value: value[None], r"value returns float32\[1\], not float32\[\]"),
+        (lambda value: -value, "the positive part of value is"),
+        (lambda value: value - 1, "value of what is preferred is -1, expected 0"),
+        (lambda value: 0 * value / value, "value is NaN in"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_poor_valuations_are_rejected(change, match):
+    rejection(match, testing.check_valuation, impostors.Valued(change))
