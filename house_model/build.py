@@ -2,7 +2,7 @@
 
     python house_model/build.py
 
-trains on the text that `corpus.py` writes, about half an hour on two cores, and puts
+trains on the text that `corpus.py` writes, under 40 minutes on two cores, and puts
 weights, tokenizer and model card into the package. An interrupted run goes on where it
 was: the same command again.
 """

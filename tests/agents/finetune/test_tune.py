@@ -146,7 +146,7 @@ finetune.fine_tune(load_checkpoint(model), data, folder, num_steps=int(steps),
 """
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.03])
+@pytest.mark.parametrize("delay", [0.0, pytest.param(0.03, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_the_same(base, data, tmp_path, delay):
     """Killed at any moment: most of the time goes into saving here."""
     folder, options = tmp_path / "run", OPTIONS | {"num_steps": 60, "save_every": 1}
