@@ -20,7 +20,8 @@ from tokenauction_jax.mechanism import base, distributions
 # near 0 and ever coarser further away, where all aggregates are exponential in t. Their
 # nodes include both ends: a kink before the first inner node would go unnoticed.
 _LAST = np.polynomial.legendre.Legendre.basis(6)
-_NODES = np.array([-1.0, *_LAST.deriv().roots(), 1.0])
+# All roots are real, which NumPy 2.5 does not say.
+_NODES = np.array([-1.0, *np.sort(_LAST.deriv().roots().real), 1.0])
 _WEIGHTS = 2 / (42 * _LAST(_NODES) ** 2)
 _KNEE = 8.0
 # exp(-14) of the integral lies further down, even for values that grow like log s.
