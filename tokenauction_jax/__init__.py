@@ -20,6 +20,7 @@ from tokenauction_jax.mechanism import linear as linear
 from tokenauction_jax.mechanism import log_linear as log_linear
 from tokenauction_jax.mechanism import monotonicity_gap as monotonicity_gap
 from tokenauction_jax.mechanism import myerson as myerson
+from tokenauction_jax.mechanism import optimal_welfare as optimal_welfare
 from tokenauction_jax.mechanism import pay_your_bid as pay_your_bid
 from tokenauction_jax.mechanism import power_mean as power_mean
 from tokenauction_jax.mechanism import preference_order as preference_order
@@ -30,10 +31,12 @@ from tokenauction_jax.mechanism import second_price as second_price
 from tokenauction_jax.mechanism import stable_sample as stable_sample
 from tokenauction_jax.mechanism import static_field as static_field
 from tokenauction_jax.mechanism import total_variation as total_variation
+from tokenauction_jax.mechanism import welfare as welfare
 from tokenauction_jax.simulation import Rollout as Rollout
 from tokenauction_jax.simulation import simulate as simulate
 
 if TYPE_CHECKING:
+    from tokenauction_jax import studies as studies
     from tokenauction_jax.auditing import Audit as Audit
     from tokenauction_jax.auditing import Counterexample as Counterexample
     from tokenauction_jax.auditing import audit as audit
@@ -45,10 +48,12 @@ _LAZY = ("Audit", "Counterexample", "audit")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "studies":
+        return importlib.import_module("tokenauction_jax.studies")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("tokenauction_jax.auditing"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted([*globals(), *_LAZY, "studies"])

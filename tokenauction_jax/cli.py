@@ -1,7 +1,6 @@
 """The `tokenauction` command."""
 
 import dataclasses
-import functools
 import glob
 import logging
 import pathlib
@@ -14,9 +13,10 @@ import tyro
 from rich.console import Console
 
 import tokenauction_jax
-from tokenauction_jax import agents, display, rule_names
+from tokenauction_jax import agents, display, rule_names, study_command
 from tokenauction_jax.agents import finetune
-from tokenauction_jax.studies import runner, store
+from tokenauction_jax.studies import population, runner, store
+from tokenauction_jax.studies.config import StudyError
 from tokenauction_jax.studies.scenario import (
     Scenario,
     ScenarioError,
@@ -133,7 +133,13 @@ class Models:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; ends with exit code 2 and one line on bad input."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"simulate": Simulate, "audit": Audit, "train": Train, "models": Models},
+        {
+            "simulate": Simulate,
+            "study": study_command.StudyCommand,
+            "audit": Audit,
+            "train": Train,
+            "models": Models,
+        },
         prog="tokenauction",
         description="Token auctions between language models.",
         args=arguments,
@@ -141,6 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if isinstance(command, Simulate):
             _simulate(command)
+        elif isinstance(command, study_command.StudyCommand):
+            _warn_about_idle_accelerator()
+            study_command.run(command)
         elif isinstance(command, Audit):
             _audit(command)
         elif isinstance(command, Train):
@@ -149,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             display.show_models(Console(), agents.find_checkpoints())
     except (
         ScenarioError,
+        StudyError,
         store.StoreError,
         agents.CheckpointError,
         finetune.DataError,
@@ -169,7 +179,7 @@ def _simulate(command: Simulate) -> None:
     console = Console(highlight=False)
     with display.Progress(Console(stderr=True)) as progress:
         progress.start("loading the model")
-        pool, checkpoint = _load_pool(scenario)
+        pool, checkpoint = population.load_pool(scenario)
         cells = _run(scenario, pool, shares, progress)
     tokenizer = checkpoint.tokenizer
     texts = [_decode(cell, tokenizer) for cell in cells]
@@ -263,42 +273,6 @@ def _override(scenario: Scenario, command: Simulate) -> Scenario:
         for agent, bid in zip(content["agents"], command.bids, strict=True):
             agent["bid"] = bid
     return validate_scenario(content)
-
-
-def _load_pool(
-    scenario: Scenario,
-) -> tuple[agents.AgentPool, agents.Checkpoint]:
-    """The scenario's agents, and the checkpoint whose tokenizer they share."""
-    names = [agent.model or scenario.model for agent in scenario.agents]
-    checkpoints = {name: agents.load_checkpoint(name) for name in dict.fromkeys(names)}
-
-    @functools.cache
-    def load_adapter(folder: str, model: str) -> agents.Adapter:
-        """Each once: agents that share one share its numbers."""
-        return agents.load_adapter(folder, checkpoints[model].model)
-
-    prompts = [a.prompt.replace("{query}", scenario.query) for a in scenario.agents]
-    samplings = [agent.sampling for agent in scenario.agents]
-    adapters = [
-        None if agent.adapter is None else load_adapter(agent.adapter, name)
-        for agent, name in zip(scenario.agents, names, strict=True)
-    ]
-    try:
-        pool = agents.from_language_model(
-            [checkpoints[name].model for name in names],
-            [checkpoints[name].tokenizer for name in names],
-            prompts,
-            adapters=adapters,
-            temperature=[sampling.temperature for sampling in samplings],
-            top_k=[sampling.top_k for sampling in samplings],
-            top_p=[sampling.top_p for sampling in samplings],
-            min_p=[sampling.min_p for sampling in samplings],
-        )
-        # Shapes only: finds a prompt longer than the context before anything runs.
-        jax.eval_shape(lambda: pool.init(1, num_tokens=scenario.num_tokens))
-    except ValueError as error:
-        raise ScenarioError(str(error)) from None
-    return pool, checkpoints[names[0]]
 
 
 def _run(

@@ -4,6 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tokenauction_jax.agents.pool import AgentPool as AgentPool
+from tokenauction_jax.agents.random_tables import dirichlet as dirichlet
+from tokenauction_jax.agents.random_tables import markov as markov
+from tokenauction_jax.agents.random_tables import zipf as zipf
 from tokenauction_jax.agents.tabular import tabular as tabular
 
 if TYPE_CHECKING:

@@ -16,6 +16,8 @@ from tokenauction_jax.mechanism.incentives import monotonicity_gap as monotonici
 from tokenauction_jax.mechanism.incentives import preference_order as preference_order
 from tokenauction_jax.mechanism.incentives import robustly_prefers as robustly_prefers
 from tokenauction_jax.mechanism.myerson import myerson as myerson
+from tokenauction_jax.mechanism.optimum import optimal_welfare as optimal_welfare
+from tokenauction_jax.mechanism.optimum import welfare as welfare
 from tokenauction_jax.mechanism.payments import clarke as clarke
 from tokenauction_jax.mechanism.payments import pay_your_bid as pay_your_bid
 from tokenauction_jax.mechanism.second_price import critical_bid as critical_bid

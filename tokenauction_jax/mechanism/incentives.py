@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tokenauction_jax.mechanism import base
+from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax.mechanism.aggregation import Linear, influence_scores
 
 
 def robustly_prefers(
@@ -128,6 +129,27 @@ def monotonicity_gap(
     defined = (path > -jnp.inf).any(axis=-1)
     steps = miss(deviation[:-1], deviation[1:]).max(axis=-1, initial=0)
     return jnp.where(defined[:-1] & defined[1:], steps, 0).max(initial=0)
+
+
+def outcomes_without(
+    aggregation: base.Aggregation, bids: jax.Array, log_probs: jax.Array
+) -> jax.Array:
+    """Probabilities `(n, V)` of the aggregates without each agent in turn.
+
+    Row i has a bid of 0 for agent i; it is all 0 where that leaves no auction.
+    """
+    if isinstance(aggregation, Linear):
+        scores = influence_scores(bids, aggregation.influence)
+        others = distributions.sum_of_others(scores)
+        mass = distributions.sum_of_others(scores[:, None] * jnp.exp(log_probs))
+        return mass / distributions.nonzero(others)[:, None]
+
+    def without(agent: jax.Array) -> jax.Array:
+        rest = bids.at[agent].set(0)
+        log_r = aggregation.log_prob(rest, log_probs)
+        return jnp.where(rest.sum() > 0, jnp.exp(log_r), 0)
+
+    return jax.vmap(without)(jnp.arange(bids.shape[0]))
 
 
 def miss(before: jax.Array, after: jax.Array) -> jax.Array:

@@ -13,8 +13,9 @@ from jax.typing import ArrayLike
 from tokenauction_jax.mechanism import base, sampling
 from tokenauction_jax.mechanism.base import Mechanism
 
-# Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token).
-Observer = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Any]
+# Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token) and
+# that auction's rows of `observe_args`.
+Observer = Callable[..., Any]
 
 
 @base.record
@@ -52,6 +53,7 @@ def simulate(
     num_auctions: int | None = None,
     first_auction: ArrayLike = 0,
     observe: Observer | None = None,
+    observe_args: tuple[Any, ...] = (),
     on_token: Callable[[Any], None] | None = None,
 ) -> Rollout:
     """Runs token auctions, each until its text ends or has `num_tokens` tokens.
@@ -70,6 +72,8 @@ def simulate(
       observe: Called as ``observe(bids, log_probs, log_q, token)`` for one auction and
         token; what it returns is kept in `Rollout.observations`. A callable pytree
         (`jax.tree_util.Partial`) may carry numbers as leaves.
+      observe_args: Further arguments of `observe`, pytrees of arrays `(A, ...)`: each
+        auction is given its row, for example its agents' true values.
       on_token: Called on the host with each position reached, for progress displays.
 
     Returns:
@@ -99,7 +103,12 @@ def simulate(
     if observe is not None and jax.tree_util.all_leaves([observe]):
         observe = jax.tree_util.Partial(observe)
     number = _check_number("first_auction", first_auction)
-    return _rollout(key, mechanism, pool, bids, number, observe, num_tokens, on_token)
+    _check_rows("observe_args", observe_args, bids.shape[0])
+    return _rollout(
+        *(key, mechanism, pool, bids, number, observe, observe_args),
+        num_tokens=num_tokens,
+        on_token=on_token,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("num_tokens", "on_token"))
@@ -110,6 +119,7 @@ def _rollout(
     bids: jax.Array,
     first_auction: jax.Array,
     observe: Observer | None,
+    observe_args: tuple[Any, ...],
     num_tokens: int,
     on_token: Callable[[Any], None] | None,
 ) -> Rollout:
@@ -129,7 +139,7 @@ def _rollout(
             "log_probs", log_probs, (num_auctions, bids.shape[1], pool.vocab_size)
         )
         keys_token = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
-        token, outcome, defined = auction(keys_token, bids, log_probs)
+        token, outcome, defined = auction(keys_token, bids, log_probs, observe_args)
         valid = valid & (defined | ~active)
         active = active & defined
         observed = outcome.pop("observations", None)
@@ -155,6 +165,7 @@ def _auction(
     key: jax.Array,
     bids: jax.Array,
     log_probs: jax.Array,
+    observe_args: tuple[Any, ...],
 ) -> tuple[jax.Array, dict[str, Any], jax.Array]:
     """One auction of one token: the token, what is recorded, whether it is defined."""
     key_token, key_payment = jax.random.split(key)
@@ -167,7 +178,7 @@ def _auction(
         "log_prob": log_q[token],
     }
     if observe is not None:
-        outcome["observations"] = observe(bids, log_probs, log_q, token)
+        outcome["observations"] = observe(bids, log_probs, log_q, token, *observe_args)
     defined = jnp.isfinite(jnp.max(log_q))
     if payable := getattr(payment, "defined", None):
         defined &= payable(bids, log_probs)
@@ -185,6 +196,16 @@ def _check_size(name: str, size: int) -> int:
     if not whole or size < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
     return int(size)
+
+
+def _check_rows(name: str, tree: Any, num_auctions: int) -> None:
+    """Raises `ValueError` unless every array of `tree` has one row an auction."""
+    for leaf in jax.tree.leaves(tree):
+        if jnp.shape(leaf)[:1] != (num_auctions,):
+            raise ValueError(
+                f"{name} has an array of shape {jnp.shape(leaf)}, expected "
+                f"({num_auctions}, ...): one row an auction"
+            )
 
 
 def _check_number(name: str, number: ArrayLike) -> jax.Array:

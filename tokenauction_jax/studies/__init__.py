@@ -1,1 +1,36 @@
-"""Scenarios, their statistics and their files."""
+"""Scenarios and Monte Carlo studies, their statistics and their files."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenauction_jax.studies.config import Study as Study
+    from tokenauction_jax.studies.config import StudyError as StudyError
+    from tokenauction_jax.studies.config import read_study as read_study
+    from tokenauction_jax.studies.report import write_report as write_report
+    from tokenauction_jax.studies.results import Results as Results
+    from tokenauction_jax.studies.results import load as load
+    from tokenauction_jax.studies.running import resume as resume
+    from tokenauction_jax.studies.running import run as run
+
+# Tables and figures bring pandas and Matplotlib: imported at first use.
+_LAZY = {
+    "Results": "results",
+    "Study": "config",
+    "StudyError": "config",
+    "load": "results",
+    "read_study": "config",
+    "resume": "running",
+    "run": "running",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

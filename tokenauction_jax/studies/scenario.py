@@ -5,10 +5,9 @@ or range is reported at once, with the nearest valid name.
 """
 
 import dataclasses
-import difflib
 import importlib.resources
 import pathlib
-import tomllib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from scipy import special
 
 from tokenauction_jax import mechanism
 from tokenauction_jax.agents import HOUSE
+from tokenauction_jax.studies import validation
 
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 _Positive = Annotated[float, pydantic.Field(gt=0)]
@@ -91,7 +91,17 @@ class Rule:
 
     __pydantic_config__ = _STRICT
     aggregation: Literal["linear", "log_linear", "power_mean"]
-    payment: Literal["second_price", "clarke", "pay_your_bid"] | None = None
+    payment: (
+        Literal[
+            "second_price",
+            "clarke",
+            "pay_your_bid",
+            "myerson(total_variation)",
+            "myerson(forward_kl)",
+            "myerson(reverse_kl)",
+        ]
+        | None
+    ) = None
     order: float | None = None
     influence: _Positive = 1.0
 
@@ -130,6 +140,9 @@ class Rule:
             return mechanism.clarke(rule)
         if name == "pay_your_bid":
             return mechanism.pay_your_bid()
+        if name is not None:
+            valuation = _VALUATIONS[name.removeprefix("myerson(").removesuffix(")")]
+            return mechanism.myerson(rule, valuation())
         raise ValueError('has no default payment; name one, e.g. "pay_your_bid"')
 
 
@@ -198,7 +211,7 @@ def read_scenario(name_or_path: str) -> Scenario:
     built_in = builtin_scenarios()
     path = built_in.get(name_or_path, pathlib.Path(name_or_path))
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content, lines = validation.read_toml(path)
     except FileNotFoundError:
         raise ScenarioError(
             f"no scenario {name_or_path!r}: give a TOML file or one of "
@@ -207,13 +220,19 @@ def read_scenario(name_or_path: str) -> Scenario:
     except (OSError, ValueError) as error:
         raise ScenarioError(f"cannot read {name_or_path}: {error}") from None
     try:
-        return validate_scenario(content)
+        return validate_scenario(content, lines)
     except ScenarioError as error:
         raise ScenarioError(f"{name_or_path}: {error}") from None
 
 
-def validate_scenario(content: dict[str, Any]) -> Scenario:
+def validate_scenario(
+    content: dict[str, Any], lines: Mapping[validation.Place, int] | None = None
+) -> Scenario:
     """A `Scenario` from nested dictionaries; a rule may be just its name.
+
+    Args:
+      content: As in the TOML file.
+      lines: Where in the file each value stands, for the message.
 
     Raises:
       ScenarioError: Listing everything that is wrong.
@@ -223,14 +242,9 @@ def validate_scenario(content: dict[str, Any]) -> Scenario:
         content["rules"] = [
             {"aggregation": rule} if isinstance(rule, str) else rule for rule in rules
         ]
-    try:
-        scenario = pydantic.TypeAdapter(Scenario).validate_python(content)
-    except pydantic.ValidationError as error:
-        # A list with a wrong element is also "too short": that says nothing new.
-        found = error.errors()
-        found = [e for e in found if e["type"] != "too_short" or e["input"] in ([], ())]
-        problems = [_explain(problem) for problem in found]
-        raise ScenarioError("; ".join(problems)) from None
+    scenario, problems = validation.validate(Scenario, content, _SECTIONS)
+    if problems:
+        raise ScenarioError(validation.describe(problems, lines or {}))
     for rule in scenario.rules:
         rule.build()
     if len({agent.name for agent in scenario.agents}) < len(scenario.agents):
@@ -277,22 +291,8 @@ def shifted_bids(bids: np.ndarray, share: float, influence: float = 1.0) -> np.n
     return bids.sum() * np.concatenate([[first], rest * others])
 
 
-def _explain(problem: Any) -> str:
-    """One problem that pydantic found, as ``agents[0].promt: unknown key, ...``."""
-    place, kind, location = "", Scenario, problem["loc"]
-    for part in location:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}" * bool(part)
-    place = place.lstrip(".")
-    if problem["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
-        wanted = problem["msg"][0].lower() + problem["msg"][1:].replace("tuple", "list")
-        got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
-        return f"{place}: {wanted}{got}"
-    for part in location[:-1]:
-        kind = _SECTIONS.get(part, kind)
-    names = [field.name for field in dataclasses.fields(kind)]
-    near = difflib.get_close_matches(str(location[-1]), names, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(names)}"
-    return f"{place}: unknown key, {hint}"
-
-
-_SECTIONS = {"agents": Agent, "rules": Rule, "sampling": Sampling}
+_SECTIONS: dict[str | int, type] = {
+    "agents": Agent,
+    "rules": Rule,
+    "sampling": Sampling,
+}

@@ -19,7 +19,7 @@ from tokenauction_jax.studies import runner
 from tokenauction_jax.studies.runner import Cell, Measure
 from tokenauction_jax.studies.scenario import Scenario
 
-_SAMPLER = "exponential race in two levels, 64-bit uniforms, keys by auction"
+SAMPLER = "exponential race in two levels, 64-bit uniforms, keys by auction"
 
 
 class StoreError(ValueError):
@@ -106,7 +106,7 @@ def manifest(scenario: Scenario, model: str, cells: Sequence[Cell]) -> dict[str,
     return environment() | {
         "dtype": str(cells[0].log_prob.dtype),
         "seed": scenario.seed,
-        "sampler": _SAMPLER,
+        "sampler": SAMPLER,
         "block": runner.BLOCK,
         "runs": [
             {"rule": cell.rule.name, "share": cell.share, "bids": cell.bids.tolist()}

@@ -1,0 +1,192 @@
+"""Runs a study: chunk after chunk, each of whole blocks of auctions in every cell.
+
+Block k of a cell holds auctions ``[k S, (k + 1) S)`` and runs whole on one device, so
+tokens and payments are the same bits whatever the chunks, devices and interruptions.
+"""
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenauction_jax.studies import contrasts, measures, population
+from tokenauction_jax.studies.config import Study
+from tokenauction_jax.studies.parts import Folder
+from tokenauction_jax.studies.plan import Plan, precise_enough
+from tokenauction_jax.studies.population import Population
+from tokenauction_jax.studies.session import Progress, Session
+
+
+def reference(study: Study, cell: Population) -> measures.Reference:
+    """What fluency is measured by."""
+    return "agent" if cell.has_reference else study.reference
+
+
+def run(
+    study: Study,
+    folder: Folder,
+    cells: Sequence[Population],
+    plan: Plan,
+    on_progress: Callable[[Progress], None] | None = None,
+    devices: Sequence[Any] | None = None,
+) -> bool:
+    """Runs what is left of a study and adds its parts to the folder.
+
+    Args:
+      study: What to run.
+      folder: Where the manifest and finished parts are.
+      cells: The study's populations.
+      plan: The one in the manifest.
+      on_progress: Called after every block.
+      devices: To run on; by default all of this process.
+
+    Returns:
+      Whether it stopped before the last auction, being as precise as wanted.
+
+    Raises:
+      StoreError: If a part is damaged or cannot be written.
+    """
+    digest = study.digest()
+    compared = contrasts.series(study.cells())
+    total = folder.statistics(digest)
+    session = Session(study, cells, plan, compared, on_progress)
+    chunks = range(folder.num_parts(), plan.num_chunks)
+    session.show(total, chunks.start)
+    stopped = precise_enough(study, plan, total)
+    with _Workers(study, cells, plan, devices) as workers:
+        try:
+            ahead: list[Future[measures.Texts]] = []
+            for chunk in () if stopped else chunks:
+                # The next chunk runs while this one's statistics are taken.
+                waiting = ahead or workers.start(chunk)
+                ahead = workers.start(chunk + 1) if chunk + 1 in chunks else []
+                part, kept = session.finish(chunk, waiting)
+                with session.overhead():
+                    folder.write_part(chunk, digest, part, kept)
+                    total = part if total is None else total.merge(part)
+                session.show(total, chunk + 1)
+                if stopped := precise_enough(study, plan, total):
+                    break
+        finally:
+            workers.cancel()
+            folder.log(session.summary())
+    return stopped
+
+
+@functools.partial(jax.jit, static_argnames=("num_tokens", "reference"))
+def run_block(
+    seed: jax.Array,
+    first_auction: jax.Array,
+    mechanism: Any,
+    bids: jax.Array,
+    values: jax.Array,
+    pool: Any,
+    *,
+    num_tokens: int,
+    reference: measures.Reference,
+) -> measures.Texts:
+    """Simulates and measures one block; see `measures.run_texts`."""
+    return measures.run_texts(
+        *(jax.random.key(seed), mechanism, pool, bids, values, first_auction),
+        num_tokens=num_tokens,
+        reference=reference,
+    )
+
+
+def block_arguments(
+    study: Study, cell: Population, plan: Plan, block: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arrays and the static arguments that `run_block` takes for a block."""
+    setting, first = cell.setting, block * plan.block
+    values = population.draw_values(setting, first, plan.block)
+    bids = population.make_bids(setting, values)
+    numbers = (np.uint32(setting.seed), np.uint32(first))
+    static = {"num_tokens": setting.num_tokens, "reference": reference(study, cell)}
+    return (*numbers, cell.mechanism, bids, values, cell.pool), static
+
+
+def program_key(arguments: Any, static: Any) -> tuple[Any, ...]:
+    """Equal for blocks that run the same compiled program."""
+    leaves, structure = jax.tree.flatten(arguments)
+    return (structure, *(jnp.shape(leaf) for leaf in leaves), *static.values())
+
+
+def num_threads() -> int:
+    """How many blocks run side by side."""
+    devices = len(jax.local_devices())
+    if jax.default_backend() == "cpu":
+        # XLA hardly splits the small operations of a block over the cores.
+        return max(devices, os.cpu_count() or 1)
+    return devices
+
+
+class _Workers:
+    """Threads that run blocks, each block on one device."""
+
+    def __init__(
+        self,
+        study: Study,
+        cells: Sequence[Population],
+        plan: Plan,
+        devices: Sequence[Any] | None,
+    ):
+        self._study, self._cells, self._plan = study, cells, plan
+        self._devices = list(devices or jax.local_devices())
+        self._pool = ThreadPoolExecutor(num_threads())
+        self._placed: dict[Any, Any] = {}
+        self._compiled: set[Any] = set()
+        self._compiling: dict[Any, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def cancel(self) -> None:
+        """Drops the blocks that have not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def start(self, chunk: int) -> list[Future[measures.Texts]]:
+        """Begins all blocks of a chunk, cell by cell."""
+        return [
+            self._pool.submit(self._run, cell, block)
+            for cell in self._cells
+            for block in self._plan.blocks(chunk)
+        ]
+
+    def _run(self, cell: Population, block: int) -> measures.Texts:
+        arguments, static = block_arguments(self._study, cell, self._plan, block)
+        device = self._devices[block % len(self._devices)]
+        arguments = jax.device_put(arguments[:-1], device)
+        arguments = (*arguments, self._place(cell.pool, device))
+        with self._first_time((device, *program_key(arguments, static))):
+            done = run_block(*arguments, **static)
+            return measures.Texts(*(np.asarray(x) for x in done))
+
+    def _place(self, pool: Any, device: Any) -> Any:
+        """The agents on a device, put there once."""
+        with self._lock:
+            if (id(pool), device) not in self._placed:
+                self._placed[id(pool), device] = jax.device_put(pool, device)
+            return self._placed[id(pool), device]
+
+    @contextlib.contextmanager
+    def _first_time(self, program: Any) -> Iterator[None]:
+        """Lets one thread compile what others would compile at the same time."""
+        if program in self._compiled:
+            yield
+            return
+        with self._lock:
+            lock = self._compiling.setdefault(program, threading.Lock())
+        with lock:
+            yield
+            self._compiled.add(program)

@@ -1,0 +1,361 @@
+"""What is measured in each auction of a study: one row of numbers a text.
+
+Every token is observed inside the rollout (`TokenMeasures`), and the observations of a
+text are summed or averaged over its tokens (`text_measures`). Valuations, welfare and
+robust preferences are those of Duetting et al. (arXiv 2310.10826), sections 3 to 5.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.mechanism.incentives import miss, outcomes_without
+from tokenauction_jax.mechanism.optimum import (
+    quantile_levels,
+    total_variation_costs,
+    total_variation_optimum,
+)
+from tokenauction_jax.simulation import Rollout, simulate
+
+VALUATIONS = ("total_variation", "forward_kl", "reverse_kl")
+Reference = Literal["uniform", "mean", "agent"]
+# By how much, in probability, a token may miss a robust preference.
+_TOLERANCE = 1e-6
+
+# The measures of a text, in the order of its row: unit, one for each valuation, one for
+# each agent.
+_MEASURES = {
+    "welfare": ("money per text", True, False),
+    "realized_welfare": ("money per text", True, False),
+    "optimum_shortfall": ("money per text", True, False),
+    "single_agent_shortfall": ("money per text", True, False),
+    "minimum_welfare": ("money per text", True, False),
+    "nash_welfare": ("nats per text", False, False),
+    "revenue": ("money per text", False, False),
+    "expected_revenue": ("money per text", False, False),
+    "payment": ("money per text", False, True),
+    "expected_payment": ("money per text", False, True),
+    "utility": ("money per text", True, True),
+    "expected_utility": ("money per text", True, True),
+    "influence": ("share", False, True),
+    "robustly_gains": ("share of tokens", False, True),
+    "robustly_loses": ("share of tokens", False, True),
+    "entropy": ("nats per token", False, False),
+    "log_likelihood": ("nats per text", False, False),
+    "log_ratio": ("nats per text", False, True),
+    "length": ("tokens", False, False),
+    "mention": ("share of texts", False, True),
+}
+UNITS = {name: unit for name, (unit, _, _) in _MEASURES.items()}
+# Means of numbers in [0, 1] that are often 0 or 1 throughout.
+SHARES = ("robustly_gains", "robustly_loses", "mention")
+# Averaged over the tokens of a text; what else is observed is summed.
+_AVERAGED = ("influence", "robustly_gains", "robustly_loses", "entropy")
+
+
+class Column(NamedTuple):
+    """One number of a text: a measure, of a valuation and an agent if it has them."""
+
+    measure: str
+    valuation: str = ""
+    agent: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Such as ``utility/forward_kl/0``."""
+        parts = (self.measure, self.valuation, "" if self.agent is None else self.agent)
+        return "/".join(str(part) for part in parts if part != "")
+
+
+class Texts(NamedTuple):
+    """What one block of `A` auctions left, on the device or as NumPy arrays.
+
+    Attributes:
+      measures: `(A, M)`, NaN in rows that are not valid.
+      valid: `(A,)`, False where an auction became undefined.
+      length: `(A,)` tokens of each text.
+      tokens: `(A, T)`.
+      influence: `(A, T, n)`, the share of the drawn token's probability that each
+        agent brought, ``lambda_i p_i / sum_j lambda_j p_j``.
+    """
+
+    measures: Any
+    valid: Any
+    length: Any
+    tokens: Any
+    influence: Any
+
+
+def columns(num_agents: int, with_mentions: bool = False) -> list[Column]:
+    """The columns of `Texts.measures`, and those of mentions if texts have them."""
+    return [
+        Column(name, valuation, agent)
+        for name, (_, by_valuation, by_agent) in _MEASURES.items()
+        if with_mentions or name != "mention"
+        for valuation in (VALUATIONS if by_valuation else [""])
+        for agent in (range(num_agents) if by_agent else [None])
+    ]
+
+
+@base.record
+class TokenMeasures:
+    """Observes one token of one auction.
+
+    Attributes:
+      aggregation: The rule of the auction.
+      reference: The model of fluency: the uniform distribution, the mean of the
+        agents', or that of a last "agent" which bids 0 and takes no part.
+    """
+
+    aggregation: Any
+    reference: Reference = base.static_field()
+
+    def __call__(
+        self,
+        bids: jax.Array,
+        log_probs: jax.Array,
+        log_q: jax.Array,
+        token: jax.Array,
+        values: jax.Array,
+        levels: jax.Array,
+    ) -> dict[str, jax.Array]:
+        """Measures of one token: bids `(m,)`, log_probs `(m, V)`, values `(n,)`."""
+        n = values.shape[0]
+        weights = self.aggregation.weights(bids)[:n]
+        drawn = log_probs[:, token]
+        log_reference = self._log_reference(drawn, n, log_probs.shape[-1])
+        without = outcomes_without(self.aggregation, bids, log_probs)[:n]
+        log_probs = log_probs[:n]
+        p, q = jnp.exp(log_probs), jnp.exp(log_q)
+        gains, loses = _robust_preferences(p, q, without)
+        by_divergence = _divergences(values, levels, log_probs, p, log_q, q)
+        mine = weights * jnp.exp(drawn[:n] - log_q[token])
+        return by_divergence | {
+            "realized": _realized_values(drawn[:n] - log_q[token]),
+            "influence": weights,
+            "robustly_gains": gains,
+            "robustly_loses": loses,
+            "entropy": distributions.entropy(log_q),
+            "log_likelihood": log_reference,
+            "log_ratio": drawn[:n] - log_reference,
+            "brought": mine / distributions.nonzero(mine.sum()),
+        }
+
+    def _log_reference(self, drawn: jax.Array, n: int, vocab_size: int) -> jax.Array:
+        if self.reference == "uniform":
+            return -jnp.log(jnp.asarray(vocab_size, drawn.dtype))
+        if self.reference == "agent":
+            return drawn[n]
+        mean = jnp.full(n, 1 / n, drawn.dtype)
+        return distributions.log_mixture(mean, drawn[:n, None])[0]
+
+
+def run_texts(
+    key: jax.Array,
+    mechanism: Mechanism,
+    pool: Any,
+    bids: jax.Array,
+    values: jax.Array,
+    first_auction: jax.Array,
+    *,
+    num_tokens: int,
+    reference: Reference,
+) -> Texts:
+    """Simulates and measures one block of auctions; pure, to be jitted whole.
+
+    Args:
+      key: Of all auctions of the study.
+      mechanism: The rules.
+      pool: `n` agents, and the reference model after them if it is one of them.
+      bids: `(A, n)`.
+      values: `(A, n)`, true values.
+      first_auction: The number of the block's first auction.
+      num_tokens: The cap on the tokens of a text.
+      reference: See `TokenMeasures`.
+    """
+    if reference == "agent":
+        bids_in = jnp.concatenate([bids, jnp.zeros_like(bids[:, :1])], axis=1)
+    else:
+        bids_in = bids
+    rollout = simulate(
+        key,
+        mechanism,
+        pool,
+        bids_in,
+        num_tokens=num_tokens,
+        first_auction=first_auction,
+        observe=TokenMeasures(mechanism.aggregation, reference),
+        observe_args=(values, jax.vmap(quantile_levels)(values)),
+    )
+    return text_measures(rollout, values)
+
+
+def text_measures(rollout: Rollout, values: jax.Array) -> Texts:
+    """Sums and averages over the tokens of each text, in the order of `columns`."""
+    mask, n = rollout.mask, values.shape[1]
+    length = mask.sum(axis=1)
+
+    def total(x: jax.Array) -> jax.Array:
+        kept = jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 2)), x, 0)
+        return kept.sum(axis=1)
+
+    seen = {name: total(x) for name, x in rollout.observations.items()}
+    brought = rollout.observations["brought"]
+    for name in _AVERAGED:
+        of_text = seen[name]
+        tokens = jnp.maximum(length, 1).reshape(-1, *[1] * (of_text.ndim - 1))
+        seen[name] = of_text / tokens
+    paid = total(rollout.payments[..., :n])
+    expected = total(rollout.expected_payments[..., :n])
+    worth = _worth(values, seen["values"])
+    best_single = seen["single_agents"].max(axis=-1)
+    seen |= {
+        "welfare": worth.sum(-1),
+        "realized_welfare": _worth(values, seen["realized"]).sum(-1),
+        "single_agent_shortfall": best_single - worth.sum(-1),
+        "revenue": paid.sum(-1),
+        "expected_revenue": expected.sum(-1),
+        "payment": paid,
+        "expected_payment": expected,
+        "utility": worth - paid[:, None],
+        "expected_utility": worth - expected[:, None],
+        "length": length.astype(paid.dtype),
+    }
+    rows = [seen[name].reshape(mask.shape[0], -1) for name in _MEASURES if name in seen]
+    matrix = jnp.concatenate(rows, axis=1)
+    return Texts(
+        measures=jnp.where(rollout.valid[:, None], matrix, jnp.nan),
+        valid=rollout.valid,
+        length=length,
+        tokens=rollout.tokens,
+        influence=brought,
+    )
+
+
+def _worth(values: jax.Array, x: jax.Array) -> jax.Array:
+    """``w_i x_i`` `(A, 3, n)`, 0 for agents of value 0."""
+    values = values[:, None]
+    return jnp.where(values > 0, values * x, 0)
+
+
+def _divergences(
+    values: jax.Array,
+    levels: jax.Array,
+    log_probs: jax.Array,
+    p: jax.Array,
+    log_q: jax.Array,
+    q: jax.Array,
+) -> dict[str, jax.Array]:
+    """Values `(3, n)` of the outcome and how far its welfare is from others'.
+
+    Here the sums over the vocabulary are written out, not taken rule by rule from
+    `valuations`, so that they share their terms: this is where a study's time goes.
+    """
+    n = p.shape[0]
+    total = distributions.nonzero(values.sum())
+    on, on_q = log_probs > -jnp.inf, log_q > -jnp.inf
+    logs, logs_q = _finite(log_probs), _finite(log_q)
+    costs = total_variation_costs(values, p)
+    variation = distributions.sum_last(jnp.abs(p - q[None])) / 2
+    agents, outcome = (p, logs, on), (q[None], logs_q[None], on_q[None])
+    of_outcome = -jnp.stack(
+        [variation, _divergence(agents, outcome), _divergence(outcome, agents)]
+    )
+    worth = jnp.where(values[None] > 0, values[None] * of_outcome, 0)
+    # KL(p_k || p_i) `(n, n)`: row k is agent k's distribution as the outcome.
+    between = jnp.stack(
+        [
+            _divergence((p[k : k + 1], logs[k : k + 1], on[k : k + 1]), agents)
+            for k in range(n)
+        ]
+    )
+    single = -jnp.stack(
+        [
+            distributions.sum_last(costs) / 2,
+            _weighted(values, between.T),
+            _weighted(values, between),
+        ]
+    )
+    # Welfare is lost in proportion to a divergence from the optimum, which does not
+    # cancel where the outcome is nearly optimal.
+    mixture = (values[:, None] * p).sum(0) / total
+    log_mixture = _finite(distributions.safe_log(mixture))
+    log_best, shared = _geometric_mean(values / total, log_probs)
+    best = (jnp.exp(log_best)[None], _finite(log_best)[None], shared[None])
+    from_mixture = _divergence(
+        (mixture[None], log_mixture[None], mixture[None] > 0), outcome
+    )[0]
+    from_best = _divergence(outcome, best)[0]
+    by_variation = total_variation_optimum(values, levels, p, costs) - worth[0].sum()
+    shortfall = jnp.stack(
+        [
+            jnp.maximum(by_variation, 0),
+            total * jnp.maximum(from_mixture, 0),
+            jnp.where(shared.any(), total * jnp.maximum(from_best, 0), -jnp.inf),
+        ]
+    )
+    return {
+        "values": of_outcome,
+        "optimum_shortfall": shortfall,
+        "single_agents": single,
+        "minimum_welfare": worth.min(-1),
+        "nash_welfare": distributions.safe_log(1 - variation).sum(),
+    }
+
+
+_Distributions = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _divergence(one: _Distributions, other: _Distributions) -> jax.Array:
+    """``KL(one || other)`` `(m,)`, infinite where `other` lacks a token of `one`.
+
+    Both are probabilities, their logs (any finite number for 0) and their support,
+    each `(m, V)`. The terms ``other - one`` sum to 0 and make each term non-negative.
+    """
+    (p, log_p, p_on), (q, log_q, q_on) = one, other
+    terms = p * (log_p - log_q) + (q - p)
+    return distributions.sum_last(jnp.where(p_on & ~q_on, jnp.inf, terms))
+
+
+def _finite(log_probs: jax.Array) -> jax.Array:
+    return jnp.where(log_probs > -jnp.inf, log_probs, 0)
+
+
+def _weighted(values: jax.Array, divergences: jax.Array) -> jax.Array:
+    """``sum_i w_i D[k, i]`` `(n,)`."""
+    return jnp.where(values[None] > 0, values[None] * divergences, 0).sum(-1)
+
+
+def _geometric_mean(
+    weights: jax.Array, log_probs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Log of the weighted geometric mean `(V,)`, normalised, and its support."""
+    shared = ~((weights > 0)[:, None] & (log_probs == -jnp.inf)).any(0)
+    mean = (weights[:, None] * _finite(log_probs)).sum(0)
+    return distributions.normalize(jnp.where(shared, mean, -jnp.inf)), shared
+
+
+def _realized_values(log_ratio: jax.Array) -> jax.Array:
+    """One-token estimates `(3, n)` of the values from ``log p_i(y) / q(y)`` `(n,)`.
+
+    Each divergence is a mean over the drawn token of a convex function of that ratio.
+    """
+    ratio = jnp.exp(log_ratio)
+    weighted = jnp.where(ratio > 0, ratio * _finite(log_ratio), 0)
+    return jnp.stack([-jnp.maximum(1 - ratio, 0), -(weighted - ratio + 1), log_ratio])
+
+
+def _robust_preferences(
+    p: jax.Array, q: jax.Array, without: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Whether each agent prefers the outcome, and the one without it, `(n,)`."""
+    compared = (without > 0).any(-1)
+    with_it, without_it = q[None] - p, without - p
+    gains = (miss(without_it, with_it) <= _TOLERANCE).all(-1)
+    loses = (miss(with_it, without_it) <= _TOLERANCE).all(-1)
+    return (gains & compared).astype(p.dtype), (loses & ~gains & compared).astype(
+        p.dtype
+    )

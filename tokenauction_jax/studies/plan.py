@@ -1,0 +1,132 @@
+"""How a study is cut into blocks and chunks, what it measures, and when it stops."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenauction_jax.studies import estimators, measures
+from tokenauction_jax.studies.config import Study
+from tokenauction_jax.studies.estimators import Intervals
+from tokenauction_jax.studies.moments import Statistics
+from tokenauction_jax.studies.population import Population
+
+# Language models read their prompts once a block, and their caches fill the memory.
+_LANGUAGE_MODEL_BLOCK = 32
+_LARGEST_BLOCK = 1024
+# Numbers `(A, n, V)` of a block that stay in the caches of a core.
+_BLOCK_NUMBERS = 2**19
+# A chunk is what an interruption can lose; each has a part of its own.
+_MOST_CHUNKS = 100
+_MOST_BLOCKS = 64
+_CHUNK_NUMBERS = 2**22
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a study is cut, and whom its cells are about; part of the manifest.
+
+    Attributes:
+      block: Auctions of a block.
+      chunk: Auctions of a chunk, whole blocks.
+      num_auctions: Auctions per cell, at most.
+      agents: The agents' names, cell by cell.
+      texts: Whether a cell's auctions have texts, cell by cell.
+    """
+
+    block: int
+    chunk: int
+    num_auctions: int
+    agents: Sequence[Sequence[str]]
+    texts: Sequence[bool]
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> "Plan":
+        """The plan of a study that was begun."""
+        return cls(**manifest["plan"])
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks all auctions make."""
+        return math.ceil(self.num_auctions / self.chunk)
+
+    def auctions(self, chunk: int) -> range:
+        """The numbers of the auctions of a chunk."""
+        start = chunk * self.chunk
+        return range(start, min(start + self.chunk, self.num_auctions))
+
+    def blocks(self, chunk: int) -> range:
+        """The blocks of a chunk; the last one may have more auctions than count."""
+        auctions = self.auctions(chunk)
+        return range(auctions.start // self.block, -(-auctions.stop // self.block))
+
+    @property
+    def columns(self) -> list[measures.Column]:
+        """The measures that the cells have together, in the order of all arrays."""
+        return measures.columns(max(map(len, self.agents)), any(self.texts))
+
+    def columns_of(self, cell: int) -> list[measures.Column]:
+        """The measures that one cell has."""
+        return measures.columns(len(self.agents[cell]), self.texts[cell])
+
+
+def make_plan(
+    study: Study, cells: Sequence[Population], blocks_per_chunk: int | None = None
+) -> Plan:
+    """The plan of a study; a chunk is by default 1 % of it, within bounds.
+
+    Args:
+      study: What to run.
+      cells: Its populations.
+      blocks_per_chunk: Instead of the default.
+    """
+    names = [cell.agent_names for cell in cells]
+    texts = [cell.scenario is not None for cell in cells]
+    if any(texts):
+        block = _LANGUAGE_MODEL_BLOCK
+    else:
+        most = max(cell.pool.num_agents * cell.pool.vocab_size for cell in cells)
+        fitting = 2 ** int(math.log2(max(_BLOCK_NUMBERS / most, 1)))
+        block = min(max(fitting, _LANGUAGE_MODEL_BLOCK), _LARGEST_BLOCK)
+    plan = Plan(block, block, study.num_auctions, names, texts)
+    if blocks_per_chunk is None:
+        numbers = block * len(cells) * len(plan.columns)
+        most = min(_MOST_BLOCKS, max(_CHUNK_NUMBERS // numbers, 1))
+        blocks_per_chunk = min(math.ceil(plan.num_chunks / _MOST_CHUNKS), most)
+    return dataclasses.replace(plan, chunk=block * blocks_per_chunk)
+
+
+def study_intervals(study: Study, plan: Plan) -> Intervals:
+    """The study's intervals: sequential ones if it may stop early."""
+    if study.stop is None:
+        return Intervals()
+    first = min(plan.chunk, plan.num_auctions)
+    return estimators.sequential(first, plan.num_auctions)
+
+
+def precise_enough(study: Study, plan: Plan, statistics: Statistics | None) -> bool:
+    """Whether every cell and paired difference is as narrow as `stop` asks."""
+    if study.stop is None or statistics is None:
+        return False
+    index = headline(study, plan.columns)
+    wanted = study_intervals(study, plan)
+    for moments in (statistics.cells, statistics.comparisons):
+        n, mean, std = (getattr(moments, x)[:, index] for x in ("n", "mean", "std"))
+        low, high = wanted.of_mean(mean, std, n)
+        if not ((high - low) / 2 <= study.stop.half_width).all():
+            return False
+    return True
+
+
+def headline(study: Study, columns: Sequence[measures.Column]) -> int:
+    """Index of the measure that `stop` is about, else of the welfare."""
+    name = study.stop.measure if study.stop else "welfare"
+    agent = study.stop.agent if study.stop else 0
+    for i, column in enumerate(columns):
+        if (
+            column.measure == name
+            and column.valuation in ("", study.valuation)
+            and column.agent in (None, agent)
+        ):
+            return i
+    raise ValueError(f"no measure {name!r} in this study")

@@ -1,0 +1,137 @@
+"""Gathers the blocks of a running study into the statistics of its chunks."""
+
+import contextlib
+import dataclasses
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from tokenauction_jax.studies import contrasts, measures, texts
+from tokenauction_jax.studies.config import Study
+from tokenauction_jax.studies.moments import Statistics
+from tokenauction_jax.studies.plan import Plan
+from tokenauction_jax.studies.population import Population
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is, for displays.
+
+    Attributes:
+      done: `(C,)`, auctions of each cell, those of earlier sessions included.
+      total: Auctions per cell, at most.
+      rate: Auctions per second of this session, over all cells.
+      statistics: Of all finished chunks, None before the first.
+    """
+
+    done: np.ndarray
+    total: int
+    rate: float
+    statistics: Statistics | None
+
+
+class Session:
+    """Gathers blocks into the statistics of chunks, and keeps count."""
+
+    def __init__(
+        self,
+        study: Study,
+        cells: Sequence[Population],
+        plan: Plan,
+        compared: Sequence[contrasts.Comparison],
+        on_progress: Callable[[Progress], None] | None,
+    ):
+        self._study, self._cells, self._plan = study, cells, plan
+        self._columns = plan.columns
+        self._places = [
+            [self._columns.index(column) for column in plan.columns_of(cell)]
+            for cell in range(len(cells))
+        ]
+        self._pairs = [comparison.pairs for comparison in compared]
+        self._on_progress = on_progress
+        self._clock, self._began = time.perf_counter(), time.time()
+        self._statistics: Statistics | None = None
+        self._done = np.zeros(len(cells), int)
+        self._ran = self._tokens = 0
+        self._overhead = 0.0
+
+    @contextlib.contextmanager
+    def overhead(self) -> Iterator[None]:
+        """Counts time that is not spent on auctions."""
+        start = time.perf_counter()
+        yield
+        self._overhead += time.perf_counter() - start
+
+    def show(self, statistics: Statistics | None, num_chunks: int) -> None:
+        """Reports the chunks that are finished."""
+        self._statistics = statistics
+        done = min(num_chunks * self._plan.chunk, self._plan.num_auctions)
+        self._done[:] = done
+        self._report()
+
+    def finish(
+        self, chunk: int, waiting: Sequence[Future[measures.Texts]]
+    ) -> tuple[Statistics, pa.Table | None]:
+        """The statistics of a chunk, and those of its auctions that are kept whole."""
+        auctions, blocks = self._plan.auctions(chunk), self._plan.blocks(chunk)
+        shape = (len(self._cells), len(auctions))
+        every = np.full((*shape, len(self._columns)), np.nan, np.float32)
+        valid = np.zeros(shape, bool)
+        keep = auctions[: max(self._study.keep_auctions - auctions.start, 0)]
+        kept = []
+        for i, cell in enumerate(self._cells):
+            done = []
+            for future in waiting[i * len(blocks) : (i + 1) * len(blocks)]:
+                done.append(future.result())
+                ran = min(self._plan.block, auctions.stop - int(self._done[i]))
+                self._done[i] += ran
+                self._ran += ran
+                self._report()
+            with self.overhead():
+                whole = measures.Texts(
+                    *(
+                        np.concatenate(x)[: len(auctions)]
+                        for x in zip(*done, strict=True)
+                    )
+                )
+                self._tokens += int(whole.length.sum())
+                written = texts.decode(cell, whole)
+                every[i][:, self._places[i]] = texts.all_measures(cell, whole, written)
+                valid[i] = whole.valid
+                if keep:
+                    about = (self._columns, every[i])
+                    kept.append(texts.table(i, cell, keep, whole, written, *about))
+        with self.overhead():
+            absent = np.ones((shape[0], len(self._columns)), bool)
+            for i, places in enumerate(self._places):
+                absent[i, places] = False
+            part = Statistics.of(every, valid, absent, self._pairs)
+            return part, pa.concat_tables(kept) if kept else None
+
+    def summary(self) -> dict[str, Any]:
+        """What this session did, for the folder's log."""
+        seconds = time.perf_counter() - self._clock
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._began)),
+            "auctions": self._ran,
+            "seconds": round(seconds, 3),
+            "auctions_per_second": round(self._ran / seconds, 1),
+            "tokens_per_second": round(self._tokens / seconds, 1),
+            "overhead_share": round(self._overhead / seconds, 4),
+            "peak_memory_mib": round(peak, 1),
+            "device": f"{len(jax.local_devices())} x {jax.devices()[0].device_kind}",
+        }
+
+    def _report(self) -> None:
+        if self._on_progress is not None:
+            seconds = max(time.perf_counter() - self._clock, 1e-9)
+            done, total = self._done.copy(), self._plan.num_auctions
+            rate = self._ran / seconds
+            self._on_progress(Progress(done, total, rate, self._statistics))
