@@ -158,7 +158,6 @@ def revenue_welfare(results: Results) -> Chart | None:
         [("", labels.with_unit(results, revenue), points)],
         labels.with_unit(results, "welfare"),
         growing=bool(swept),
-        panel_width=5.0,
     )
     caption = "Each point is a cell, with both intervals."
     if swept:
@@ -178,10 +177,11 @@ def response(results: Results, factor: str) -> Chart | None:
         return None
     name, unit = labels.factor_label(factor), labels.with_unit(results, "welfare")
     table = labels.estimates(results)
+    reference = labels.level_label(factor, baseline)
     columns = [
         ("mean", unit, partial(_swept, results, factor, table, column)),
         (
-            f"difference to {name} {baseline}",
+            f"difference to {reference}",
             unit,
             partial(_swept, results, factor, paired, column),
         ),
@@ -189,8 +189,8 @@ def response(results: Results, factor: str) -> Chart | None:
     figure = _curves(results, factor, columns, name)
     plots.scale_numbers(figure, sorted(map(float, results.factors[factor])))
     caption = (
-        f"Left, mean welfare at each {name}; right, its difference to {name} "
-        f"{baseline} over the same auctions."
+        f"Left, mean welfare by {name}; right, its difference to {reference} over the "
+        "same auctions."
     )
     return Chart(f"response-{_slug(factor)}", f"Welfare by {name}", caption, figure)
 
@@ -285,7 +285,6 @@ def _curves(
     *,
     zero: bool = False,
     growing: bool = False,
-    panel_width: float = 3.1,
 ) -> Figure:
     """Curves along the factor `swept`, one per combination of the others.
 
@@ -296,7 +295,6 @@ def _curves(
       x: The x axis.
       zero: Whether to mark 0.
       growing: Whether markers grow along a curve.
-      panel_width: In inches.
     """
     cells = labels.cells(results)
     others = [factor for factor in labels.varying(results) if factor != swept]
@@ -321,9 +319,10 @@ def _curves(
         ]
         for where, curves in panels.items()
     ]
-    return plots.curves(
-        grid, list(names), x, zero=zero, growing=growing, panel_width=panel_width
-    )
+    single = len(columns) == 1
+    if single and len(grid) <= 3:
+        grid = [[panel for row in grid for panel in row]]
+    return plots.curves(grid, list(names), x, zero=zero, growing=growing, same_y=single)
 
 
 def _influence_factor(results: Results, agent: str) -> str | None:

@@ -14,7 +14,7 @@ DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 REGRET_FACTOR = "bids.factor"
 
 _FACTORS = {
-    "agents.num_agents": "agents",
+    "agents.num_agents": "number of agents",
     "bids.share": "bid share",
     REGRET_FACTOR: "bid factor",
 }
@@ -157,6 +157,8 @@ def level_label(factor: str, level: str) -> str:
     """A level, with the factor's name where the level alone says too little."""
     if factor in ("rule", "payment"):
         return level
+    if factor == "agents.num_agents":
+        return f"{level} agents"
     return f"{factor_label(factor)} {level}"
 
 

@@ -106,7 +106,9 @@ def forest(
         for y, style, row in places:
             _estimate(axes, y, style % len(COLOURS), row[column], hollow)
         axes.set_xlabel(_wrap(title, 34))
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
+        axes.xaxis.set_major_locator(
+            MaxNLocator(7 if len(titles) == 1 else 4, steps=_STEPS)
+        )
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -125,7 +127,7 @@ def curves(
     *,
     zero: bool = False,
     growing: bool = False,
-    panel_width: float = 3.1,
+    same_y: bool = False,
 ) -> Figure:
     """Families of curves in a grid of panels, with one legend above.
 
@@ -135,20 +137,24 @@ def curves(
       x: The common x axis.
       zero: Whether to mark 0 on the y axes.
       growing: Whether markers grow along a curve.
-      panel_width: In inches.
+      same_y: Whether all panels have one y axis, not only those of a column.
     """
     rows, columns = len(grid), len(grid[0])
+    panel_width = {1: 5.0, 2: 4.0}.get(columns, 3.1)
     width = 0.4 + panel_width * columns
     lines = math.ceil(len(names) / _legend_columns(names, width))
     figure = _figure(width, 0.6 + 0.2 * lines + 0.75 * panel_width * rows)
-    panels = figure.subplots(rows, columns, squeeze=False)
+    panels = figure.subplots(
+        rows, columns, squeeze=False, sharex=True, sharey="all" if same_y else "col"
+    )
     for axes, panel in zip(panels.flat, [p for row in grid for p in row], strict=True):
         if zero:
             axes.axhline(0, color=GREY, linewidth=0.8)
         for style, points in panel.curves:
             _curve(axes, style, points, growing)
         axes.set_title(_wrap(panel.title, int(11 * panel_width)), loc="left")
-        axes.set_ylabel(_wrap(panel.y, 34))
+        if not same_y or axes.get_subplotspec().is_first_col():
+            axes.set_ylabel(_wrap(panel.y, 34))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
         axes.xaxis.set_major_formatter(FuncFormatter(_tick))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))

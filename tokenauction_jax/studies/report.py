@@ -135,11 +135,12 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     study, environment = results.study, results.environment
     versions = environment.get("versions", {})
     cells = len(labels.cells(results))
+    where = f"each of {cells:,} cells" if cells > 1 else "one cell"
     software = [("tokenauction_jax", environment.get("tokenauction_jax"))]
     software += [(name, versions.get(name)) for name in ("jax", "numpy")]
     return [
         ("status", _status(results)),
-        ("auctions", f"{results.num_auctions:,} in each of {cells:,} cells"),
+        ("auctions", f"{results.num_auctions:,} in {where}"),
         ("texts", f"at most {study.num_tokens:,} tokens"),
         ("valuation", labels.measure_label(study.valuation)),
         ("seed", str(study.seed)),
@@ -153,7 +154,7 @@ def _samples(results: Results) -> list[dict[str, Any]]:
     kept = results.auctions.sort_values(["cell", "auction"])
     found = []
     for cell, levels in labels.cells(results).items():
-        texts = kept.query("cell == @cell")
+        texts = kept.loc[kept["cell"] == cell]
         found.append(
             {
                 "cell": labels.cell_label(levels, factors) or "all auctions",
