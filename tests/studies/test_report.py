@@ -169,7 +169,7 @@ def test_missing_infinite_and_undefined_numbers(tmp_path):
     assert not re.search(r"\b(nan|inf|None|NaT)\b", text, flags=re.IGNORECASE)
     headline = page[page.index('id="headline"') : page.index('id="effects"')]
     assert headline.count("1,234 infinite left out") == 22
-    assert "linear, second_price · bid share 0.3: 2,345." in text
+    assert "linear, second_price · bid share 0.3: 2,345 of 4,096." in text
     assert "No texts were kept" in text
     assert 'title="n = 0"' in page
     assert "∞" in text

@@ -113,7 +113,7 @@ def influence(results: Results) -> Chart | None:
     if factor is None:
         return None
     table = labels.estimates(results)
-    valuations = _valuations(results, "welfare", "")
+    valuations = labels.valuations(results, "welfare", "")
 
     def points(cells: Sequence[int], valuation: str) -> list[Point]:
         ordered = sorted(cells, key=lambda c: table[c, "influence", "", agent]["mean"])
@@ -200,7 +200,7 @@ def regret(results: Results) -> Chart | None:
     agent = next(iter(results.agent_names), "")
     factor, measure = labels.REGRET_FACTOR, labels.utility(results)
     baseline, paired = _paired(results, factor)
-    valuations = _valuations(results, measure, agent)
+    valuations = labels.valuations(results, measure, agent)
     if not paired or not valuations:
         return None
     y = labels.with_unit(results, measure, "gain in utility")
@@ -344,17 +344,6 @@ def _influence_factor(results: Results, agent: str) -> str | None:
             if same and max(values) - min(values) > 0.01:
                 return factor
     return None
-
-
-def _valuations(results: Results, measure: str, agent: str) -> list[str]:
-    """Those under which a measure was taken, the study's own first."""
-    rows = labels.rows(results.summary)
-    found = [
-        row["valuation"]
-        for row in rows
-        if (row["measure"], row["agent"]) == (measure, agent)
-    ]
-    return sorted(dict.fromkeys(found), key=lambda v: v != results.study.valuation)
 
 
 def _slug(name: str) -> str:

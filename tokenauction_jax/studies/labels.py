@@ -134,6 +134,16 @@ def utility(results: Results) -> str:
     return "expected_utility" if "expected_utility" in taken else "utility"
 
 
+def valuations(results: Results, measure: str, agent: str) -> list[str]:
+    """Those under which a measure was taken, the study's own first."""
+    found = [
+        row["valuation"]
+        for row in rows(results.summary)
+        if (row["measure"], row["agent"]) == (measure, agent)
+    ]
+    return sorted(dict.fromkeys(found), key=lambda v: v != results.study.valuation)
+
+
 def varying(results: Results) -> list[str]:
     """The factors with several levels."""
     return [name for name, levels in results.factors.items() if len(levels) > 1]

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from tokenauction_jax.studies.labels import Row, excludes_zero, number
 
@@ -109,7 +109,7 @@ def forest(
         axes.xaxis.set_major_locator(
             MaxNLocator(7 if len(titles) == 1 else 4, steps=_STEPS)
         )
-        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+        axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -156,9 +156,9 @@ def curves(
         if not same_y or axes.get_subplotspec().is_first_col():
             axes.set_ylabel(_wrap(panel.y, 34))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
-        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+        axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
-        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     for axes in panels[-1]:
         axes.set_xlabel(_wrap(x, 44))
     if len(names) > 1:
@@ -194,10 +194,6 @@ def _figure(width: float, height: float) -> Figure:
 
 def _wrap(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width)[:3])
-
-
-def _tick(value: float, _: int) -> str:
-    return number(float(f"{value:.6g}"))
 
 
 def _estimate(axes: Axes, y: float, style: int, row: Row | None, hollow: bool) -> None:

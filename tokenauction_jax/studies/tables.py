@@ -47,15 +47,20 @@ def headline(results: Results) -> Table:
     return Table(heads, _titles(results, columns), rows)
 
 
-def undefined(results: Results) -> list[tuple[str, int]]:
+def undefined(results: Results) -> list[tuple[str, str]]:
     """How many auctions became undefined, in the cells where some did."""
-    table, factors = labels.estimates(results), labels.varying(results)
-    found = []
-    for cell, levels in labels.cells(results).items():
-        counts = [row["undefined"] for key, row in table.items() if key[0] == cell]
-        if most := int(max(counts, default=0)):
-            found.append((labels.cell_label(levels, factors) or "all auctions", most))
-    return found
+    factors = labels.varying(results)
+    counts = dict.fromkeys(labels.cells(results), 0)
+    for row in labels.rows(results.summary):
+        counts[row["cell"]] = max(counts[row["cell"]], int(row["undefined"]))
+    return [
+        (
+            labels.cell_label(levels, factors) or "all auctions",
+            f"{counts[cell]:,} of {results.num_auctions:,}",
+        )
+        for cell, levels in labels.cells(results).items()
+        if counts[cell]
+    ]
 
 
 def effects(results: Results) -> Table:
@@ -99,12 +104,14 @@ def regrets(results: Results) -> Table:
         for row in labels.rows(results.differences)
         if (row["factor"], row["measure"], row["agent"]) == (factor, measure, agent)
     ]
+    order = list(labels.cells(results))
+    rows.sort(key=lambda row: order.index(row["cell"]))
     others = [name for name in labels.varying(results) if name != factor]
 
     def head(row: Row) -> tuple[str, ...]:
         return *(str(row[name]) for name in others), str(row["level"])
 
-    valuations = list(dict.fromkeys(row["valuation"] for row in rows))
+    valuations = labels.valuations(results, measure, agent)
     found = _pivot(rows, head, lambda row: row["valuation"], valuations)
     unit = results.units.get(measure, "")
     columns = [(labels.measure_label(v), unit) for v in valuations]
