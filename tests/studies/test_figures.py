@@ -110,7 +110,7 @@ def texts(figure):
             yield from (t.label1 for t in ticks if low <= t.get_loc() <= high)
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", ["welfare", "misreport"])
 def test_missing_numbers_are_said_to_be_missing(name):
     results = fake_results(name)
     for frame in (results.summary, results.differences, results.effects):
@@ -138,9 +138,10 @@ def test_a_measure_that_was_not_taken():
 def test_names_are_text_whatever_they_hold(tmp_path):
     names = ("<script>$\\frac$&amp;", "\N{ROCKET} " + "long " * 30)
     factors = {"rule": ["$x_$", names[1], "<b>"], "bids.share": ["0", "0.5", "1"]}
-    for chart in figures.charts(fake_results("lambda", names, factors)):
-        figures.save(chart, tmp_path)
-    assert len(list(tmp_path.glob("*.svg"))) == 6
+    found = charts(fake_results("lambda", names, factors))
+    assert len(found) == 6
+    for name in ("influence", "welfare", "effects"):
+        figures.save(found[name], tmp_path)
     for path in tmp_path.glob("*.svg"):
         assert "<script" not in path.read_text()
 

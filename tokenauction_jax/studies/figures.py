@@ -112,7 +112,7 @@ def influence(results: Results) -> Chart | None:
     factor = _influence_factor(results, agent)
     if factor is None:
         return None
-    table = labels.estimates(results)
+    table, name = labels.estimates(results), labels.agent_label(agent)
     valuations = labels.valuations(results, "welfare", "")
 
     def points(cells: Sequence[int], valuation: str) -> list[Point]:
@@ -128,10 +128,10 @@ def influence(results: Results) -> Chart | None:
             (labels.measure_label(v), y, partial(points, valuation=v))
             for v in valuations
         ],
-        f"influence of {plots.short(agent)} (share)",
+        f"influence of {plots.short(name)} (share)",
     )
     caption = (
-        f"Mean welfare under each valuation against the influence of {agent}, moved by "
+        f"Mean welfare under each valuation against the influence of {name}, moved by "
         f"the {labels.factor_label(factor)}."
     )
     return Chart("influence", "Welfare against influence", caption, figure)
@@ -161,9 +161,8 @@ def revenue_welfare(results: Results) -> Chart | None:
     )
     caption = "Each point is a cell, with both intervals."
     if swept:
-        caption += (
-            f" The larger the point, the higher the {labels.factor_label(swept)}."
-        )
+        caption += f" Points grow with the {labels.factor_label(swept)}."
+
     return Chart("revenue-welfare", "Revenue against welfare", caption, figure)
 
 
@@ -209,11 +208,12 @@ def regret(results: Results) -> Chart | None:
         column = (measure, valuation, agent)
         points = partial(_swept, results, factor, paired, column)
         columns.append((labels.measure_label(valuation), y, points))
-    x = f"bid of {plots.short(agent)} / its truthful bid"
+    name = labels.agent_label(agent)
+    x = f"bid of {plots.short(name)} / its truthful bid"
     figure = _curves(results, factor, columns, x, zero=True)
     plots.scale_numbers(figure, sorted(map(float, results.factors[factor])))
     caption = (
-        f"Utility of {agent} when it bids a multiple of its truthful bid, minus its "
+        f"Utility of {name} when it bids a multiple of its truthful bid, minus its "
         f"utility at factor {baseline} in the same auctions, under each valuation. "
         "Above 0, misreporting pays."
     )

@@ -177,6 +177,11 @@ def cell_label(levels: Mapping[str, str], factors: Sequence[str]) -> str:
     return " · ".join(level_label(name, levels[name]) for name in factors)
 
 
+def agent_label(name: str) -> str:
+    """An agent's name; a bare number is said to be an agent's."""
+    return f"agent {name}" if name.isdigit() else name
+
+
 def measure_label(measure: str) -> str:
     """The name of a measure or a valuation in words."""
     return _MEASURES.get(measure, measure.replace("_", " "))

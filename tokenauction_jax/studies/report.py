@@ -105,7 +105,7 @@ def _render(results: Results, charts: Sequence[tuple[Chart, str]]) -> str:
         charts=charts,
         ratios=tables.ratios(results),
         measures=tables.measures(results),
-        agents=[(name, i % len(COLOURS)) for i, name in enumerate(results.agent_names)],
+        agents=[(name, i % len(COLOURS)) for i, name in enumerate(_names(results))],
         samples=_samples(results),
         performance=_plain_rows(results.performance),
         environment=list(_flat(results.environment)),
@@ -146,6 +146,10 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("seed", str(study.seed)),
         ("versions", ", ".join(f"{k} {v}" for k, v in software if v)),
     ]
+
+
+def _names(results: Results) -> list[str]:
+    return [labels.agent_label(name) for name in results.agent_names]
 
 
 def _samples(results: Results) -> list[dict[str, Any]]:
@@ -189,7 +193,7 @@ def _token(
 ) -> dict[str, Any]:
     known = [
         f"{name} {100 * share:.0f} %"
-        for name, share in zip(results.agent_names, shares, strict=False)
+        for name, share in zip(_names(results), shares, strict=False)
         if math.isfinite(share)
     ]
     share = shares[agent] if agent < len(shares) else math.nan

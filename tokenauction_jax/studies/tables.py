@@ -135,7 +135,7 @@ def ratios(results: Results) -> Table:
     rows.sort(key=lambda row: order.index(row["cell"]))
     found = _pivot(rows, head, lambda row: row["agent"], agents, difference=False)
     heads = [labels.factor_label(factor) for factor in factors] or ["cell"]
-    return Table(heads, [(agent, "") for agent in agents], found)
+    return Table(heads, [(labels.agent_label(agent), "") for agent in agents], found)
 
 
 def measures(results: Results) -> dict[str, Any]:
