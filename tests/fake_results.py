@@ -181,7 +181,7 @@ def _differences(factors, cells, means, rng):
             if cell[factor] == levels[0]:
                 continue
             baseline = cells.index(cell | {factor: levels[0]})
-            for key in means[i].keys() & means[baseline].keys():
+            for key in filter(means[baseline].__contains__, means[i]):
                 difference = means[i][key] - means[baseline][key]
                 yield {
                     "factor": factor,

@@ -32,15 +32,14 @@ class Chart:
 def charts(results: Results) -> list[Chart]:
     """Every figure that makes sense for the study, in reading order."""
     swept = [f for f in labels.varying(results) if labels.numeric(results, f)]
-    with matplotlib.rc_context(plots.STYLE):
-        found = [
-            welfare(results),
-            *(response(results, factor) for factor in swept),
-            influence(results),
-            revenue_welfare(results),
-            effects(results),
-            shortfalls(results),
-        ]
+    found = [
+        welfare(results),
+        *(response(results, factor) for factor in swept),
+        influence(results),
+        revenue_welfare(results),
+        effects(results),
+        shortfalls(results),
+    ]
     return [chart for chart in found if chart is not None]
 
 
@@ -115,10 +114,11 @@ def influence(results: Results) -> Chart | None:
     table, name = labels.estimates(results), labels.agent_label(agent)
     valuations = labels.valuations(results, "welfare", "")
 
-    def points(cells: Sequence[int], valuation: str) -> list[Point]:
-        ordered = sorted(cells, key=lambda c: table[c, "influence", "", agent]["mean"])
+    def points(cells: Sequence[int], valuation: str) -> Sequence[Point]:
         keys = [("influence", "", agent), ("welfare", valuation, "")]
-        return _points(table, ordered, *keys)
+        found = _points(table, cells, *keys)
+        found.sort(key=lambda point: point[0]["mean"])
+        return found
 
     y = labels.with_unit(results, "welfare")
     figure = _curves(
@@ -146,7 +146,7 @@ def revenue_welfare(results: Results) -> Chart | None:
     swept = next((f for f in factors if labels.numeric(results, f)), "")
     cells, table = labels.cells(results), labels.estimates(results)
 
-    def points(chosen: Sequence[int]) -> list[Point]:
+    def points(chosen: Sequence[int]) -> Sequence[Point]:
         if swept:
             chosen = sorted(chosen, key=lambda c: float(cells[c][swept]))
         keys = [("welfare", results.study.valuation, ""), (revenue, "", "")]
@@ -224,7 +224,9 @@ _Key = tuple[str, str, str]
 _Table = dict[tuple[int, str, str, str], Row]
 
 
-def _points(table: _Table, cells: Sequence[int], x: _Key, y: _Key) -> list[Point]:
+def _points(
+    table: _Table, cells: Sequence[int], x: _Key, y: _Key
+) -> list[tuple[Row, Row]]:
     """Two measures of each cell that has both."""
     found = [(table.get((cell, *x)), table.get((cell, *y))) for cell in cells]
     return [(a, b) for a, b in found if a is not None and b is not None]
@@ -232,7 +234,7 @@ def _points(table: _Table, cells: Sequence[int], x: _Key, y: _Key) -> list[Point
 
 def _swept(
     results: Results, factor: str, table: _Table, y: _Key, cells: Sequence[int]
-) -> list[Point]:
+) -> Sequence[Point]:
     """A measure of each cell that has it against the level of a swept number."""
     levels = labels.cells(results)
     found = sorted((float(levels[cell][factor]), cell) for cell in cells)
@@ -280,7 +282,7 @@ def _note(results: Results) -> str:
 def _curves(
     results: Results,
     swept: str,
-    columns: Sequence[tuple[str, str, Callable[[Sequence[int]], list[Point]]]],
+    columns: Sequence[tuple[str, str, Callable[[Sequence[int]], Sequence[Point]]]],
     x: str,
     *,
     zero: bool = False,

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -64,9 +65,10 @@ class Panel:
 
     title: str
     y: str
-    curves: list[tuple[int, list[Point]]]
+    curves: list[tuple[int, Sequence[Point]]]
 
 
+@matplotlib.rc_context(STYLE)
 def forest(
     groups: Sequence[Group],
     titles: Sequence[str],
@@ -120,6 +122,7 @@ def forest(
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def curves(
     grid: Sequence[Sequence[Panel]],
     names: Sequence[str],
@@ -166,6 +169,7 @@ def curves(
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def scale_numbers(figure: Figure, levels: Sequence[float]) -> None:
     """Marks the levels of a swept number on every x axis, if there is room for them.
 
