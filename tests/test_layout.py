@@ -28,7 +28,7 @@ ALLOWED = {
 MODULES = sorted(path for part in ALLOWED for path in (PACKAGE / part).rglob("*.py"))
 HEAVY = [
     *("torch", "transformers", "pandas", "pyarrow", "scipy.stats", "tyro", "flax"),
-    "optax",
+    *("optax", "matplotlib", "xarray", "pydantic"),
 ]
 
 

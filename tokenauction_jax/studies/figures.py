@@ -12,8 +12,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from tokenauction_jax.studies import labels, plots
-from tokenauction_jax.studies.labels import Results, Row
+from tokenauction_jax.studies.labels import Row
 from tokenauction_jax.studies.plots import Group, Panel, Point
+from tokenauction_jax.studies.results import Results
 
 # More curves than these cannot be followed in one panel.
 _MOST_CURVES = 6

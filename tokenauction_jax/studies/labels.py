@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
+
+from tokenauction_jax.studies.results import Results
 
 # A row of one of the tables of `Results`, by column.
 Row = dict[str, Any]
@@ -33,39 +35,6 @@ _MEASURES = {
     "single_agent_shortfall": "shortfall from the best single agent",
     "utility": "realised utility",
 }
-
-
-class Results(Protocol):
-    """What the report reads of the results of a study."""
-
-    @property
-    def study(self) -> Any: ...  # noqa: D102
-    @property
-    def factors(self) -> Mapping[str, Sequence[str]]: ...  # noqa: D102
-    @property
-    def num_auctions(self) -> int: ...  # noqa: D102
-    @property
-    def finished(self) -> bool: ...  # noqa: D102
-    @property
-    def sequential(self) -> bool: ...  # noqa: D102
-    @property
-    def units(self) -> Mapping[str, str]: ...  # noqa: D102
-    @property
-    def summary(self) -> pd.DataFrame: ...  # noqa: D102
-    @property
-    def differences(self) -> pd.DataFrame: ...  # noqa: D102
-    @property
-    def effects(self) -> pd.DataFrame: ...  # noqa: D102
-    @property
-    def variance_ratios(self) -> pd.DataFrame: ...  # noqa: D102
-    @property
-    def auctions(self) -> pd.DataFrame: ...  # noqa: D102
-    @property
-    def agent_names(self) -> Sequence[str]: ...  # noqa: D102
-    @property
-    def performance(self) -> pd.DataFrame: ...  # noqa: D102
-    @property
-    def environment(self) -> Mapping[str, Any]: ...  # noqa: D102
 
 
 def rows(frame: pd.DataFrame) -> list[Row]:

@@ -32,7 +32,7 @@ class Moments:
     def of(cls, x: np.ndarray) -> "Moments":
         """Of each column of `x` `(A, M)`, over its finite entries."""
         finite = np.isfinite(x)
-        if finite.all():
+        if len(x) and finite.all():
             n = np.full(x.shape[1], x.shape[0])
             mean = x.mean(0)
             deviation = x - mean

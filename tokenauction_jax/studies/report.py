@@ -14,8 +14,9 @@ from markupsafe import Markup, escape
 
 from tokenauction_jax.studies import figures, labels, tables
 from tokenauction_jax.studies.figures import Chart
-from tokenauction_jax.studies.labels import Results, Row
+from tokenauction_jax.studies.labels import Row
 from tokenauction_jax.studies.plots import COLOURS
+from tokenauction_jax.studies.results import Results
 from tokenauction_jax.studies.store import StoreError
 
 _TEMPLATE = "report.html.jinja"

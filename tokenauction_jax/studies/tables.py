@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tokenauction_jax.studies import labels
-from tokenauction_jax.studies.labels import Results, Row
+from tokenauction_jax.studies.labels import Row
+from tokenauction_jax.studies.results import Results
 
 _QUANTILES = {
     "q05": "5 %",

@@ -119,8 +119,7 @@ def _places(content: Any, place: Place = ()) -> Iterator[Place]:
 
 def _explain(problem: Any, kind: Any, sections: Mapping[str | int, type]) -> Problem:
     location = problem["loc"]
-    # Tags of unions are no keys of the file.
-    place = tuple(x for x in location if x not in sections or _is_key(x, sections))
+    place = _without_tag(location, sections)
     if problem["type"] == "union_tag_invalid":
         context = problem["ctx"]
         tags = context["expected_tags"].replace("'", "").split(", ")
@@ -141,7 +140,9 @@ def _explain(problem: Any, kind: Any, sections: Mapping[str | int, type]) -> Pro
     return Problem(place, f"unknown key, {hint}")
 
 
-def _is_key(part: str | int, sections: Mapping[str | int, type]) -> bool:
-    """Whether a part of a place is a key; tags are the value of a field `kind`."""
-    tag = getattr(sections[part], "kind", None)
-    return part != tag
+def _without_tag(location: Place, sections: Mapping[str | int, type]) -> Place:
+    """A place in the file: the tag of a union is no key there."""
+    for i, part in enumerate(location):
+        if i and part in sections and getattr(sections[part], "kind", None) == part:
+            return (*location[:i], *location[i + 1 :])
+    return location

@@ -1,0 +1,157 @@
+import pytest
+
+from tokenauction_jax.studies import config, validation
+from tokenauction_jax.studies.config import StudyError, validate_study
+
+
+def read(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return config.read_study(path)
+
+
+def test_built_in_studies_are_valid():
+    assert set(config.builtin_studies()) == {"lambda", "misreport", "welfare"}
+    for name in config.builtin_studies():
+        study = config.read_study(name)
+        assert study.name == name
+        assert study.description
+
+
+def test_factors_cross_with_the_last_varying_fastest():
+    factors = {"values.sigma": [0.1, 0.5], "agents": {"num_agents": [2, 3]}}
+    study = validate_study({"factors": factors})
+    cells = study.cells()
+    assert [tuple(cell.levels.values()) for cell in cells] == [
+        *(("0.1", "2"), ("0.1", "3"), ("0.5", "2"), ("0.5", "3"))
+    ]
+    assert cells[2].setting.values.sigma == 0.5
+    assert cells[2].setting.agents.num_agents == 2
+
+
+def test_a_level_may_be_a_table_that_sets_several_keys():
+    rules = [
+        {"aggregation": "linear", "payment": "second_price"},
+        {"aggregation": "power_mean", "order": 0.5, "payment": "pay_your_bid"},
+    ]
+    cells = validate_study({"factors": {"rule": rules}}).cells()
+    assert [cell.label for cell in cells] == [
+        "linear, second_price",
+        "power_mean, order=0.5, pay_your_bid",
+    ]
+    assert cells[1].setting.rule.order == 0.5
+
+
+def test_a_level_may_change_the_kind_of_a_section():
+    kinds = [{"kind": "uniform", "high": 2.0}, {"kind": "gamma", "shape": 3.0}]
+    cells = validate_study({"factors": {"values": kinds}}).cells()
+    assert [type(cell.setting.values).__name__ for cell in cells] == [
+        "UniformValues",
+        "GammaValues",
+    ]
+
+
+def test_the_digest_is_of_the_meaning_not_of_the_text(tmp_path):
+    one = read(tmp_path, "num_auctions = 10000\n[values]\nkind = 'log_normal'\n")
+    other = read(tmp_path, "# the defaults, written otherwise\n")
+    changed = read(tmp_path, "seed = 1\n")
+    assert one.digest() == other.digest() != changed.digest()
+
+
+def test_the_digest_covers_the_scenario_that_agents_are_from(tmp_path):
+    scenario = tmp_path / "duel.toml"
+    text = 'query = "q"\n[[agents]]\nname = "A"\nprompt = "a"\n'
+    scenario.write_text(text)
+    agents = {"kind": "scenario", "scenario": str(scenario)}
+    before = validate_study({"agents": agents}).digest()
+    scenario.write_text(text.replace('"a"', '"b"'))
+    assert validate_study({"agents": agents}).digest() != before
+
+
+WRONG = """descripton = "x"
+num_tokens = 0
+[agents]
+kind = "dirichlet"
+concentraton = 1
+[values]
+kind = "lognormal"
+[rule]
+aggregation = "lin"
+[factors]
+agents.num_agents = [2, 2]
+sed = [1]
+seed = [
+  1,
+  "two",
+]
+"""
+
+
+def test_everything_wrong_is_told_at_once_with_its_line(tmp_path):
+    with pytest.raises(StudyError) as caught:
+        read(tmp_path, WRONG)
+    told = str(caught.value)
+    for problem in (
+        "line 1: descripton: unknown key, did you mean 'description'?",
+        "line 2: num_tokens: input should be greater than or equal to 1, got 0",
+        "line 5: agents.concentraton: unknown key, did you mean 'concentration'?",
+        "line 7: values.kind: unknown kind 'lognormal', did you mean 'log_normal'?",
+        "line 9: rule.aggregation: no 'lin' here, did you mean 'linear'?",
+        "line 12: factors.sed: unknown factor, did you mean 'seed'?",
+        "line 13: factors.seed[1]: input should be a valid integer, got 'two'",
+    ):
+        assert problem in told
+    lines = [int(part.split(":")[0]) for part in told.split("line ")[1:]]
+    assert lines == sorted(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"factors": {"rule.aggregation": ["linear", "log_linear"]}}
+            | {"rule": {"aggregation": "linear", "payment": "second_price"}},
+            r"factors.rule.aggregation: .*monotone.*\(cell 'log_linear'\)",
+        ),
+        ({"factors": {"rule.payment": ["clarke", "clarke"]}}, "'clarke' is there twice"),
+        ({"factors": {"seed": []}}, "factors.seed: .*at least 1"),
+        ({"values": {"kind": "fixed", "amounts": [1.0, 2.0]}}, "2 numbers, expected.* 3"),
+        ({"values": {"kind": "fixed", "amounts": 0}}, "values.amounts: must not all be"),
+        ({"values": {"kind": "uniform", "low": 3.0}}, "values.low: 3 is above high"),
+        ({"values": {"kind": "share", "share": 2.0}}, "values.share: .*equal to 1"),
+        ({"bids": {"kind": "shaded", "agents": [3]}}, "no agent 3, only 3"),
+        ({"bids": {"kind": "shaded", "factor": 0}}, "leaves no auction"),
+        (
+            {"agents": {"kind": "table", "probs": [[0.5, 0.6], [1.0]]}},
+            r"probs\[0\]: must sum to 1, got 1.1.*probs\[1\]: 1 numbers, expected 2",
+        ),
+        ({"agents": {"kind": "scenario", "scenario": "hawai"}}, "no scenario 'hawai'"),
+        ({"stop": {"half_width": 0.1, "measure": "welfre"}}, "did you mean 'welfare'"),
+        ({"stop": {"half_width": 0.1, "measure": "payment", "agent": 5}}, "an agent 5"),
+        ({"num_auctions": True}, "num_auctions: .*integer"),
+        ({"num_auctions": "many"}, "num_auctions: .*integer"),
+        ({"name": "a b"}, "name: .*pattern"),
+        ({"agents": {"kind": "zipf", "exponent": float("nan")}}, "exponent"),
+        ({"factors": {"bids.factor": [1.0]}}, "factors.bids.factor: unknown factor"),
+    ],
+)
+def test_wrong_studies_say_what_to_change(content, message):
+    with pytest.raises(StudyError, match=message):
+        validate_study(content)
+
+
+def test_missing_and_unreadable_files(tmp_path):
+    with pytest.raises(StudyError, match="no study 'welfar': did you mean 'welfare'"):
+        config.read_study("welfar")
+    with pytest.raises(StudyError, match=r"cannot read .*at line 1"):
+        read(tmp_path, "num_auctions = \n")
+
+
+def test_lines_are_where_values_begin(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("a = 1\n\n# b\n[b]\nc = [\n  1,\n  2,\n]\n[[d]]\ne = 3\n[[d]]\n")
+    _, lines = validation.read_toml(path)
+    assert lines["a",] == 1
+    assert lines["b", "c"] == lines["b", "c", 1] == 5
+    assert lines["d", 0, "e"] == 10
+    assert lines["d", 1] == 11
