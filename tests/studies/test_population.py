@@ -46,7 +46,10 @@ def test_values_belong_to_the_auction_and_the_agent():
 
 
 def test_fixed_and_shared_values():
-    assert values(settings.FixedValues(amounts=2.0), size=2).tolist() == [[2, 2], [2, 2]]
+    assert values(settings.FixedValues(amounts=2.0), size=2).tolist() == [
+        [2, 2],
+        [2, 2],
+    ]
     assert values(settings.FixedValues(amounts=(1.0, 3.0)), size=1).tolist() == [[1, 3]]
     shared = values(settings.SharedValues(0.5, total=4.0), num_agents=3, size=1)
     assert shared.tolist() == [[2, 1, 1]]

@@ -44,6 +44,7 @@ class Stop:
     agent: Annotated[int, pydantic.Field(strict=True, ge=0)] = 0
 
 
+_DEFAULT_KINDS = {"agents": "dirichlet", "values": "log_normal", "bids": "truthful"}
 _SETTING = tuple(field.name for field in dataclasses.fields(Setting))
 
 
@@ -161,7 +162,7 @@ def parse_study(path: pathlib.Path, name: str) -> Study:
       StudyError: If the file cannot be read or is no study.
     """
     content, lines = _read(path, name)
-    content, lines = _with_flat_factors(content, lines)
+    content, lines = _prepared(content, lines)
     study, problems = validation.validate(Study, content, _ALL_SECTIONS)
     if problems:
         raise StudyError(f"{path}: {validation.describe(problems, lines)}")
@@ -180,7 +181,7 @@ def validate_study(
     Raises:
       StudyError: Listing everything that is wrong.
     """
-    content, lines = _with_flat_factors(content, lines or {})
+    content, lines = _prepared(content, lines or {})
     study, problems = validation.validate(Study, content, _ALL_SECTIONS)
     if problems:
         # What does not depend on the wrong sections can be looked at all the same.
@@ -221,11 +222,18 @@ def _read(
     return {"name": name or path.stem} | content, lines
 
 
-def _with_flat_factors(
+def _prepared(
     content: Mapping[str, Any], lines: Mapping[Place, int]
 ) -> tuple[dict[str, Any], dict[Place, int]]:
-    """``"values.sigma" = [...]`` for ``values.sigma = [...]``, which is the same."""
+    """The content as it is validated, and where its parts stand.
+
+    ``values.sigma`` is the factor ``"values.sigma"``, and a section without a `kind`
+    is of the default one.
+    """
     content, lines = dict(content), dict(lines)
+    for section, kind in _DEFAULT_KINDS.items():
+        if isinstance(given := content.get(section), dict):
+            content[section] = {"kind": kind} | given
     if isinstance(factors := content.get("factors"), dict):
         content["factors"] = dict(_flatten(factors))
         for key in content["factors"]:

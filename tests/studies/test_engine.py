@@ -1,0 +1,294 @@
+"""The same numbers however a study is cut, spread and interrupted."""
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+import tiny_study
+
+from tokenauction_jax.studies import results
+from tokenauction_jax.studies.config import validate_study
+from tokenauction_jax.studies.measures import Column
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="module")
+def study(folder):
+    return tiny_study.write(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, study):
+    """Uninterrupted, one block a chunk, on one device."""
+    return tiny_study.run(study, folder / "whole", devices=jax.devices()[:1])
+
+
+def auctions(found):
+    order = ["cell", "auction"]
+    return found.auctions.sort_values(order).reset_index(drop=True)
+
+
+def tables(found):
+    found.write_tables()
+    return {
+        path.name: path.read_bytes()
+        for path in sorted((found.folder.path / "tables").iterdir())
+    }
+
+
+def test_every_auction_of_every_cell_ran(whole):
+    assert whole.num_auctions == 2500
+    assert whole.finished
+    assert len(whole.auctions) == 4 * 2500
+    assert (whole.summary["n"] == 2500).all()
+    assert not whole.summary["infinite"].any()
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_change_no_bit(folder, study, whole, devices):
+    name = f"devices-{devices}"
+    found = tiny_study.run(study, folder / name, devices=jax.devices()[:devices])
+    pd.testing.assert_frame_equal(auctions(found), auctions(whole))
+    assert tables(found) == tables(whole)
+
+
+def test_chunks_of_more_blocks_change_no_token_and_no_payment(folder, study, whole):
+    found = tiny_study.run(study, folder / "chunks", blocks_per_chunk=2)
+    assert found.folder.num_parts() == 2
+    pd.testing.assert_frame_equal(auctions(found), auctions(whole))
+    # Merged in another grouping, statistics agree to rounding.
+    numbers = found.summary.select_dtypes("number")
+    expected = whole.summary[numbers.columns]
+    np.testing.assert_allclose(numbers, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_resumed_studies_end_with_the_same_bytes(folder, study, whole):
+    place = folder / "resumed"
+    for parts in (1, 2):
+        assert tiny_study.run(study, place, stop_after=parts) is None
+        assert results.load(place).folder.num_parts() == parts
+        assert not results.load(place).finished
+    found = tiny_study.run(study, place)
+    assert tables(found) == tables(whole)
+    pd.testing.assert_frame_equal(auctions(found), auctions(whole))
+
+
+def test_cells_of_one_rule_run_the_same_auctions(whole):
+    """A/A: the payment changes neither the text nor what it is worth."""
+    rows = whole.differences
+    rows = rows[(rows["factor"] == "rule.payment") & (rows["measure"] == "welfare")]
+    assert (rows["mean"] == 0).all()
+    assert (rows["low"] == 0).all()
+    assert (rows["high"] == 0).all()
+
+
+def test_differences_are_paired(whole):
+    by_cell = {
+        cell: rows.sort_values("auction")["welfare/forward_kl"].to_numpy(np.float64)
+        for cell, rows in whole.auctions.groupby("cell")
+    }
+    rows = whole.differences
+    row = rows[
+        (rows["factor"] == "values.sigma")
+        & (rows["cell"] == 1)
+        & (rows["measure"] == "welfare")
+        & (rows["valuation"] == "forward_kl")
+    ].iloc[0]
+    difference = by_cell[1] - by_cell[0]
+    half = 1.961 * difference.std(ddof=1) / np.sqrt(2500)
+    assert row["mean"] == pytest.approx(difference.mean(), rel=1e-6)
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(half, rel=1e-3)
+    found = whole.difference(1, 0).set_index(["measure", "valuation"])
+    pair = found.loc[("welfare", "forward_kl")]
+    assert pair["mean"] == pytest.approx(row["mean"], rel=1e-6)
+    assert pair["high"] == pytest.approx(row["high"], rel=1e-6)
+    covariance = whole.covariance("welfare", "forward_kl")
+    expected = np.cov(by_cell[0], by_cell[1])[0, 1]
+    assert covariance[0, 1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_realised_and_conditional_payments_have_one_mean(whole):
+    table = whole.summary.set_index(["cell", "measure", "agent"])
+    for agent in ("0", "1"):
+        realised = table.loc[(0, "payment", agent)]
+        conditional = table.loc[(0, "expected_payment", agent)]
+        gap = abs(realised["mean"] - conditional["mean"])
+        # Five standard errors of the noisier one: false alarms below 6e-7.
+        assert gap < 5 * realised["std"] / 50
+    ratios = whole.variance_ratios
+    second = ratios[ratios["rule.payment"] == "second_price"]
+    # A mean given the token varies less; Clarke's payments do not depend on it.
+    assert (second["ratio"] > 1.05).all()
+    assert (
+        (second["low"] < second["ratio"]) & (second["ratio"] < second["high"])
+    ).all()
+    assert (ratios[ratios["rule.payment"] == "clarke"]["ratio"] == 1).all()
+
+
+def test_results_load_as_pandas_polars_and_xarray(whole):
+    frame = whole.to_pandas()
+    assert whole.to_polars().height == len(frame)
+    dataset = whole.to_xarray()
+    assert dataset["welfare"].dims == (
+        *("rule.payment", "values.sigma", "valuation", "statistic"),
+    )
+    cell = dataset["welfare"].sel(
+        {"rule.payment": "clarke", "values.sigma": 0.1, "valuation": "reverse_kl"}
+    )
+    row = frame[(frame["cell"] == 3) & (frame["measure"] == "welfare")].iloc[2]
+    assert float(cell.sel(statistic="mean")) == row["mean"]
+    assert dataset["payment"].sel(agent="1").notnull().all()
+
+
+def test_an_unknown_measure_is_named(whole):
+    with pytest.raises(ValueError, match="no measure 'welfre': there are welfare/"):
+        whole.covariance("welfre")
+
+
+CLOSED = """
+num_auctions = 4096
+num_tokens = 2
+[agents]
+kind = "table"
+probs = [[0.9, 0.1], [0.2, 0.8]]
+[values]
+kind = "fixed"
+amounts = [2.0, 1.0]
+"""
+
+
+def test_two_agents_and_two_tokens_match_the_exact_values(folder):
+    path = folder / "closed.toml"
+    path.write_text(CLOSED)
+    found = tiny_study.run(path, folder / "closed", blocks_per_chunk=4)
+    table = found.summary.set_index(["measure", "valuation", "agent"])
+    p, w = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([2.0, 1.0])
+    q = w @ p / 3
+    distance = np.abs(p - q).sum(1) / 2
+    divergence = (p * np.log(p / q)).sum(1)
+    reverse = (q * np.log(q / p)).sum(1)
+
+    def phi(x):
+        return np.log1p(x) - x / (1 + x)
+
+    price = 0.7 * np.array([1 * phi(2.0), 2 * phi(0.5)])
+    exact = {
+        ("welfare", "total_variation", ""): -w @ distance,
+        ("welfare", "forward_kl", ""): -w @ divergence,
+        ("welfare", "reverse_kl", ""): -w @ reverse,
+        # The optimum is the first agent's distribution, at a welfare of -0.7.
+        ("optimum_shortfall", "total_variation", ""): w @ distance - 0.7,
+        ("optimum_shortfall", "forward_kl", ""): 0,
+        ("minimum_welfare", "total_variation", ""): -max(w * distance),
+        ("nash_welfare", "", ""): np.log(1 - distance).sum(),
+    }
+    per_token = {
+        ("influence", "", "0"): 2 / 3,
+        ("entropy", "", ""): -(q @ np.log(q)),
+        ("robustly_gains", "", "0"): 1,
+    }
+    per_text = {key: 2 * value for key, value in exact.items()}
+    for key, value in (per_text | per_token).items():
+        # The same in every text, up to float32.
+        assert table.loc[key, "mean"] == pytest.approx(value, abs=3e-6), key
+    for agent, expected in enumerate(2 * price):
+        for measure in ("payment", "expected_payment"):
+            row = table.loc[(measure, "", str(agent))]
+            # Five standard errors: false alarms 6e-7 each.
+            assert abs(row["mean"] - expected) < 5 * row["std"] / 64
+    for name in ("total_variation", "forward_kl", "reverse_kl"):
+        row = table.loc[("realized_welfare", name, "")]
+        gap = abs(row["mean"] - table.loc[("welfare", name, "")]["mean"])
+        assert gap < 5 * row["std"] / 64
+
+
+STOP = """
+num_auctions = 60000
+num_tokens = 1
+keep_auctions = 0
+[agents]
+num_agents = 2
+vocab_size = 3
+concentration = 1.0
+[stop]
+measure = "revenue"
+half_width = 0.01
+"""
+
+
+def test_a_study_stops_once_it_is_precise_enough(folder):
+    path = folder / "stop.toml"
+    path.write_text(STOP)
+    found = tiny_study.run(path, folder / "stop")
+    assert found.stopped_early
+    assert found.finished
+    assert found.sequential
+    assert found.num_auctions % 1024 == 0
+    row = found.summary.set_index("measure").loc["revenue"]
+    assert (row["high"] - row["low"]) / 2 <= 0.01
+    # Not precise enough one chunk earlier.
+    previous = found.statistics.num_auctions - 1024
+    assert 0.01 * np.sqrt(found.num_auctions / previous) * 1.05 > 0.01
+    # Wider than an interval that may be looked at only once.
+    fixed = 1.96 * row["std"] / np.sqrt(row["n"])
+    assert (row["high"] - row["low"]) / 2 > 1.2 * fixed
+    # It is done: nothing more runs.
+    again = tiny_study.run(path, folder / "stop")
+    assert again.num_auctions == found.num_auctions
+    assert again.folder.sessions()[-1]["auctions"] == 0
+
+
+UNDEFINED = """
+num_auctions = 100
+num_tokens = 2
+[agents]
+kind = "dirichlet"
+num_agents = 2
+vocab_size = 4
+[sampling]
+top_k = 2
+[rule]
+aggregation = "log_linear"
+"""
+
+
+def test_failed_auctions_are_counted_and_left_out(folder):
+    path = folder / "undefined.toml"
+    path.write_text(UNDEFINED)
+    found = tiny_study.run(path, folder / "undefined")
+    undefined = int((~found.auctions["valid"]).sum())
+    # Two agents with two tokens each share none in one auction out of six.
+    assert 5 < undefined < 40
+    assert (found.summary["undefined"] == undefined).all()
+    table = found.summary.set_index(["measure", "valuation"])
+    assert table.loc[("revenue", ""), "n"] == 100 - undefined
+    forward = table.loc[("welfare", "forward_kl")]
+    # An agent whose token the other vetoes values the outcome at minus infinity.
+    assert forward["infinite"] > 0
+    assert forward["n"] + forward["infinite"] == 100 - undefined
+
+
+def test_columns_are_the_union_of_the_cells(folder):
+    path = folder / "union.toml"
+    path.write_text(
+        "num_auctions = 50\nnum_tokens = 1\n[agents]\nvocab_size = 3\n"
+        "[factors]\nagents.num_agents = [3, 1]\n"
+    )
+    found = tiny_study.run(path, folder / "union")
+    agents = found.summary[found.summary["measure"] == "payment"].groupby("cell")
+    assert agents["agent"].apply(list).tolist() == [["0", "1", "2"], ["0"]]
+    assert Column("payment", agent=2) in found.columns
+    compared = found.differences[found.differences["measure"] == "payment"]
+    assert compared["agent"].tolist() == ["0"]
+
+
+def test_plans_follow_from_the_study_alone():
+    study = validate_study({"agents": {"vocab_size": 50_000}, "num_auctions": 10_000})
+    from tokenauction_jax.studies import plan, population
+
+    cells = population.build([cell.setting for cell in study.cells()])
+    assert plan.make_plan(study, cells).block == 32
