@@ -133,7 +133,7 @@ def show_results(console: Console, results: Results) -> None:
     }
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for factor in results.factors or {"cell": ()}:
-        table.add_column(Text(factor))
+        table.add_column(Text(factor), overflow="fold")
     for measure in shown:
         table.add_column(Text(measure.replace("_", " ")), justify="right")
     rows = results.summary.to_dict("records")
