@@ -58,8 +58,8 @@ def test_no_distribution_has_more_welfare(name):
         assert np.all(got <= best + 1e-5 * max(1, values.sum()))
 
 
-def test_many_agents_are_searched_on_a_grid():
-    """Eleven agents have too many sums of values to list."""
+def test_many_agents_are_searched_by_the_price():
+    """Eleven agents have too many subsets to list."""
     rng = np.random.default_rng(3)
     values, p = rng.lognormal(size=11), rng.dirichlet(np.ones(6), 11)
     log_q = reference.optimum("total_variation", values, np.log(p))

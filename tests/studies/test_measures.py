@@ -8,7 +8,7 @@ from reference import instances
 from reference import measures as reference
 
 import tokenauction_jax as ta
-from tokenauction_jax.mechanism.optimum import quantile_levels
+from tokenauction_jax.mechanism.optimum import fill_order
 from tokenauction_jax.simulation import Rollout
 from tokenauction_jax.studies import measures
 
@@ -26,7 +26,7 @@ def observed(rule, kind, bids, values, log_probs, tokens):
     def one(token):
         log_q = rule.log_prob(bids, log_probs)
         return observe(
-            bids, log_probs, log_q, token, values, quantile_levels(values)
+            bids, log_probs, log_q, token, values, fill_order(values)
         ), log_q[token]
 
     seen, log_prob = jax.jit(jax.vmap(one))(tokens)

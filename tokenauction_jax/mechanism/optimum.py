@@ -18,10 +18,10 @@ from tokenauction_jax.mechanism import base, distributions
 from tokenauction_jax.mechanism.aggregation import linear, log_linear
 from tokenauction_jax.mechanism.valuations import ForwardKL, ReverseKL, TotalVariation
 
-# Up to here the levels at which the quantile can lie are listed, 2^n of them; above,
-# they are a grid of 2^24.
-_MOST_LISTED = 10
-_GRID_STEPS = 24
+# Up to here sets of agents are listed, 2^n of them.
+MOST_LISTED = 5
+# Narrows the price of probability to the last bit of a float32.
+_HALVINGS = 26
 
 
 def welfare(
@@ -71,7 +71,10 @@ def optimal_welfare(
     values, log_probs = base.check_auction(values, log_probs)
     if isinstance(valuation, TotalVariation):
         p = jnp.exp(log_probs)
-        return total_variation_optimum(values, quantile_levels(values), p, None)
+        if p.shape[0] > MOST_LISTED:
+            return dual_total_variation_optimum(values, p)
+        order, masses = fill_order(values), exclusive_masses(p)
+        return total_variation_optimum(values, order, masses)
     if isinstance(valuation, ForwardKL):
         log_q = linear().log_prob(values, log_probs)
         return welfare(valuation, values, log_q, log_probs)
@@ -86,58 +89,101 @@ def optimal_welfare(
     )
 
 
-def quantile_levels(values: jax.Array) -> jax.Array:
-    """Prices of probability at which `total_variation_optimum` can lie.
+def fill_order(values: jax.Array) -> jax.Array:
+    """Which sets of agents probability flows through before which, `(S, S)` of 0 and 1.
 
-    ``sum_{i in S} w_i - sum_{i not in S} w_i`` for all sets S of agents, sorted,
-    `(2^n,)`; none are listed, `(0,)`, for more than 10 agents. They depend on the
-    values alone: one sort serves all tokens of an auction.
+    Entry ``[a, b]`` says that set b, of less value, is filled before set a. It depends
+    on the values alone, and so serves all tokens of an auction. Sets are those of
+    `exclusive_masses`; there are none, `(0, 0)`, for more than 5 agents.
     """
-    size = values.shape[0]
-    if size > _MOST_LISTED:
-        return jnp.zeros(0, values.dtype)
-    signs = np.array(list(itertools.product((-1, 1), repeat=size)))
-    return jnp.sort((jnp.asarray(signs, values.dtype) * values[None]).sum(-1))
+    members = _subsets(values.shape[0])
+    weights = (jnp.asarray(members, values.dtype) * values[None]).sum(-1)
+    index = jnp.arange(len(members))
+    less = weights[None] < weights[:, None]
+    tied = (weights[None] == weights[:, None]) & (index[None] < index[:, None])
+    return (less | tied).astype(values.dtype)
+
+
+def exclusive_masses(p: jax.Array) -> jax.Array:
+    """Probability that exactly the agents of each set give up, `(S,)`.
+
+    For each set of agents but that of all: ``sum_t |{z : p_i(t) <= z for i in the set,
+    p_j(t) > z for j outside}|``. They say all about total variation that matters here:
+    ``TV(p_i, p_k)`` sums those of the sets with i and without k.
+    """
+    lowest: dict[tuple[int, ...], jax.Array] = {}
+    highest: dict[tuple[int, ...], jax.Array] = {}
+    agents = tuple(range(p.shape[0]))
+    for size in range(1, len(agents) + 1):
+        for group in itertools.combinations(agents, size):
+            rest, last = group[:-1], p[group[-1]]
+            lowest[group] = jnp.minimum(lowest[rest], last) if rest else last
+            highest[group] = jnp.maximum(highest[rest], last) if rest else last
+    masses = []
+    for members in _subsets(p.shape[0]):
+        inside = tuple(i for i in agents if members[i])
+        outside = tuple(i for i in agents if not members[i])
+        gap = lowest[outside]
+        if inside:
+            gap = jnp.maximum(gap - highest[inside], 0)
+        masses.append(distributions.sum_last(gap))
+    return jnp.stack(masses)
+
+
+def variation_between(masses: jax.Array, num_agents: int) -> jax.Array:
+    """``TV(p_i, p_k)`` `(n, n)` from `exclusive_masses`."""
+    members = _subsets(num_agents).astype(bool)
+    chosen = members[:, :, None] & ~members[:, None, :]
+    return (jnp.asarray(chosen, masses.dtype) * masses[:, None, None]).sum(0)
 
 
 def total_variation_optimum(
-    values: jax.Array, levels: jax.Array, p: jax.Array, costs: jax.Array | None
+    values: jax.Array, order: jax.Array, masses: jax.Array
 ) -> jax.Array:
     """``max_q -sum_i w_i TV(q, p_i)``, exact up to rounding.
 
-    By duality ``min_q sum_i w_i |q - p_i|_1`` is the largest over the price ``mu`` of
-    probability of ``mu + sum_t min_k (cost_k(t) - mu p_k(t))``, concave and piecewise
-    linear with its corners at `levels`: one binary search, `n` passes over the tokens.
+    A token's probability rises from 0 through the sets of agents who have had enough,
+    and each step costs those agents' value; the cheapest steps of all tokens together
+    are taken until the probabilities sum to one.
 
     Args:
       values: `(n,)`.
-      levels: `quantile_levels` of the values.
-      p: `(n, V)`, probabilities.
-      costs: ``sum_i w_i |p_k - p_i|`` `(n, V)`, if they are known already.
+      order: `fill_order` of the values.
+      masses: `exclusive_masses` of the agents.
     """
-    if costs is None:
-        costs = total_variation_costs(values, p)
-    steps = p.shape[0] if levels.size else _GRID_STEPS
-    total = values.sum()
-    index = jnp.zeros((), jnp.int32)
-    best = jnp.asarray(-jnp.inf, p.dtype)
-    for step in range(steps - 1, -1, -1):
-        middle = index + (1 << step)
-        price = (
-            levels[middle] if levels.size else total * (middle * 2.0 ** (1 - steps) - 1)
-        )
-        # Which agent's probability is the cheapest, token by token.
-        cheapest, mass = costs[0] - price * p[0], p[0]
-        for k in range(1, p.shape[0]):
-            cost = costs[k] - price * p[k]
-            mass = jnp.where(cost < cheapest, p[k], mass)
-            cheapest = jnp.minimum(cost, cheapest)
-        best = jnp.maximum(best, price + distributions.sum_last(cheapest))
-        index = jnp.where(distributions.sum_last(mass) < 1, middle, index)
-    return -best / 2
+    members = jnp.asarray(_subsets(values.shape[0]), values.dtype)
+    costs = (members * values[None]).sum(-1)
+    before = (order * masses[None]).sum(-1)
+    return -(costs * jnp.clip(1 - before, 0, masses)).sum()
 
 
-def total_variation_costs(values: jax.Array, p: jax.Array) -> jax.Array:
-    """``sum_i w_i |p_k(t) - p_i(t)|`` `(n, V)`."""
+def dual_total_variation_optimum(values: jax.Array, p: jax.Array) -> jax.Array:
+    """The same for many agents, by a search for the price ``mu`` of probability.
+
+    ``min_q sum_i w_i |q - p_i|_1`` is the largest over ``mu`` of the concave function
+    ``mu + sum_t min_k (sum_i w_i |p_k(t) - p_i(t)| - mu p_k(t))``.
+    """
     gaps = jnp.abs(p[:, None] - p[None])
-    return (values[None, :, None] * gaps).sum(1)
+    costs = (values[None, :, None] * gaps).sum(1)
+
+    def halve(_: int, bounds: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, high, best = bounds
+        price = (low + high) / 2
+        reduced = costs - price * p
+        cheapest = reduced.argmin(0)
+        mass = jnp.take_along_axis(p, cheapest[None], 0).sum()
+        best = jnp.maximum(best, price + reduced.min(0).sum())
+        enough = mass >= 1
+        return jnp.where(enough, low, price), jnp.where(enough, price, high), best
+
+    total = values.sum()
+    start = (-total, total, jnp.asarray(-jnp.inf, p.dtype))
+    return -jax.lax.fori_loop(0, _HALVINGS, halve, start)[2] / 2
+
+
+def _subsets(num_agents: int) -> np.ndarray:
+    """Members `(S, n)` of every set of agents but that of all of them."""
+    if num_agents > MOST_LISTED:
+        return np.zeros((0, num_agents))
+    sets = itertools.product((0, 1), repeat=num_agents)
+    return np.array([members for members in sets if not all(members)], float)

@@ -14,9 +14,12 @@ from tokenauction_jax.mechanism import base, distributions
 from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.mechanism.incentives import miss, outcomes_without
 from tokenauction_jax.mechanism.optimum import (
-    quantile_levels,
-    total_variation_costs,
+    MOST_LISTED,
+    dual_total_variation_optimum,
+    exclusive_masses,
+    fill_order,
     total_variation_optimum,
+    variation_between,
 )
 from tokenauction_jax.simulation import Rollout, simulate
 
@@ -120,7 +123,7 @@ class TokenMeasures:
         log_q: jax.Array,
         token: jax.Array,
         values: jax.Array,
-        levels: jax.Array,
+        order: jax.Array,
     ) -> dict[str, jax.Array]:
         """Measures of one token: bids `(m,)`, log_probs `(m, V)`, values `(n,)`."""
         n = values.shape[0]
@@ -131,7 +134,7 @@ class TokenMeasures:
         log_probs = log_probs[:n]
         p, q = jnp.exp(log_probs), jnp.exp(log_q)
         gains, loses = _robust_preferences(p, q, without)
-        by_divergence = _divergences(values, levels, log_probs, p, log_q, q)
+        by_divergence = _divergences(values, order, log_probs, p, log_q, q)
         mine = weights * jnp.exp(drawn[:n] - log_q[token])
         return by_divergence | {
             "realized": _realized_values(drawn[:n] - log_q[token]),
@@ -188,7 +191,7 @@ def run_texts(
         num_tokens=num_tokens,
         first_auction=first_auction,
         observe=TokenMeasures(mechanism.aggregation, reference),
-        observe_args=(values, jax.vmap(quantile_levels)(values)),
+        observe_args=(values, jax.vmap(fill_order)(values)),
     )
     return text_measures(rollout, values)
 
@@ -243,7 +246,7 @@ def _worth(values: jax.Array, x: jax.Array) -> jax.Array:
 
 def _divergences(
     values: jax.Array,
-    levels: jax.Array,
+    order: jax.Array,
     log_probs: jax.Array,
     p: jax.Array,
     log_q: jax.Array,
@@ -258,13 +261,13 @@ def _divergences(
     total = distributions.nonzero(values.sum())
     on, on_q = log_probs > -jnp.inf, log_q > -jnp.inf
     logs, logs_q = _finite(log_probs), _finite(log_q)
-    costs = total_variation_costs(values, p)
     variation = distributions.sum_last(jnp.abs(p - q[None])) / 2
     agents, outcome = (p, logs, on), (q[None], logs_q[None], on_q[None])
     of_outcome = -jnp.stack(
         [variation, _divergence(agents, outcome), _divergence(outcome, agents)]
     )
     worth = jnp.where(values[None] > 0, values[None] * of_outcome, 0)
+    best_by_variation, variation_between_agents = _variation(values, order, p)
     # KL(p_k || p_i) `(n, n)`: row k is agent k's distribution as the outcome.
     between = jnp.stack(
         [
@@ -274,7 +277,7 @@ def _divergences(
     )
     single = -jnp.stack(
         [
-            distributions.sum_last(costs) / 2,
+            _weighted(values, variation_between_agents),
             _weighted(values, between.T),
             _weighted(values, between),
         ]
@@ -289,7 +292,7 @@ def _divergences(
         (mixture[None], log_mixture[None], mixture[None] > 0), outcome
     )[0]
     from_best = _divergence(outcome, best)[0]
-    by_variation = total_variation_optimum(values, levels, p, costs) - worth[0].sum()
+    by_variation = best_by_variation - worth[0].sum()
     shortfall = jnp.stack(
         [
             jnp.maximum(by_variation, 0),
@@ -304,6 +307,19 @@ def _divergences(
         "minimum_welfare": worth.min(-1),
         "nash_welfare": distributions.safe_log(1 - variation).sum(),
     }
+
+
+def _variation(
+    values: jax.Array, order: jax.Array, p: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The optimum for total variation, and that between the agents `(n, n)`."""
+    n = p.shape[0]
+    if n > MOST_LISTED:
+        apart = distributions.sum_last(jnp.abs(p[:, None] - p[None])) / 2
+        return dual_total_variation_optimum(values, p), apart
+    masses = exclusive_masses(p)
+    best = total_variation_optimum(values, order, masses)
+    return best, variation_between(masses, n)
 
 
 _Distributions = tuple[jax.Array, jax.Array, jax.Array]
