@@ -5,6 +5,8 @@ one float32 uniform cannot hit a mass below 2^-24. The draws here start from 64 
 bits and keep *relative* precision down to 2^-64, on either side of a uniform.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -34,9 +36,12 @@ def sample_token(key: jax.Array, log_q: ArrayLike) -> jax.Array:
     largest = jnp.max(log_q)
     masses = jnp.exp(log_q - jnp.where(jnp.isneginf(largest), 0, largest))
     blocks = jnp.pad(masses, (0, -size % width)).reshape(-1, width)
-    key_block, key_token = jax.random.split(key)
-    block = _race(key_block, blocks.sum(-1))
-    return block * width + _race(key_token, blocks[block])
+    # In one row: under vmap XLA vectorises the hash along the last axis only, and on a
+    # CPU took 23 ns a word for rows of 8, 4 ns for rows of 44.
+    words = jax.random.bits(key, (blocks.shape[0] + width + 2,), jnp.uint32)
+    words_block, words_token = jnp.split(words, [blocks.shape[0] + 1])
+    block = _race(words_block, blocks.sum(-1))
+    return block * width + _race(words_token, blocks[block])
 
 
 def sample_win(
@@ -57,17 +62,21 @@ def two_sided_uniform(
     key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> tuple[jax.Array, jax.Array]:
     """Uniforms `u` and ``1 - u``, each of relative precision down to 2^-64."""
-    high, low = jax.random.bits(key, (2, *shape), jnp.uint32)
+    size = math.prod(shape)
+    high, low = jax.random.bits(key, (2 * size,), jnp.uint32).reshape(2, *shape)
     near = _fraction(high >> 1, low, dtype)
     upper_half = (high & 1).astype(bool)
     return jnp.where(upper_half, 1 - near, near), jnp.where(upper_half, near, 1 - near)
 
 
-def _race(key: jax.Array, masses: jax.Array) -> jax.Array:
-    """Index drawn in proportion to `masses`: the first clock of these rates to ring."""
-    high, low = jax.random.bits(key, (2, *masses.shape), jnp.uint32)
+def _race(words: jax.Array, masses: jax.Array) -> jax.Array:
+    """Index drawn in proportion to `masses`: the first clock of these rates to ring.
+
+    `words` are a high one for each clock and a low one that they share: it matters only
+    to a clock near 0, and moves the odds by a relative ``masses.size * 2^-32``.
+    """
     below_one = 1 - jnp.finfo(masses.dtype).epsneg
-    uniform = jnp.minimum(_fraction(high, low, masses.dtype), below_one)
+    uniform = jnp.minimum(_fraction(words[1:], words[:1], masses.dtype), below_one)
     return jnp.argmax(masses / -jnp.log1p(-uniform)).astype(jnp.int32)
 
 
