@@ -4,6 +4,7 @@ Every function is exact where a probability is zero (``-inf``), has finite gradi
 there, and keeps small differences between nearly equal distributions.
 """
 
+import functools
 import math
 
 import jax
@@ -14,6 +15,9 @@ from jax.typing import ArrayLike
 # One long reduction is both inexact and slow (XLA sums rows of 49,152 at 1.8 GB/s on a
 # CPU, rows of 1,024 at 13 GB/s), so long rows are summed in blocks of this size.
 _BLOCK = 1024
+# A maximum over so few rows is written out: XLA's reduction made a mixture of 3
+# distributions with V = 131,072 take 1.1 ms on a CPU, not 0.3 ms.
+_FEW_AGENTS = 8
 # exp() of at most this times any weight stays finite in float32.
 _LARGEST_EXPONENT = 60.0
 # Below this |order * log-ratio| a cumulant series beats the closed form.
@@ -72,7 +76,10 @@ def sum_of_others(x: jax.Array) -> jax.Array:
 def log_mixture(weights: jax.Array, log_probs: jax.Array) -> jax.Array:
     """``log sum_i weights_i p_i`` `(V,)`, with the right derivative at weight 0."""
     ratios, pivot = scaled_probs(weights, log_probs)
-    return safe_log((weights[:, None] * ratios).sum(0)) + pivot
+    # A product: with XLA's sum over the rows this took 8.2 ms on a CPU, not 0.3 ms, for
+    # 3 distributions with V = 131,072.
+    total = jnp.dot(weights, ratios, precision=lax.Precision.HIGHEST)
+    return safe_log(total) + pivot
 
 
 def scaled_probs(
@@ -84,12 +91,19 @@ def scaled_probs(
     """
     log_terms = safe_log(weights)[:, None] + log_probs
     # A whole number is subtracted without rounding.
-    pivot = jnp.round(lax.stop_gradient(jnp.max(log_terms, axis=0)))
+    pivot = jnp.round(_largest(lax.stop_gradient(log_terms)))
     pivot = jnp.where(jnp.isneginf(pivot), 0, pivot)
     gaps = log_probs - pivot[None]
     # Agents of weight 0 are not in the pivot and may lie far above it.
     silent = (weights == 0)[:, None]
     return jnp.exp(jnp.where(silent, jnp.minimum(gaps, _LARGEST_EXPONENT), gaps)), pivot
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    """Maximum over the agents, `(n, V)` to `(V,)`."""
+    if x.shape[0] > _FEW_AGENTS:
+        return jnp.max(x, axis=0)
+    return functools.reduce(jnp.maximum, list(x))
 
 
 def log_power_mean(

@@ -77,7 +77,7 @@ def _random_words(key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """Two random words of 32 bits for each of `size` draws, `(size,)` each."""
     # The data of keys are random bits: one hash makes two words, where that of
     # `jax.random.bits` makes one. In one row, as XLA vectorises the hash along the last
-    # axis only: on a CPU a word cost 23 ns in rows of 3 or 8, and 2 ns like this.
+    # axis only: on a CPU a word cost 23 ns in rows of 3 or 8, and 2 ns here.
     words = jax.random.key_data(jax.random.split(key, size))
     return words[:, 0], words[:, 1]
 
