@@ -49,7 +49,7 @@ class LogLinear:
         bids, log_probs = base.check_auction(bids, log_probs)
         weights = self.weights(bids)
         vetoed = ~(weights > 0).any() | has_veto(weights, log_probs).any(0)
-        mean = (weights[:, None] * finite_logs(log_probs)).sum(0)
+        mean = distributions.weighted_sum(weights, finite_logs(log_probs))
         return _normalize(jnp.where(vetoed, -jnp.inf, mean), bids)
 
 

@@ -4,6 +4,7 @@ Every function is exact where a probability is zero (``-inf``), has finite gradi
 there, and keeps small differences between nearly equal distributions.
 """
 
+import functools
 import math
 
 import jax
@@ -14,6 +15,9 @@ from jax.typing import ArrayLike
 # One long reduction is both inexact and slow (XLA sums rows of 49,152 at 1.8 GB/s on a
 # CPU, rows of 1,024 at 13 GB/s), so long rows are summed in blocks of this size.
 _BLOCK = 1024
+# A maximum over so few rows is written out: XLA's reduction made a mixture of 3
+# distributions with V = 131,072 take 1.1 ms on a CPU, not 0.3 ms.
+_FEW_AGENTS = 8
 # exp() of at most this times any weight stays finite in float32.
 _LARGEST_EXPONENT = 60.0
 # Below this |order * log-ratio| a cumulant series beats the closed form.
@@ -72,7 +76,14 @@ def sum_of_others(x: jax.Array) -> jax.Array:
 def log_mixture(weights: jax.Array, log_probs: jax.Array) -> jax.Array:
     """``log sum_i weights_i p_i`` `(V,)`, with the right derivative at weight 0."""
     ratios, pivot = scaled_probs(weights, log_probs)
-    return safe_log((weights[:, None] * ratios).sum(0)) + pivot
+    return safe_log(weighted_sum(weights, ratios)) + pivot
+
+
+def weighted_sum(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """``sum_i weights_i x_i`` `(V,)` of the agents' `x` `(n, V)`."""
+    # A product: with XLA's sum over the rows a mixture of 3 distributions took 8.2 ms
+    # on a CPU, not 0.3 ms, for V = 131,072.
+    return jnp.dot(weights, x, precision=lax.Precision.HIGHEST)
 
 
 def scaled_probs(
@@ -84,12 +95,19 @@ def scaled_probs(
     """
     log_terms = safe_log(weights)[:, None] + log_probs
     # A whole number is subtracted without rounding.
-    pivot = jnp.round(lax.stop_gradient(jnp.max(log_terms, axis=0)))
+    pivot = jnp.round(_largest(lax.stop_gradient(log_terms)))
     pivot = jnp.where(jnp.isneginf(pivot), 0, pivot)
     gaps = log_probs - pivot[None]
     # Agents of weight 0 are not in the pivot and may lie far above it.
     silent = (weights == 0)[:, None]
     return jnp.exp(jnp.where(silent, jnp.minimum(gaps, _LARGEST_EXPONENT), gaps)), pivot
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    """Maximum over the agents, `(n, V)` to `(V,)`."""
+    if x.shape[0] > _FEW_AGENTS:
+        return jnp.max(x, axis=0)
+    return functools.reduce(jnp.maximum, list(x))
 
 
 def log_power_mean(
@@ -106,13 +124,13 @@ def log_power_mean(
     dead = vetoed | ~(bidding & possible).any(0)
     # Any finite number serves for a dead token; one far below all others for p = 0.
     finite = jnp.where(dead[None], 0, jnp.where(possible, log_probs, -1e30))
-    centre = (weights[:, None] * jnp.where(possible, finite, 0)).sum(0)
+    centre = weighted_sum(weights, jnp.where(possible, finite, 0))
     pivot = lax.stop_gradient(centre)
     small = (jnp.abs(order * (finite - pivot[None])) < _SMALL_EXPONENT).all(0)
     near = jnp.where(small[None], jnp.clip(finite, -1e9, 1e9), 0)
     mean = jnp.where(
         small,
-        _power_mean_series(order, weights[:, None], near),
+        _power_mean_series(order, weights, near),
         _power_mean(order, weights, jnp.where(small[None], 0, finite), pivot),
     )
     return jnp.where(dead, -jnp.inf, mean)
@@ -123,9 +141,9 @@ def _power_mean_series(order: jax.Array, weights: jax.Array, x: jax.Array) -> ja
 
     The closed form's derivative in the order cancels there.
     """
-    mean = (weights * x).sum(0)
+    mean = weighted_sum(weights, x)
     deviation = x - mean[None]
-    second, third, fourth = ((weights * deviation**k).sum(0) for k in (2, 3, 4))
+    second, third, fourth = (weighted_sum(weights, deviation**k) for k in (2, 3, 4))
     fourth -= 3 * second**2
     return mean + order * (second / 2 + order * (third / 6 + order * fourth / 24))
 
@@ -138,7 +156,7 @@ def _power_mean(
     # Near the weighted mean of x the digits of log-sum-exp would be lost: errors there
     # are relative to the largest |x|, even if that one has next to no weight.
     scaled = order * (x - pivot[None])
-    shifted = (weights[:, None] * jnp.expm1(jnp.minimum(scaled, 20))).sum(0)
+    shifted = weighted_sum(weights, jnp.expm1(jnp.minimum(scaled, 20)))
     bidding = (weights > 0)[:, None]
     near = ~(bidding & (scaled > 20)).any(0) & (shifted > -0.5)
     close = pivot + jnp.log1p(jnp.where(near, shifted, 0)) / order

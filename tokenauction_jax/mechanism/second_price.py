@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from tokenauction_jax.mechanism import base, distributions, stable, win_price
 from tokenauction_jax.mechanism.aggregation import Linear, influence_scores
 from tokenauction_jax.mechanism.myerson import Myerson
-from tokenauction_jax.mechanism.sampling import sample_win, two_sided_uniform
+from tokenauction_jax.mechanism.sampling import is_below, two_sided_uniform
 from tokenauction_jax.mechanism.valuations import TotalVariation
 
 # Tells the critical bid's randomness from that of a sample under the same key. Large:
@@ -65,9 +65,9 @@ class SecondPrice:
         scores, others, win, loss = self._wins(
             bids, log_probs, base.check_token(token, log_probs)
         )
-        key_win, key_price = jax.random.split(key)
-        wins = sample_win(key_win, win, loss) & (others > 0)
-        v, one_minus_v = two_sided_uniform(key_price, bids.shape, bids.dtype)
+        lower, upper = two_sided_uniform(key, (2, *bids.shape), bids.dtype)
+        wins = is_below((lower[0], upper[0]), win, loss) & (others > 0)
+        v, one_minus_v = lower[1], upper[1]
         share = v / (1 + win_price.odds(scores, others) * one_minus_v)
         return jnp.where(wins, bids * share ** (1 / self.aggregation.influence), 0)
 

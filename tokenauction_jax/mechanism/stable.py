@@ -16,7 +16,11 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax.mechanism import base, distributions
 from tokenauction_jax.mechanism.aggregation import Linear, influence_scores
-from tokenauction_jax.mechanism.sampling import sample_token, two_sided_uniform
+from tokenauction_jax.mechanism.sampling import (
+    is_below,
+    sample_token,
+    two_sided_uniform,
+)
 
 # Bisection in the logarithm of the own bid: down to e^-80 of it, to a relative 1e-7 in
 # float32 and 1e-16 in float64.
@@ -116,7 +120,7 @@ def _switch_linear(
     uniform: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """Whether the token is lost at each own bid `(k,)`, and to which `(V,)`."""
-    log_p, (lower, upper) = log_probs[agent], uniform
+    log_p = log_probs[agent]
 
     def shares(own_bid: jax.Array) -> tuple[jax.Array, jax.Array]:
         bids = rest.at[agent].set(own_bid)
@@ -129,7 +133,7 @@ def _switch_linear(
     log_kept = jnp.minimum(log_p[token] - log_r[token], 0)
     chance = own * -jnp.expm1(log_kept)
     complement = others + own * jnp.exp(log_kept)
-    switched = jnp.where(lower < 0.5, lower < chance, upper > complement)
+    switched = is_below(uniform, chance, complement)
     gains = log_p > log_r
     # log(p - r), of which r may be 0.
     growth = -jnp.expm1(jnp.where(gains, log_r - log_p, -1))
