@@ -3,8 +3,8 @@
 The optimum for total variation is such a table too. It minimises
 `sum_t sum_i w_i |q(t) - p_i(t)|` under `sum_t q(t) = 1`, so every `q(t)` is a weighted
 quantile of `p_1(t)..p_n(t)` at one level, and lies between two neighbouring quantiles
-where that level is the weight of a set of agents. Which agent is the quantile depends on
-the order of the `2^n` set weights only: weights of one *class* (12 of them for three
+where that level is the weight of a set of agents. Which agent is the quantile depends
+on the order of the `2^n` set weights only: weights of one *class* (12 of them for three
 agents) share their optimum at each row.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 # Instead of -inf in matrix products, whose kernels may multiply it by zero; a share of
 # it is below `HALFWAY`, and its exponential is zero.
 LOWEST, HALFWAY = -1e30, -1e15
+LEAST = 1e-30
 VALUATIONS = ("total_variation", "forward_kl", "reverse_kl")
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,9 +31,13 @@ class Tables:
         self.tiny = np.finfo(dtype).tiny
         self.row_type = np.uint8 if self.vocabulary <= 256 else np.uint16
         # (r, V, n): left factors of the mixtures.
-        self.columns = np.ascontiguousarray(p.transpose(1, 2, 0).astype(dtype))
+        # Where nobody has a token, `log q` must stay finite: 0 log 0 = 0.
+        positive = np.where(p.max(0) < LEAST, LEAST, p)
+        self.columns = np.ascontiguousarray(positive.transpose(1, 2, 0).astype(dtype))
         bounded = np.maximum(log_p, LOWEST)
-        self.log_columns = np.ascontiguousarray(bounded.transpose(1, 2, 0).astype(dtype))
+        self.log_columns = np.ascontiguousarray(
+            bounded.transpose(1, 2, 0).astype(dtype)
+        )
         self.p = p  # float64, for the optima
         # (n, r V): of the token drawn.
         self.token_p = p.reshape(len(p), -1).astype(dtype)

@@ -223,16 +223,24 @@ def test_robust_preference():
     assert measures.robustly_prefers(log([0.5 + 5e-7, 0.5 - 5e-7]), r, p)
 
 
-def test_an_agent_can_lose_robustly():
-    """Published counterexample: near agent 1, a higher bid moves `q` past it."""
+def test_log_linear_may_overshoot_an_agent():
+    """The published counterexample: neither `q` nor `r` is preferred robustly."""
     log_probs = log([[0.058137, 0.941852, 1.1e-5], [0.128133, 1.4e-5, 0.871853]])
     found = measures.text_measures([auction([1, 1], log_probs, 0, rule="log_linear")])
     np.testing.assert_array_equal(found["robustly_gains"], 0)
     np.testing.assert_array_equal(found["robustly_loses"], 0)
-    # An order far below zero favours tokens that both have, at every bid.
-    log_probs = log([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]])
-    found = measures.text_measures([auction([1, 1], log_probs, 0, rule="log_linear")])
-    np.testing.assert_array_equal(found["robustly_gains"], 0)
+
+
+def test_preferences_under_the_linear_rule():
+    log_probs = log([[0.6, 0.4, 0.0], [0.6, 0.4, 0.0], [0.6, 0.0, 0.4]])
+    found = [
+        measures.text_measures([auction([1, own, 1], log_probs, 0, rule="linear")])
+        for own in (0.0, 1.0)
+    ]
+    # Without a bid q is r: preferred weakly, both ways, which is no loss.
+    for measured in found:
+        np.testing.assert_array_equal(measured["robustly_gains"], 1)
+        np.testing.assert_array_equal(measured["robustly_loses"], 0)
 
 
 def test_an_undefined_auction_raises():

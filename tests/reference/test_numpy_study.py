@@ -48,7 +48,7 @@ def draw(study, log_probs, auctions, num_tokens, dtype=np.float64, values=None):
     """Tables, values, texts and realised payments of a small chunk, and measures."""
     rng = np.random.default_rng(2)
     tables = study.Tables(log_probs, dtype)
-    space = study.Workspace(len(log_probs), log_probs.shape[-1], dtype)
+    space = study.Workspace(log_probs.shape[-1], dtype)
     if values is None:
         values = np.exp(0.5 * rng.standard_normal((len(log_probs), auctions)))
     values = values.astype(dtype)
