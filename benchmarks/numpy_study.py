@@ -7,8 +7,8 @@ few rows, which decides how:
 - The tokens of a chunk of texts are drawn first; then all (text, token) pairs that
   stand at one row are measured together. Their aggregates are one small matrix
   product, and arrays `(V, pairs)` reduce over the vocabulary along the first axis.
-- What depends on the row alone (entropies, distances between agents, the payment's
-  distributions, total-variation optima) is a table, see `numpy_study_tables`.
+- What depends on the row alone (entropies, distances between agents,
+  total-variation optima) is a table, see `numpy_study_tables`.
 - Bids are the values, so `q` itself is the optimum for forward KL.
 
 `run` gives the moments and a histogram of each measure. Keys are a name or
