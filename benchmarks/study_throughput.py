@@ -1,6 +1,6 @@
-"""Time of one cell of a tabular study, per auction: ours and the NumPy peer's.
+"""Time of one cell of a tabular study, per auction: the NumPy peer's.
 
-Both draw the same kind of cell (`numpy_study.run`): Markov tables, linear aggregation,
+The cell is that of `numpy_study.run`: Markov tables, linear aggregation,
 truthful log-normal bids, the second price, every measure with moments and histograms.
 The peer runs in one process with one thread, and in as many processes as there are
 cores, each with all auctions; the second figure divides by all of them. Each figure is
