@@ -1,333 +1,327 @@
-"""One cell of a tabular study in NumPy, as fast as we can write it: the peer.
+"""One cell of a study in NumPy, for agents in general: the peer.
 
-Linear aggregation, truthful bids and the second price; the agents' distributions are
-rows of a Markov table. Every measure of a study is computed for every text. A table has
-few rows, which decides how:
+Linear aggregation and the second price. A chunk of texts is drawn token by token, all
+its auctions at once. At each token the agents give log-probabilities `(n, A, V)`, and
+every measure is computed from them: only `table_agents` knows a table. What is fast:
 
-- The tokens of a chunk of texts are drawn first; then all (text, token) pairs that
-  stand at one row are measured together. Their aggregates are one small matrix
-  product, and arrays `(V, pairs)` reduce over the vocabulary along the first axis.
-- What depends on the row alone (entropies, distances between agents,
-  total-variation optima) is a table, see `numpy_study_tables`.
-- Bids are the values, so `q` itself is the optimum for forward KL.
+- Arrays over the vocabulary are allocated once. A chunk is odd: rows a power of two
+  apart share the sets of a cache.
+- All mixtures of a token are one batched matrix product, all `sum_t p log p'` another.
+- What has no vocabulary is stored by token and measured once per chunk.
 
 `run` gives the moments and a histogram of each measure. Keys are a name or
 `(name, valuation)`; measures of an agent have `n` rows.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy_study_moments import Key, Moments
-from numpy_study_tables import HALFWAY, VALUATIONS, Tables, classes
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Rng = np.random.Generator
+Key = str | tuple[str, str]
+# Writes normalised log-probabilities `(n, A, V)`, given the last tokens `(A,)`.
+Agents = Callable[[Array, Array], None]
+VALUATIONS = ("total_variation", "forward_kl", "reverse_kl")
 TOLERANCE = 1e-6
-# Columns of an array (V, pairs): two of them stay in the second-level cache (256 and
-# 384 are 10 and 5 % slower, 768 the same).
-BLOCK = 512
 SPREAD = 0.5  # of the logarithm of a value
+BINS = 1 << 16
+SMALL = 128  # vocabulary up to which a product with a triangle beats `cumsum`
 
 
-def draw_texts(tables: Tables, shares: Array, num_tokens: int, rng) -> tuple:
-    """Rows and tokens `(T, A)` of texts, by inverse CDF.
+def table_agents(log_probs_table: Array) -> Agents:
+    """Agents of a Markov table `(n, V, V)`, row = last token."""
 
-    `q` is a mixture of the agents' distributions: one uniform chooses the agent, a
-    second one the token by bisection of that agent's cumulative probabilities.
-    """
-    agents, auctions = shares.shape
-    dtype, vocabulary = shares.dtype, tables.vocabulary
-    edges = shares.cumsum(0)
-    rows = np.empty((num_tokens, auctions), np.intp)
-    tokens = np.empty_like(rows)
-    uniform = np.empty((2, auctions), dtype)
-    row: Array = np.zeros(auctions, np.intp)
-    steps = [1 << k for k in reversed(range((tables.width - 1).bit_length()))]
-    for t in range(num_tokens):
-        rng.random(dtype=dtype, out=uniform)
-        agent = np.greater_equal(uniform[0], edges[0]).astype(np.intp)
-        for i in range(1, agents - 1):
-            agent += uniform[0] >= edges[i]
-        start = agent * vocabulary
-        start += row
-        start *= tables.width
-        place = start - 1
-        for step in steps:
-            reached = tables.cumulative.take(place + step)
-            place += step * (reached <= uniform[1])
-        rows[t] = row
-        place -= start
-        row = np.add(place, 1, out=tokens[t])
-    return rows, tokens
+    def log_probs(last: Array, out: Array) -> None:
+        np.take(log_probs_table, last, axis=1, out=out, mode="clip")
 
-
-@dataclass
-class Dense:
-    """What needs a pass over the vocabulary, per pair; pairs sorted by their row."""
-
-    distance: Array  # (n, P): TV(q, p_i)
-    cross: Array  # (n, P): sum_t p_i log q
-    reverse: Array  # (n, P): sum_t q log p_i
-    partition: Array  # (P,): sum_t prod_i p_i^lambda_i
-    gains: Array  # (n, P)
-    loses: Array  # (n, P)
-    unanimous: bool = True  # all prefer q everywhere
-
-    @classmethod
-    def empty(cls, agents: int, pairs: int, dtype) -> "Dense":
-        """Uninitialised, except for the preferences: all prefer `q`."""
-        size = (agents, pairs)
-        distance, cross, reverse = np.empty((3, *size), dtype)
-        partition = np.empty(pairs, dtype)
-        gains, loses = np.ones(size, bool), np.zeros(size, bool)
-        return cls(distance, cross, reverse, partition, gains, loses)
+    return log_probs
 
 
 class Workspace:
-    """Two arrays over the vocabulary for one block, allocated once."""
+    """Arrays over the vocabulary, and what is stored of each token of a chunk."""
 
-    def __init__(self, vocabulary: int, dtype):
-        self.size = vocabulary
-        self.arrays = np.empty((2, vocabulary * BLOCK), dtype)
-        self.ones = np.ones((1, vocabulary), dtype)
+    def __init__(self, agents: int, vocabulary: int, auctions: int, tokens: int, dtype):
+        n, size = agents, (auctions, vocabulary)
+        self.sets = [s for s in range(1 << n) if s.bit_count() > 1]
+        # p_i; q; the optimum for forward KL; q - p_i; q - r_i.
+        self.mixtures = np.empty((3 * n + 2, *size), dtype)
+        self.logs = np.empty((n + 2, *size), dtype)  # of the first n + 2 of them
+        self.scratch = np.empty((max(n, len(self.sets)), *size), dtype)
+        self.ones = np.ones(vocabulary, dtype)
+        self.upper = None if vocabulary > SMALL else np.tri(vocabulary, dtype=dtype).T
+        self.rows = np.arange(auctions) * vocabulary
+        self.last = np.zeros((tokens + 1, auctions), np.intp)
+        # By token: log p_i and log q of the token drawn; sum_t p log p', the last p
+        # being q; sum_t |q - p_i|; sum_t of the least p of each set of agents; welfare
+        # of the optima for the KL divergences, in part.
+        self.drawn = np.empty((tokens, n + 1, auctions), dtype)
+        self.cross = np.empty((tokens, auctions, n + 1, n + 1), dtype)
+        self.distance = np.empty((tokens, n, auctions), dtype)
+        self.shared = np.empty((tokens, len(self.sets), auctions), dtype)
+        self.mixed, self.tilted = np.empty((2, tokens, auctions), dtype)
+        self.gains, self.loses = np.empty((2, n, auctions), dtype)
 
-    def views(self, pairs: int) -> tuple[Array, Array]:
-        """Both as contiguous `(V, m)`."""
-        one, other = self.arrays[:, : self.size * pairs].reshape(2, self.size, pairs)
-        return one, other
+
+def mixing_weights(bids: Array, values: Array) -> Array:
+    """Weights `(A, 2 n + 2, n)` of all mixtures: of `q`, of the optimum, `q - ...`."""
+    own = np.eye(len(bids), dtype=bids.dtype)[:, :, None]
+    rest = bids * (1 - own)  # (without i, n, A)
+    q, best = bids / bids.sum(0), values / values.sum(0)
+    weights = [q[None], best[None], q - own, q - rest / rest.sum(1, keepdims=True)]
+    return np.ascontiguousarray(np.concatenate(weights).transpose(2, 0, 1))
 
 
-def measure_block(
-    tables: Tables, row: int, shares: Array, space: Workspace, out: Dense, where: slice
+def measure_token(
+    work: Workspace, t: int, weights: Array, uniform: Array, agents: Agents
 ) -> None:
-    """Fills `out[where]` for pairs at one row; `shares` is `(n, m)`."""
-    p = tables.columns[row]
-    one, other = space.views(shares.shape[1])
-    np.log(np.matmul(p, shares, out=one), out=one)
-    np.matmul(p.T, one, out=out.cross[:, where])
-    np.matmul(tables.cross[row], shares, out=out.reverse[:, where])
-    np.exp(np.matmul(tables.log_columns[row], shares, out=one), out=one)
-    np.matmul(space.ones, one, out=out.partition[None, where])
-    others = 1 - 1 / (1 - shares)
-    agreed = True
-    for i, share in enumerate(shares):
-        # q - p_i and q - r_i, as combinations of the agents' distributions.
-        coefficients = shares.copy()
-        coefficients[i] -= 1
-        np.matmul(p, coefficients, out=one)
-        np.multiply(shares, others[i], out=coefficients)
-        coefficients[i] = share
-        np.matmul(p, coefficients, out=other)
-        # Where q lies outside p_i..r_i by e, the product is at least e^2.
-        np.multiply(one, other, out=other)
-        agreed = agreed and other.max() <= TOLERANCE**2
-        np.matmul(space.ones, np.abs(one, out=one), out=out.distance[i : i + 1, where])
-    if not agreed:
-        _prefer(p, shares, out, where)
+    """Draws token `t` of each text and stores what its measures need."""
+    n, last, logs, scratch = weights.shape[-1], work.last, work.logs, work.scratch
+    agents(last[t], logs[:n])
+    p = np.exp(logs[:n], out=work.mixtures[:n])
+    by_auction = work.mixtures.transpose(1, 0, 2)
+    np.matmul(weights, by_auction[:, :n], out=by_auction[:, n:])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        np.log(work.mixtures[n : n + 2], out=logs[n:])
+        draw(work, work.mixtures[n], uniform, last[t + 1])
+        drawn = work.rows + last[t + 1]
+        logs[: n + 1].reshape(n + 1, -1).take(drawn, 1, work.drawn[t], "clip")
+        undefined = np.isnan(multiply_logs(work, t).sum())  # 0 log 0
+    missing = exclude_missing(work, t) if undefined else None
+    tilt(work, weights[:, 1:2], missing, work.tilted[t])
+    least = {1 << i: p[i] for i in range(n)}
+    for members, out in zip(work.sets, scratch, strict=False):
+        others = members & (members - 1)
+        least[members] = np.minimum(least[members ^ others], least[others], out=out)
+    np.matmul(scratch[: len(work.sets)], work.ones, out=work.shared[t])
+    from_own, from_rest = work.mixtures[n + 2 : 2 * n + 2], work.mixtures[2 * n + 2 :]
+    prefer(from_own, from_rest, scratch[:n], work.gains, work.loses)
+    np.abs(from_own, out=scratch[:n])
+    np.matmul(scratch[:n], work.ones, out=work.distance[t])
 
 
-def _prefer(p: Array, shares: Array, out: Dense, where: slice) -> None:
-    """Robust preferences exactly, for a block where the quick test fails."""
-    out.unanimous = False
-    q = p @ shares
-    for i in range(len(shares)):
-        others = shares.copy()
-        others[i] = 0
-        own, r = p[:, i : i + 1], p @ (others / others.sum(0))
-        low, high = np.minimum(own, r) - TOLERANCE, np.maximum(own, r) + TOLERANCE
-        gains = ((q >= low) & (q <= high)).all(0)
-        low, high = np.minimum(own, q) - TOLERANCE, np.maximum(own, q) + TOLERANCE
-        loses = ((r >= low) & (r <= high)).all(0)
-        out.gains[i, where] = gains
-        out.loses[i, where] = loses & ~gains
+def draw(work: Workspace, q: Array, uniform: Array, out: Array) -> None:
+    """Tokens by inverse CDF."""
+    cdf = q.cumsum(1) if work.upper is None else q @ work.upper
+    np.argmax(cdf > (uniform * cdf[:, -1])[:, None], axis=1, out=out)
 
 
-def measure_dense(
-    tables: Tables, shares: Array, rows: Array, space: Workspace
-) -> dict[Key, Array]:
-    """Sums over the tokens of each text, of all that depends on `q` and no payment."""
-    flat = rows.astype(tables.row_type).ravel()
-    order = np.argsort(flat, kind="stable")  # a radix sort for small integers
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
-    places = places.reshape(rows.shape)
-    shares = shares.take(np.remainder(order, rows.shape[1], out=order), axis=1)
-    out = Dense.empty(len(shares), len(order), shares.dtype)
-    counts = np.bincount(flat, minlength=tables.vocabulary)
-    start = 0
-    for row, count in enumerate(counts):
-        blocks = -(-count // BLOCK)
-        for block in range(blocks):
-            low, high = count * block // blocks, count * (block + 1) // blocks
-            where = slice(start + low, start + high)
-            measure_block(tables, row, shares[:, where], space, out, where)
-        start += count
+def multiply_logs(work: Workspace, t: int) -> Array:
+    """`sum_t p log p'` of the agents and `q`, and that of the optimum with itself."""
+    n = len(work.logs) - 2
+    np.vecdot(work.mixtures[n + 1], work.logs[n + 1], out=work.mixed[t])
+    p, logs = work.mixtures[: n + 1], work.logs[: n + 1]
+    return np.matmul(p.swapaxes(0, 1), logs.transpose(1, 2, 0), out=work.cross[t])
 
-    def per_text(array: Array) -> Array:
-        if array.ndim == 1:
-            return array.take(places).sum(0)
-        return np.stack([row.take(places).sum(0) for row in array])
 
-    found: dict[Key, Array] = {}
-    entropy = -np.einsum("np,np->p", shares, out.cross)
-    found["entropy"] = per_text(entropy)
-    forward = np.subtract(out.cross, np.repeat(tables.own, counts, 1), out=out.cross)
-    reverse = np.add(out.reverse, entropy, out=out.reverse)
-    if not tables.bounded:
-        reverse[reverse < HALFWAY] = -np.inf
-    out.distance *= 0.5
-    nash = np.subtract(1, out.distance).prod(0)
-    distance = np.negative(out.distance, out=out.distance)
+def exclude_missing(work: Workspace, t: int) -> Array:
+    """Computes the sums again with 0 log 0 = 0; where `log p` is -inf, `(n, A, V)`."""
+    missing = np.isneginf(work.logs)
+    work.logs[missing] = 0
+    cross = multiply_logs(work, t)
+    present = work.mixtures[: len(missing) - 1].swapaxes(0, 1) > 0
+    gone = missing[:-1].transpose(1, 2, 0).astype(cross.dtype)
+    cross[present.astype(cross.dtype) @ gone > 0] = -np.inf
+    return missing[:-2]
+
+
+def tilt(work: Workspace, weights: Array, missing: Array | None, out: Array) -> None:
+    """`log sum_t prod_i p_i^w_i` with weights `(A, 1, n)` that sum to one."""
+    powers, exponential = work.scratch[:2]
+    np.matmul(weights, work.logs[:-2].swapaxes(0, 1), out=powers[:, None])
+    if missing is not None:
+        powers[missing.any(0)] = -np.inf
+    np.matmul(np.exp(powers, out=exponential), work.ones, out=out)
+    top = np.zeros_like(out)
+    if out.min() < np.finfo(out.dtype).eps ** 2:  # may underflow
+        top = np.maximum(powers.max(1), np.finfo(out.dtype).min)
+        np.exp(powers - top[:, None]).sum(1, out=out)
     with np.errstate(divide="ignore"):
-        found["nash_welfare"] = per_text(np.log(nash, out=nash))
-        found["partition"] = per_text(np.log(out.partition, out=out.partition))
-    for name, value in zip(VALUATIONS, (distance, forward, reverse), strict=True):
-        found["value", name] = per_text(value)
-        value *= shares
-        found["minimum", name] = per_text(value.min(0))
-    sums = out.gains, out.loses
-    for name, preferences in zip(("gains", "loses"), sums, strict=True):
-        if out.unanimous:
-            size = len(shares), rows.shape[1]
-            number = len(rows) if name == "gains" else 0
-            found[name] = np.full(size, number, shares.dtype)
-        else:
-            found[name] = per_text(preferences).astype(shares.dtype)
-    return found
+        np.log(out, out=out)
+    out += top
 
 
-def payments(
-    values: Array, shares: Array, ratio: Array, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Realised payments `(n, T, A)` and conditional ones, given `p_i(y) / q(y)`.
+def prefer(
+    from_own: Array, from_rest: Array, scratch: Array, gains: Array, loses: Array
+) -> None:
+    """Adds to the counts of robust preferences, given `q - p_i` and `q - r_i`.
+
+    If `q` is past `p_i` or `r_i` by more than the tolerance, their product is more than
+    its square: one maximum settles most tokens for all auctions.
+    """
+    if np.multiply(from_own, from_rest, out=scratch).max() <= TOLERANCE**2:
+        gains += 1
+        return
+    other = from_own - from_rest  # r_i - p_i
+    size, other_size = np.abs(from_own), np.abs(other)
+    same = from_own * other >= 0
+    better = (size <= other_size + TOLERANCE) & (same | (size <= TOLERANCE))
+    worse = (other_size <= size + TOLERANCE) & (same | (other_size <= TOLERANCE))
+    gains += better.all(-1)
+    loses += worse.all(-1) & ~better.all(-1)
+
+
+def payments(bids: Array, ratio: Array, rng: Rng) -> tuple[Array, Array]:
+    """Realised and conditional payments `(T, n, A)`, given `p_i(y) / q(y)`.
 
     Agent i won its token with probability `lambda_i (p_i - r_i)+ / q`, which is
     `b_i / B_i (p_i / q - 1)+`, and then pays `B U / (1 - U)`, `U` uniform below
     `lambda_i`. One uniform decides both.
     """
-    others = values.sum(0) - values
-    excess = np.subtract(ratio, 1)
-    np.maximum(excess, 0, out=excess)
-    odds = values / others
-    price = others * (np.log1p(odds) - odds / (1 + odds)) / (1 - shares)
-    conditional = excess * price[:, None]
-    # Won if v < odds excess; then U = lambda v / (odds excess), which is
-    # (1 - lambda) v / excess.
-    uniform = np.empty_like(ratio)
-    rng.random(dtype=ratio.dtype, out=uniform)
-    won = uniform < odds[:, None] * excess
-    uniform *= (1 - shares)[:, None]
-    excess -= uniform
-    np.divide(uniform, excess, out=uniform, where=won)
-    uniform *= others[:, None]
-    uniform *= won
-    return uniform, conditional
+    total = bids.sum(0)
+    others, excess = total - bids, np.maximum(ratio - 1, 0)
+    odds = bids / others
+    price = (np.log1p(odds) - odds / (1 + odds)) * total
+    # Won if v < odds excess; then U = lambda v / (odds excess): (1 - lambda) v / excess
+    uniform = rng.random(ratio.shape, dtype=ratio.dtype)
+    won = uniform < odds * excess
+    uniform *= others / total
+    paid = np.zeros_like(ratio)
+    np.divide(uniform, excess - uniform, out=paid, where=won)
+    paid *= others
+    return paid, excess * price
 
 
-def measure_tokens(
-    tables: Tables, values: Array, shares: Array, rows: Array, tokens: Array, rng
-) -> dict[Key, Array]:
-    """Sums over the tokens of each text, of all that depends on the token drawn."""
-    at = rows * tables.vocabulary
-    at += tokens
-    ratio = tables.token_p.take(at, axis=1)
-    q = np.einsum("nta,na->ta", ratio, shares)
-    ratio /= q
-    log_q = np.log(q, out=q)
-    found: dict[Key, Array] = {}
-    paid, conditional = payments(values, shares, ratio, rng)
-    found["payment"], found["expected_payment"] = paid.sum(1), conditional.sum(1)
-    found["log_mean"] = tables.token_log_mean.take(at).sum(0)
-    log_p = tables.token_log_p.take(at, axis=1)
-    found["log_p"] = log_p.sum(1)
-    excess = ratio - 1
-    linear = excess.sum(1)
-    found["realized", "total_variation"] = np.minimum(excess, 0, out=excess).sum(1)
-    found["realized", "reverse_kl"] = found["log_p"] - log_q.sum(0)
-    log_p -= log_q
-    np.maximum(log_p, np.log(tables.tiny), out=log_p)  # 0 log 0 = 0
-    log_p *= ratio
-    found["realized", "forward_kl"] = linear - log_p.sum(1)
-    return found
+def total_variation_optimum(least: Array, values: Array) -> Array:
+    """The most welfare at any distribution, summed over the tokens; changes `least`.
 
-
-def measure_rows(
-    tables: Tables, values: Array, rows: Array
-) -> tuple[dict[str, Array], Array]:
-    """`W(p_k)` `(n, A)` of each valuation, and the total-variation optimum."""
-    agents, auctions = values.shape
-    distances, which = classes(tables, values)
-    at = rows + which * tables.vocabulary
-    best = np.stack([row.take(at).sum(0) for row in distances])
-    at = rows + np.arange(auctions) * tables.vocabulary
-    visits = np.bincount(at.ravel(), minlength=auctions * tables.vocabulary)
-    visits = visits.reshape(auctions, -1).astype(values.dtype)
-    size = (auctions, agents, agents)
-    apart = (visits @ tables.apart).reshape(size)
-    infinite = np.isinf(tables.divergence)
-    divergence = visits @ np.where(infinite, 0, tables.divergence)
-    if infinite.any():
-        divergence[visits @ infinite.astype(values.dtype) > 0] = np.inf
-    divergence = divergence.reshape(size)
-    tilted = divergence.transpose(0, 2, 1)
-    alone = {
-        name: -np.einsum("aki,ia->ka", array, values)
-        for name, array in zip(VALUATIONS, (apart, tilted, divergence), strict=True)
-    }
-    return alone, -np.einsum("na,na->a", values, best)
+    Raise `q` from 0 to a distribution. Its cost `sum_i w_i sum_t |q - p_i| / 2` changes
+    at `q(t)` by the weight of the agents with `p_i(t) <= q(t)`, less a half of all. So
+    the amounts of `q` above the set `S` of agents and below all others are used in the
+    order of the weight of `S`. Inclusion and exclusion gives them from `least[s]`,
+    `sum_t min p_i(t)` over the agents in the bits of `s`, `(2^n, T, A)`.
+    """
+    n, sets = len(values), len(least)
+    for bit in 1 << np.arange(n):
+        without = np.array([s for s in range(1, sets) if not s & bit])
+        least[without] -= least[without | bit]
+    outside = np.arange(sets)[:, None] >> np.arange(n) & 1 == 0
+    weight = (outside.astype(values.dtype) @ values)[1:]
+    order = weight.argsort(0)
+    weight = np.take_along_axis(weight, order, 0)
+    amounts = np.take_along_axis(least[1:], order[:, None], 0)
+    for k in range(1, len(amounts)):
+        amounts[k] += amounts[k - 1]
+    used = np.minimum(amounts, 1, out=amounts)[:-1].sum(1)  # at last, all of it
+    return ((weight[1:] - weight[:-1]) * used).sum(0) - len(least[0]) * weight[-1]
 
 
 def measure_texts(
-    tables: Tables,
-    values: Array,
-    rows: Array,
-    tokens: Array,
-    rng,
-    space: Workspace,
-    reference: str = "mean",
-) -> dict[Key, Array]:
-    """Every measure of every text, `(A,)` or `(n, A)`; the bids are the values."""
-    total = values.sum(0)
-    shares = values / total
-    length = len(rows)
-    dense = measure_dense(tables, shares, rows, space)
-    drawn = measure_tokens(tables, values, shares, rows, tokens, rng)
-    alone, best = measure_rows(tables, values, rows)
-    found: dict[Key, Array] = {"length": np.full(len(total), float(length))}
-    paid, expected = drawn["payment"], drawn["expected_payment"]
+    agents: Agents, bids: Array, values: Array, rng: Rng, work: Workspace
+) -> tuple[dict[Key, Array], Array, Array]:
+    """Measures `(A,)` or `(n, A)` of a chunk of texts; tokens; realised payments.
+
+    Bids and values are `(n, A)`, positive, n > 1. No token ends a text.
+    """
+    (n, auctions), num_tokens = bids.shape, len(work.drawn)
+    weights = mixing_weights(bids, values)
+    work.gains[:], work.loses[:] = 0, 0
+    uniform = rng.random((num_tokens, auctions), dtype=bids.dtype)
+    for t in range(num_tokens):
+        measure_token(work, t, weights, uniform[t], agents)
+    log_p, log_q = work.drawn[:, :n], work.drawn[:, n:]
+    log_ratio = log_p - log_q
+    ratio = np.exp(log_ratio)
+    bounded = np.maximum(log_ratio, np.log(np.finfo(bids.dtype).tiny))  # 0 log 0 = 0
+    paid, conditional = payments(bids, ratio, rng)
+    spent, expected = paid.sum(0), conditional.sum(0)
+    estimated = {  # (n, A)
+        "total_variation": np.minimum(ratio - 1, 0).sum(0),
+        "forward_kl": (ratio - 1 - bounded * ratio).sum(0),
+        "reverse_kl": log_ratio.sum(0),
+    }
+    cross = work.cross.transpose(0, 2, 3, 1)
+    own = np.einsum("tiia->tia", cross)
+    valued = {  # (T, n, A)
+        "total_variation": work.distance * -0.5,
+        "forward_kl": np.subtract(cross[:, :n, n], own[:, :n], order="C"),
+        "reverse_kl": np.subtract(cross[:, n, :n], own[:, n:], order="C"),
+    }
+    cross = cross.sum(0)[:n, :n]
+    all_own, total = np.einsum("iia->ia", cross), values.sum(0)
+    least = np.ones((1 << n, num_tokens, auctions), bids.dtype)
+    least[work.sets] = work.shared.swapaxes(0, 1)
+    pairs = 1 << np.arange(n)[:, None] | 1 << np.arange(n)
+    alone = {  # v_i(p_k): (i, k, A)
+        "total_variation": least[pairs].sum(2) - num_tokens,
+        "forward_kl": cross - all_own[:, None],
+        "reverse_kl": cross.swapaxes(0, 1) - all_own,
+    }
+    most = {
+        "total_variation": total_variation_optimum(least, values),
+        "forward_kl": total * work.mixed.sum(0) - (values * all_own).sum(0),
+        "reverse_kl": total * work.tilted.sum(0),
+    }
+    found: dict[Key, Array] = {"length": np.full(auctions, float(num_tokens))}
     for name in VALUATIONS:
-        worth = values * dense["value", name]
-        welfare = worth.sum(0)
-        found["welfare", name] = welfare
-        found["realized_welfare", name] = (values * drawn["realized", name]).sum(0)
-        found["minimum_welfare", name] = total * dense["minimum", name]
-        found["utility", name] = worth - paid
-        found["expected_utility", name] = worth - expected
-        most = alone[name].max(0)
+        worth = values * valued[name]
+        text_worth = worth.sum(0)
+        welfare = found["welfare", name] = text_worth.sum(0)
+        single = (values[:, None] * alone[name]).sum(0).max(0)
+        found["realized_welfare", name] = (values * estimated[name]).sum(0)
+        found["minimum_welfare", name] = worth.min(1).sum(0)
+        found["utility", name] = text_worth - spent
+        found["expected_utility", name] = text_worth - expected
         with np.errstate(invalid="ignore"):
-            gap = most - welfare
-            found["single_agent_shortfall", name] = np.where(most > -np.inf, gap, most)
-            if name == "total_variation":
-                shortfall = best - welfare
-            elif name == "reverse_kl":
-                shortfall = total * dense["partition"] - welfare
-            else:
-                shortfall = np.zeros_like(welfare)
-        found["optimum_shortfall", name] = shortfall
-    found["nash_welfare"] = dense["nash_welfare"]
-    found["payment"], found["revenue"] = paid, paid.sum(0)
+            found["optimum_shortfall", name] = most[name] - welfare
+            gap = single - welfare
+        found["single_agent_shortfall", name] = np.where(np.isinf(single), single, gap)
+    with np.errstate(divide="ignore"):
+        found["nash_welfare"] = np.log1p(valued["total_variation"]).sum((0, 1))
+    found["payment"], found["revenue"] = spent, spent.sum(0)
     found["expected_payment"], found["expected_revenue"] = expected, expected.sum(0)
-    likelihood = drawn["log_mean"]
-    if reference == "uniform":
-        likelihood = np.full_like(likelihood, -length * np.log(tables.vocabulary))
-    found["log_likelihood"] = likelihood
-    found["log_ratio"] = drawn["log_p"] - likelihood
-    found["entropy"] = dense["entropy"] / length
-    found["influence"] = shares
-    found["robustly_gains"] = dense["gains"] / length
-    found["robustly_loses"] = dense["loses"] / length
-    return found
+    # The reference is the mean of the agents.
+    likelihood = found["log_likelihood"] = np.log(np.exp(log_p).mean(1)).sum(0)
+    found["log_ratio"] = log_p.sum(0) - likelihood
+    found["entropy"] = -own[:, n].mean(0)
+    found["influence"] = bids / bids.sum(0)
+    found["robustly_gains"] = work.gains / num_tokens
+    found["robustly_loses"] = work.loses / num_tokens
+    return found, work.last[1:], paid
+
+
+class Moments:
+    """Counts, sums and sums of squares of the rows of all measures, and histograms."""
+
+    def __init__(self):
+        self.sizes: dict[Key, int] = {}
+        self.count = self.infinite = self.total = self.squares = np.zeros(())
+        self.bins = np.zeros(0, np.int64)
+
+    def add(self, found: dict[Key, Array]) -> None:
+        """Adds a chunk of texts; a bin is the upper half of a float32."""
+        arrays = {key: np.atleast_2d(array) for key, array in found.items()}
+        sample = np.concatenate(list(arrays.values()))
+        if not self.sizes:
+            self.sizes = {key: len(array) for key, array in arrays.items()}
+            self.bins = np.zeros(len(sample) * BINS, np.int64)
+        codes = sample.astype(np.float32, copy=False).view(np.uint32) >> 16
+        first = np.arange(0, len(self.bins), BINS)[:, None]
+        np.add.at(self.bins, (codes + first).ravel(), 1)
+        finite = np.isfinite(sample)
+        sample[~finite] = 0
+        self.count = self.count + finite.sum(1)
+        self.infinite = self.infinite + (~finite).sum(1)
+        self.total = self.total + sample.sum(1, dtype=np.float64)
+        self.squares = self.squares + np.square(sample).sum(1, dtype=np.float64)
+
+    def summary(self) -> dict[Key, tuple[Array, Array]]:
+        """Mean and variance of each measure, `(n,)` for one of the agents."""
+        mean = self.total / self.count
+        variance = (self.squares - self.count * mean**2) / np.maximum(self.count - 1, 1)
+        ends = np.cumsum(list(self.sizes.values()))[:-1]
+        pairs = zip(np.split(mean, ends), np.split(variance, ends), strict=True)
+        return dict(zip(self.sizes, pairs, strict=True))
+
+    def quantile(self, level: float) -> Array:
+        """Quantiles of all rows, within 0.4 %: the middle of a bin."""
+        middle = ((np.arange(BINS, dtype=np.uint32) << 16) + (1 << 15)).view(np.float32)
+        order = np.argsort(middle)
+        order = order[np.isfinite(middle[order])]
+        below = self.bins.reshape(-1, BINS)[:, order].cumsum(1)
+        reached = below >= np.maximum(level * below[:, -1:], 1)
+        return middle[order][reached.argmax(1)]
 
 
 def run(
@@ -336,21 +330,21 @@ def run(
     num_tokens: int,
     rng: np.random.Generator,
     dtype: Any = np.float64,
-    chunk: int = 4096,
+    chunk: int = 1019,
 ) -> Moments:
     """Moments of all measures over texts of one cell; values are log-normal(0, 0.5).
 
-    The table is `(n, V, V)`, row = last token, texts start in row 0. No token ends a
-    text. Two to four agents.
+    The table is `(n, V, V)`, row = last token, texts start in row 0. Bids are truthful.
     """
-    tables = Tables(log_probs_table, dtype)
-    space = Workspace(tables.vocabulary, dtype)
+    n, vocabulary = log_probs_table.shape[:2]
+    totals = np.logaddexp.reduce(log_probs_table, axis=-1, keepdims=True)
+    agents = table_agents((log_probs_table - totals).astype(dtype))
     moments = Moments()
+    work = Workspace(n, vocabulary, min(chunk, num_auctions), num_tokens, dtype)
     for start in range(0, num_auctions, chunk):
         size = min(chunk, num_auctions - start)
-        normal = rng.standard_normal((tables.agents, size), dtype=dtype)
-        values = np.exp(SPREAD * normal)
-        shares = values / values.sum(0)
-        rows, tokens = draw_texts(tables, shares, num_tokens, rng)
-        moments.add(measure_texts(tables, values, rows, tokens, rng, space))
+        if size != len(work.rows):
+            work = Workspace(n, vocabulary, size, num_tokens, dtype)
+        values = np.exp(SPREAD * rng.standard_normal((n, size), dtype=dtype))
+        moments.add(measure_texts(agents, values, values, rng, work)[0])
     return moments

@@ -13,7 +13,7 @@ FOLDER = str(Path(__file__).parents[2] / "benchmarks")
 
 @pytest.fixture(scope="module")
 def study():
-    """The module beside its sibling, as in a run from `benchmarks/`."""
+    """The module, imported as in a run from `benchmarks/`."""
     sys.path.insert(0, FOLDER)
     try:
         import numpy_study
@@ -44,48 +44,55 @@ def table(kind, agents=3, vocabulary=8):
         return np.log(p / p.sum(-1, keepdims=True))
 
 
-def draw(study, log_probs, auctions, num_tokens, dtype=np.float64, values=None):
-    """Tables, values, texts and realised payments of a small chunk, and measures."""
+def draw(
+    study, log_probs, auctions, num_tokens, dtype=np.float64, values=None, bids=None
+):
+    """Bids, values, texts and realised payments of a small chunk, and measures."""
     rng = np.random.default_rng(2)
-    tables = study.Tables(log_probs, dtype)
-    space = study.Workspace(log_probs.shape[-1], dtype)
+    n, vocabulary = log_probs.shape[:2]
     if values is None:
-        values = np.exp(0.5 * rng.standard_normal((len(log_probs), auctions)))
+        values = np.exp(0.5 * rng.standard_normal((n, auctions)))
     values = values.astype(dtype)
-    shares = values / values.sum(0)
-    rows, tokens = study.draw_texts(tables, shares, num_tokens, rng)
-    at = rows * tables.vocabulary + tokens
-    p = tables.token_p.take(at, axis=1)
-    ratio = p / (p * shares[:, None]).sum(0)
-    state = rng.bit_generator.state
-    paid, _ = study.payments(values, shares, ratio, rng)
-    rng.bit_generator.state = state
-    found = study.measure_texts(tables, values, rows, tokens, rng, space)
-    return values, rows, tokens, paid, found
+    bids = values if bids is None else bids.astype(dtype)
+    work = study.Workspace(n, vocabulary, auctions, num_tokens, dtype)
+    agents = study.table_agents(log_probs.astype(dtype))
+    texts = study.measure_texts(agents, bids, values, rng, work)
+    return bids, values, *texts
 
 
-def reference(log_probs, values, rows, tokens, paid, auction):
+def reference(log_probs, bids, values, tokens, paid, auction):
     """The measures of one text by definition."""
-    bids = values[:, auction].astype(float)
+    bids, values = bids[:, auction].astype(float), values[:, auction].astype(float)
+    rows = [0, *tokens[:-1, auction]]
     return measures.text_measures(
         [
             {
                 "bids": bids,
-                "values": bids,
+                "values": values,
                 "log_probs": log_probs[:, row],
                 "aggregation": "linear",
                 "token": token,
-                "realized": paid[:, t, auction],
+                "realized": paid[t, :, auction],
                 "conditional": payments.second_price_given(
                     bids, log_probs[:, row], token
                 )[0],
                 "reference": "mean",
             }
-            for t, (row, token) in enumerate(
-                zip(rows[:, auction], tokens[:, auction], strict=True)
-            )
+            for t, (row, token) in enumerate(zip(rows, tokens[:, auction], strict=True))
         ]
     )
+
+
+def check(log_probs, texts, tolerance):
+    """Compares the measures of all texts with the reference."""
+    bids, values, found, tokens, paid = texts
+    for auction in range(values.shape[1]):
+        expected = reference(log_probs, bids, values, tokens, paid, auction)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_allclose(
+                found[key][..., auction], value, tolerance, tolerance, err_msg=str(key)
+            )
 
 
 @pytest.mark.parametrize(
@@ -103,91 +110,84 @@ def reference(log_probs, values, rows, tokens, paid, auction):
 def test_the_peer_measures_what_the_reference_measures(study, kind, agents):
     log_probs = table(kind, agents)
     auctions = 14 if kind == "smooth" else 8
-    values, rows, tokens, paid, found = draw(study, log_probs, auctions, 4)
-    for auction in range(auctions):
-        expected = reference(log_probs, values, rows, tokens, paid, auction)
-        assert found.keys() == expected.keys()
-        for key, value in expected.items():
-            np.testing.assert_allclose(
-                found[key][..., auction], value, 1e-9, 1e-9, err_msg=str(key)
-            )
+    check(log_probs, draw(study, log_probs, auctions, 4), 1e-9)
+
+
+def test_bids_need_not_be_the_values(study):
+    log_probs, rng = table("smooth"), np.random.default_rng(8)
+    bids = rng.lognormal(size=(3, 8))
+    check(log_probs, draw(study, log_probs, 8, 4, bids=bids), 1e-9)
 
 
 def test_equal_values_tie_every_optimum(study):
     log_probs, values = table("smooth"), np.ones((3, 4))
     values[0, 2:] = 2.0  # the first agent weighs as much as the others together
-    values, rows, tokens, paid, found = draw(study, log_probs, 4, 4, values=values)
-    for auction in range(4):
-        expected = reference(log_probs, values, rows, tokens, paid, auction)
-        key = ("optimum_shortfall", "total_variation")
-        np.testing.assert_allclose(found[key][auction], expected[key], atol=1e-9)
+    check(log_probs, draw(study, log_probs, 4, 4, values=values), 1e-9)
 
 
 def test_float32_agrees_with_float64(study):
     log_probs = table("smooth", vocabulary=64)
-    values, rows, tokens, paid, found = draw(study, log_probs, 3, 4, np.float32)
-    for auction in range(3):
-        expected = reference(log_probs, values, rows, tokens, paid, auction)
-        for key, value in expected.items():
-            assert found[key].dtype == np.float32 or key == "length", key
-            np.testing.assert_allclose(
-                found[key][..., auction], value, 1e-4, 1e-4, err_msg=str(key)
-            )
+    texts = draw(study, log_probs, 3, 4, np.float32)
+    check(log_probs, texts, 1e-4)
+    for key, value in texts[2].items():
+        assert value.dtype == np.float32 or key == "length", key
 
 
 def test_preferences_where_the_quick_test_fails(study):
-    """Shares that do not sum to one put `q` past `p`: then some prefer `r`."""
+    """`q` past `p`: then some prefer `r`."""
     rng = np.random.default_rng(7)
-    p = rng.dirichlet(np.ones(4), 3)
-    equal = np.tile(p[:1], (3, 1))  # r is p
-    p = np.stack([p, equal, equal + 0.01 * rng.normal(size=(3, 4))])
-    preferences = []
-    for agents in p:
-        shares = rng.dirichlet(np.ones(3), 40).T * rng.choice([0.99, 1, 1.02], 40)
-        out = study.Dense.empty(3, 40, np.float64)
-        study._prefer(agents.T, shares, out, slice(40))
-        assert not out.unanimous
-        q = np.log(agents.T @ shares).T
-        for i, k in np.ndindex(3, 40):
-            others = shares[:, k] * (np.arange(3) != i)
-            r, own = np.log(others @ agents / others.sum()), np.log(agents[i])
-            gains = measures.robustly_prefers(q[k], r, own)
-            loses = not gains and measures.robustly_prefers(r, q[k], own)
-            assert out.gains[i, k] == gains
-            assert out.loses[i, k] == loses
-            preferences.append((gains, loses))
-    assert set(preferences) == {(True, False), (False, True), (False, False)}
+    p = rng.dirichlet(np.ones(4), (3, 40))
+    r = rng.dirichlet(np.ones(4), (3, 40))
+    way = rng.choice([-0.2, 0, 0.5, 1, 1.3], (3, 40, 1))  # from p to r
+    q = np.abs(p + way * (r - p))
+    gains, loses = np.zeros((2, 3, 40))
+    study.prefer(q - p, q - r, np.empty_like(p), gains, loses)
+    preferences = set()
+    for i, k in np.ndindex(3, 40):
+        logs = [np.log(array[i, k]) for array in (q, r, p)]
+        gained = measures.robustly_prefers(*logs)
+        lost = not gained and measures.robustly_prefers(logs[1], logs[0], logs[2])
+        assert (gains[i, k], loses[i, k]) == (gained, lost)
+        preferences.add((gained, lost))
+    assert preferences == {(True, False), (False, True), (False, False)}
+
+
+def test_probabilities_that_underflow(study):
+    """Where no token is likely for all agents, the sum for reverse KL is tiny."""
+    log_probs = np.full((2, 4, 4), -1000.0)
+    log_probs[0, :, 0] = log_probs[1, :, 1] = 0
+    check(log_probs, draw(study, log_probs, 4, 3), 1e-9)
 
 
 def test_payments_follow_their_law(study):
     """Kolmogorov-Smirnov against `payment_cdf`, false-alarm rate 1e-9 each."""
     log_probs, draws = table("smooth", vocabulary=4)[:, 0], 100_000
     bids = np.array([1.5, 0.7, 2.0])
-    values = np.tile(bids[:, None], (1, draws))
-    rng, shares = np.random.default_rng(3), values / values.sum(0)
+    rng, q = np.random.default_rng(3), bids @ np.exp(log_probs) / bids.sum()
     for token in range(4):
-        p = np.exp(log_probs[:, token])
-        ratio = np.broadcast_to((p / (shares[:, 0] @ p))[:, None, None], (3, 1, draws))
-        paid, _ = study.payments(values, shares, ratio, rng)
+        ratio = np.exp(log_probs[:, token]) / q[token]
+        ratio = np.tile(ratio[:, None], (1, 1, draws))
+        paid, _ = study.payments(bids[:, None], ratio, rng)
         for agent in range(3):
-            sample = np.sort(paid[agent, 0])
+            sample = np.sort(paid[0, agent])
             law = payments.payment_cdf(sample, bids, log_probs, agent, token)
             rank = np.searchsorted(sample, sample, side="right") / draws
             gap = np.abs(rank - law.astype(float)).max()
             assert gap < np.sqrt(np.log(2e9) / (2 * draws))
 
 
-@pytest.mark.parametrize("vocabulary", [5, 64])
+@pytest.mark.parametrize("vocabulary", [5, 200])
 def test_tokens_follow_the_aggregate(study, vocabulary):
     log_probs, draws = table("zeros", vocabulary=vocabulary), 100_000
-    tables = study.Tables(log_probs, np.float64)
-    bids = np.array([1.5, 0.7, 2.0])
-    shares = np.tile((bids / bids.sum())[:, None], (1, draws))
-    rows, tokens = study.draw_texts(tables, shares, 2, np.random.default_rng(4))
-    assert (rows[0] == 0).all()
-    np.testing.assert_array_equal(rows[1], tokens[0])
+    bids, chunk = np.array([1.5, 0.7, 2.0]), 2000
     q = np.exp(measures.aggregate("linear", bids, log_probs[:, 0])).astype(float)
-    frequency = np.bincount(tokens[0], minlength=vocabulary) / draws
+    rng = np.random.default_rng(4)
+    work = study.Workspace(3, vocabulary, chunk, 1, np.float64)
+    many, tokens = np.tile(q, (chunk, 1)), np.empty((draws // chunk, chunk), int)
+    for out in tokens:
+        study.draw(work, many, rng.random(chunk), out)
+    tokens = tokens.ravel()
+    frequency = np.bincount(tokens, minlength=vocabulary) / draws
     bound = 6 * np.sqrt(q * (1 - q) / draws)
     np.testing.assert_array_less(np.abs(frequency - q), bound + 1e-12)
 
