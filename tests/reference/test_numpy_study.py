@@ -1,0 +1,212 @@
+"""The NumPy peer of `benchmarks/` against the reference measures."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reference import measures, payments
+
+FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The module, imported as in a run from `benchmarks/`."""
+    sys.path.insert(0, FOLDER)
+    try:
+        import numpy_study
+
+        yield numpy_study
+    finally:
+        sys.path.remove(FOLDER)
+
+
+def table(kind, agents=3, vocabulary=8):
+    """Log-probabilities `(n, V, V)`."""
+    rng = np.random.default_rng(1)
+    size = (agents, vocabulary)
+    if kind == "peaked":
+        p = rng.dirichlet(np.full(vocabulary, 0.05), size)
+    else:
+        p = rng.dirichlet(np.ones(vocabulary), size)
+    if kind == "zeros":  # few agents have all tokens; token 2 has nobody
+        p[rng.uniform(size=p.shape) < 0.3] = 0
+        p[..., 0] += 0.1
+        p[..., 2] = 0
+    if kind == "disjoint":
+        p *= np.arange(vocabulary) % agents == np.arange(agents)[:, None, None]
+        p[..., :agents] += 0.1 * np.eye(agents)[:, None]
+    if kind == "equal":
+        p[:] = p[0]
+    with np.errstate(divide="ignore"):
+        return np.log(p / p.sum(-1, keepdims=True))
+
+
+def draw(
+    study, log_probs, auctions, num_tokens, dtype=np.float64, values=None, bids=None
+):
+    """Bids, values, texts and realised payments of a small chunk, and measures."""
+    rng = np.random.default_rng(2)
+    n, vocabulary = log_probs.shape[:2]
+    if values is None:
+        values = np.exp(0.5 * rng.standard_normal((n, auctions)))
+    values = values.astype(dtype)
+    bids = values if bids is None else bids.astype(dtype)
+    work = study.Workspace(n, vocabulary, auctions, num_tokens, dtype)
+    agents = study.table_agents(log_probs.astype(dtype))
+    texts = study.measure_texts(agents, bids, values, rng, work)
+    return bids, values, *texts
+
+
+def reference(log_probs, bids, values, tokens, paid, auction):
+    """The measures of one text by definition."""
+    bids, values = bids[:, auction].astype(float), values[:, auction].astype(float)
+    rows = [0, *tokens[:-1, auction]]
+    return measures.text_measures(
+        [
+            {
+                "bids": bids,
+                "values": values,
+                "log_probs": log_probs[:, row],
+                "aggregation": "linear",
+                "token": token,
+                "realized": paid[t, :, auction],
+                "conditional": payments.second_price_given(
+                    bids, log_probs[:, row], token
+                )[0],
+                "reference": "mean",
+            }
+            for t, (row, token) in enumerate(zip(rows, tokens[:, auction], strict=True))
+        ]
+    )
+
+
+def check(log_probs, texts, tolerance):
+    """Compares the measures of all texts with the reference."""
+    bids, values, found, tokens, paid = texts
+    for auction in range(values.shape[1]):
+        expected = reference(log_probs, bids, values, tokens, paid, auction)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_allclose(
+                found[key][..., auction], value, tolerance, tolerance, err_msg=str(key)
+            )
+
+
+@pytest.mark.parametrize(
+    ("kind", "agents"),
+    [
+        ("smooth", 3),
+        ("smooth", 2),
+        ("smooth", 4),
+        ("peaked", 3),
+        ("zeros", 3),
+        ("disjoint", 3),
+        ("equal", 3),
+    ],
+)
+def test_the_peer_measures_what_the_reference_measures(study, kind, agents):
+    log_probs = table(kind, agents)
+    auctions = 14 if kind == "smooth" else 8
+    check(log_probs, draw(study, log_probs, auctions, 4), 1e-9)
+
+
+def test_bids_need_not_be_the_values(study):
+    log_probs, rng = table("smooth"), np.random.default_rng(8)
+    bids = rng.lognormal(size=(3, 8))
+    check(log_probs, draw(study, log_probs, 8, 4, bids=bids), 1e-9)
+
+
+def test_equal_values_tie_every_optimum(study):
+    log_probs, values = table("smooth"), np.ones((3, 4))
+    values[0, 2:] = 2.0  # the first agent weighs as much as the others together
+    check(log_probs, draw(study, log_probs, 4, 4, values=values), 1e-9)
+
+
+def test_float32_agrees_with_float64(study):
+    log_probs = table("smooth", vocabulary=64)
+    texts = draw(study, log_probs, 3, 4, np.float32)
+    check(log_probs, texts, 1e-4)
+    for key, value in texts[2].items():
+        assert value.dtype == np.float32 or key == "length", key
+
+
+def test_preferences_where_the_quick_test_fails(study):
+    """`q` past `p`: then some prefer `r`."""
+    rng = np.random.default_rng(7)
+    p = rng.dirichlet(np.ones(4), (3, 40))
+    r = rng.dirichlet(np.ones(4), (3, 40))
+    way = rng.choice([-0.2, 0, 0.5, 1, 1.3], (3, 40, 1))  # from p to r
+    q = np.abs(p + way * (r - p))
+    gains, loses = np.zeros((2, 3, 40))
+    study.prefer(q - p, q - r, np.empty_like(p), gains, loses)
+    preferences = set()
+    for i, k in np.ndindex(3, 40):
+        logs = [np.log(array[i, k]) for array in (q, r, p)]
+        gained = measures.robustly_prefers(*logs)
+        lost = not gained and measures.robustly_prefers(logs[1], logs[0], logs[2])
+        assert (gains[i, k], loses[i, k]) == (gained, lost)
+        preferences.add((gained, lost))
+    assert preferences == {(True, False), (False, True), (False, False)}
+
+
+def test_probabilities_that_underflow(study):
+    """Where no token is likely for all agents, the sum for reverse KL is tiny."""
+    log_probs = np.full((2, 4, 4), -1000.0)
+    log_probs[0, :, 0] = log_probs[1, :, 1] = 0
+    check(log_probs, draw(study, log_probs, 4, 3), 1e-9)
+
+
+def test_payments_follow_their_law(study):
+    """Kolmogorov-Smirnov against `payment_cdf`, false-alarm rate 1e-9 each."""
+    log_probs, draws = table("smooth", vocabulary=4)[:, 0], 100_000
+    bids = np.array([1.5, 0.7, 2.0])
+    rng, q = np.random.default_rng(3), bids @ np.exp(log_probs) / bids.sum()
+    for token in range(4):
+        ratio = np.exp(log_probs[:, token]) / q[token]
+        ratio = np.tile(ratio[:, None], (1, 1, draws))
+        paid, _ = study.payments(bids[:, None], ratio, rng)
+        for agent in range(3):
+            sample = np.sort(paid[0, agent])
+            law = payments.payment_cdf(sample, bids, log_probs, agent, token)
+            rank = np.searchsorted(sample, sample, side="right") / draws
+            gap = np.abs(rank - law.astype(float)).max()
+            assert gap < np.sqrt(np.log(2e9) / (2 * draws))
+
+
+@pytest.mark.parametrize("vocabulary", [5, 200])
+def test_tokens_follow_the_aggregate(study, vocabulary):
+    log_probs, draws = table("zeros", vocabulary=vocabulary), 100_000
+    bids, chunk = np.array([1.5, 0.7, 2.0]), 2000
+    q = np.exp(measures.aggregate("linear", bids, log_probs[:, 0])).astype(float)
+    rng = np.random.default_rng(4)
+    work = study.Workspace(3, vocabulary, chunk, 1, np.float64)
+    many, tokens = np.tile(q, (chunk, 1)), np.empty((draws // chunk, chunk), int)
+    for out in tokens:
+        study.draw(work, many, rng.random(chunk), out)
+    tokens = tokens.ravel()
+    frequency = np.bincount(tokens, minlength=vocabulary) / draws
+    bound = 6 * np.sqrt(q * (1 - q) / draws)
+    np.testing.assert_array_less(np.abs(frequency - q), bound + 1e-12)
+
+
+def test_moments_and_quantiles(study):
+    log_probs = table("zeros")
+    rng = np.random.default_rng(5)
+    moments = study.run(log_probs, 3000, 4, rng, chunk=700)
+    assert (moments.count + moments.infinite == 3000).all()
+    sample = np.random.default_rng(6).lognormal(size=(2, 5000)) - 1
+    sample[0, :5] = [np.inf, -np.inf, np.nan, 1.0, 2.0]
+    kept = study.Moments()
+    for part in np.split(sample, 5, axis=1):
+        kept.add({"a": part[0], ("b", "c"): part[1:]})
+    finite = sample[0][np.isfinite(sample[0])]
+    summary = kept.summary()
+    np.testing.assert_allclose(summary["a"], [[finite.mean()], [finite.var(ddof=1)]])
+    np.testing.assert_allclose(summary["b", "c"][0], sample[1].mean())
+    np.testing.assert_array_equal(kept.infinite, [3, 0])
+    for level in (0.01, 0.5, 0.99):
+        expected = np.quantile(finite, level, method="inverted_cdf")
+        np.testing.assert_allclose(kept.quantile(level)[0], expected, rtol=4e-3)
