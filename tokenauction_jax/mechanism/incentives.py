@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tokenauction_jax.mechanism import base, distributions
-from tokenauction_jax.mechanism.aggregation import Linear, influence_scores
+from tokenauction_jax.mechanism import base
 
 
 def robustly_prefers(
@@ -138,11 +137,6 @@ def outcomes_without(
 
     Row i has a bid of 0 for agent i; it is all 0 where that leaves no auction.
     """
-    if isinstance(aggregation, Linear):
-        scores = influence_scores(bids, aggregation.influence)
-        others = distributions.sum_of_others(scores)
-        mass = distributions.sum_of_others(scores[:, None] * jnp.exp(log_probs))
-        return mass / distributions.nonzero(others)[:, None]
 
     def without(agent: jax.Array) -> jax.Array:
         rest = bids.at[agent].set(0)

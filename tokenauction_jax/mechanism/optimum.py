@@ -11,15 +11,16 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax.mechanism import base, distributions
 from tokenauction_jax.mechanism.aggregation import linear, log_linear
 from tokenauction_jax.mechanism.valuations import ForwardKL, ReverseKL, TotalVariation
 
-# Up to here sets of agents are listed, 2^n of them.
-MOST_LISTED = 5
+# Agents by their indices, in order.
+Group = tuple[int, ...]
+# Up to here groups of agents are listed: 2^n of them, and 4^n comparisons.
+MOST_LISTED = 4
 # Narrows the price of probability to the last bit of a float32.
 _HALVINGS = 26
 
@@ -73,8 +74,7 @@ def optimal_welfare(
         p = jnp.exp(log_probs)
         if p.shape[0] > MOST_LISTED:
             return dual_total_variation_optimum(values, p)
-        order, masses = fill_order(values), exclusive_masses(p)
-        return total_variation_optimum(values, order, masses)
+        return total_variation_optimum(values, shared_masses(p))
     if isinstance(valuation, ForwardKL):
         log_q = linear().log_prob(values, log_probs)
         return welfare(valuation, values, log_q, log_probs)
@@ -89,72 +89,60 @@ def optimal_welfare(
     )
 
 
-def fill_order(values: jax.Array) -> jax.Array:
-    """Which sets of agents probability flows through before which, `(S, S)` of 0 and 1.
+def shared_masses(p: jax.Array) -> dict[Group, jax.Array]:
+    """``sum_t min_{i in U} p_i(t)`` of every group U of agents.
 
-    Entry ``[a, b]`` says that set b, of less value, is filled before set a. It depends
-    on the values alone, and so serves all tokens of an auction. Sets are those of
-    `exclusive_masses`; there are none, `(0, 0)`, for more than 5 agents.
+    They say all about total variation between the agents that matters here:
+    ``TV(p_i, p_k)`` is one minus the mass that i and k share.
     """
-    members = _subsets(values.shape[0])
-    weights = (jnp.asarray(members, values.dtype) * values[None]).sum(-1)
-    index = jnp.arange(len(members))
-    less = weights[None] < weights[:, None]
-    tied = (weights[None] == weights[:, None]) & (index[None] < index[:, None])
-    return (less | tied).astype(values.dtype)
-
-
-def exclusive_masses(p: jax.Array) -> jax.Array:
-    """Probability that exactly the agents of each set give up, `(S,)`.
-
-    For each set of agents but that of all: ``sum_t |{z : p_i(t) <= z for i in the set,
-    p_j(t) > z for j outside}|``. They say all about total variation that matters here:
-    ``TV(p_i, p_k)`` sums those of the sets with i and without k.
-    """
-    lowest: dict[tuple[int, ...], jax.Array] = {}
-    highest: dict[tuple[int, ...], jax.Array] = {}
-    agents = tuple(range(p.shape[0]))
-    for size in range(1, len(agents) + 1):
-        for group in itertools.combinations(agents, size):
-            rest, last = group[:-1], p[group[-1]]
-            lowest[group] = jnp.minimum(lowest[rest], last) if rest else last
-            highest[group] = jnp.maximum(highest[rest], last) if rest else last
-    masses = []
-    for members in _subsets(p.shape[0]):
-        inside = tuple(i for i in agents if members[i])
-        outside = tuple(i for i in agents if not members[i])
-        gap = lowest[outside]
-        if inside:
-            gap = jnp.maximum(gap - highest[inside], 0)
-        masses.append(distributions.sum_last(gap))
-    return jnp.stack(masses)
-
-
-def variation_between(masses: jax.Array, num_agents: int) -> jax.Array:
-    """``TV(p_i, p_k)`` `(n, n)` from `exclusive_masses`."""
-    members = _subsets(num_agents).astype(bool)
-    chosen = members[:, :, None] & ~members[:, None, :]
-    return (jnp.asarray(chosen, masses.dtype) * masses[:, None, None]).sum(0)
+    lowest: dict[Group, jax.Array] = {}
+    for group in _groups(p.shape[0])[1:]:
+        rest, last = group[:-1], p[group[-1]]
+        lowest[group] = jnp.minimum(lowest[rest], last) if rest else last
+    # An agent shares all of its mass with itself.
+    one = jnp.ones((), p.dtype)
+    return {
+        group: distributions.sum_last(low) if len(group) > 1 else one
+        for group, low in lowest.items()
+    }
 
 
 def total_variation_optimum(
-    values: jax.Array, order: jax.Array, masses: jax.Array
+    values: jax.Array, shared: dict[Group, jax.Array]
 ) -> jax.Array:
     """``max_q -sum_i w_i TV(q, p_i)``, exact up to rounding.
 
-    A token's probability rises from 0 through the sets of agents who have had enough,
-    and each step costs those agents' value; the cheapest steps of all tokens together
+    As a token's probability rises from 0, the agents whose own it has passed lose by
+    every further step what the step adds. The cheapest steps of all tokens together
     are taken until the probabilities sum to one.
 
     Args:
       values: `(n,)`.
-      order: `fill_order` of the values.
-      masses: `exclusive_masses` of the agents.
+      shared: `shared_masses` of the agents.
     """
-    members = jnp.asarray(_subsets(values.shape[0]), values.dtype)
-    costs = (members * values[None]).sum(-1)
-    before = (order * masses[None]).sum(-1)
-    return -(costs * jnp.clip(1 - before, 0, masses)).sum()
+    agents = range(values.shape[0])
+    masses, costs = [], []
+    for passed in _groups(values.shape[0]):
+        rest = [i for i in agents if i not in passed]
+        if not rest:  # Steps past everyone are never needed.
+            continue
+        # Where the probabilities of exactly these agents are passed, by inclusion and
+        # exclusion.
+        mass = sum(
+            (-1) ** len(group) * shared[tuple(sorted((*rest, *group)))]
+            for group in _groups(len(passed), passed)
+        )
+        masses.append(jnp.maximum(mass, 0))
+        costs.append(sum((values[i] for i in passed), jnp.zeros((), values.dtype)))
+    # Scalars one by one: XLA does not vectorise short axes.
+    total = jnp.zeros((), values.dtype)
+    for i, (mass, cost) in enumerate(zip(masses, costs, strict=True)):
+        before = jnp.zeros((), values.dtype)
+        for k, (other, other_cost) in enumerate(zip(masses, costs, strict=True)):
+            first = other_cost <= cost if k < i else other_cost < cost
+            before += jnp.where(first, other, 0)
+        total += cost * jnp.clip(1 - before, 0, mass)
+    return -total
 
 
 def dual_total_variation_optimum(values: jax.Array, p: jax.Array) -> jax.Array:
@@ -181,9 +169,7 @@ def dual_total_variation_optimum(values: jax.Array, p: jax.Array) -> jax.Array:
     return -jax.lax.fori_loop(0, _HALVINGS, halve, start)[2] / 2
 
 
-def _subsets(num_agents: int) -> np.ndarray:
-    """Members `(S, n)` of every set of agents but that of all of them."""
-    if num_agents > MOST_LISTED:
-        return np.zeros((0, num_agents))
-    sets = itertools.product((0, 1), repeat=num_agents)
-    return np.array([members for members in sets if not all(members)], float)
+def _groups(size: int, agents: Group | None = None) -> list[Group]:
+    """Every group of some agents, by default ``range(size)``, small ones first."""
+    members = range(size) if agents is None else agents
+    return [g for k in range(size + 1) for g in itertools.combinations(members, k)]

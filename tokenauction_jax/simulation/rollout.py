@@ -32,6 +32,8 @@ class Rollout:
         mask is False from that token on.
       observations: What `observe` returned, each array `(A, T, ...)`; else None. Not
         masked.
+      totals: What `accumulate` returned, each array `(A, ...)`, summed over the tokens
+        where `mask` is True; else None.
     """
 
     tokens: jax.Array
@@ -41,6 +43,7 @@ class Rollout:
     mask: jax.Array
     valid: jax.Array
     observations: Any = None
+    totals: Any = None
 
 
 def simulate(
@@ -53,6 +56,7 @@ def simulate(
     num_auctions: int | None = None,
     first_auction: ArrayLike = 0,
     observe: Observer | None = None,
+    accumulate: Observer | None = None,
     observe_args: tuple[Any, ...] = (),
     on_token: Callable[[Any], None] | None = None,
 ) -> Rollout:
@@ -72,7 +76,9 @@ def simulate(
       observe: Called as ``observe(bids, log_probs, log_q, token)`` for one auction and
         token; what it returns is kept in `Rollout.observations`. A callable pytree
         (`jax.tree_util.Partial`) may carry numbers as leaves.
-      observe_args: Further arguments of `observe`, pytrees of arrays `(A, ...)`: each
+      accumulate: Called like `observe`, but summed over each text as it grows, in
+        `Rollout.totals`: of many observations no array `(A, T, ...)` is ever made.
+      observe_args: Further arguments of both, pytrees of arrays `(A, ...)`: each
         auction is given its row, for example its agents' true values.
       on_token: Called on the host with each position reached, for progress displays.
 
@@ -100,12 +106,11 @@ def simulate(
     if num_auctions is not None:
         num_auctions = _check_size("num_auctions", num_auctions)
     bids = _check_bids(bids, pool.num_agents, num_auctions)
-    if observe is not None and jax.tree_util.all_leaves([observe]):
-        observe = jax.tree_util.Partial(observe)
+    observers = tuple(map(_as_pytree, (observe, accumulate)))
     number = _check_number("first_auction", first_auction)
     _check_rows("observe_args", observe_args, bids.shape[0])
     return _rollout(
-        *(key, mechanism, pool, bids, number, observe, observe_args),
+        *(key, mechanism, pool, bids, number, observers, observe_args),
         num_tokens=num_tokens,
         on_token=on_token,
     )
@@ -118,7 +123,7 @@ def _rollout(
     pool: Any,
     bids: jax.Array,
     first_auction: jax.Array,
-    observe: Observer | None,
+    observers: tuple[Observer | None, Observer | None],
     observe_args: tuple[Any, ...],
     num_tokens: int,
     on_token: Callable[[Any], None] | None,
@@ -130,10 +135,10 @@ def _rollout(
     state = pool.init(
         num_auctions, key=key_pool, first_auction=first_auction, num_tokens=num_tokens
     )
-    auction = jax.vmap(functools.partial(_auction, mechanism, observe))
+    auction = jax.vmap(functools.partial(_auction, mechanism, *observers))
 
     def step(carry: Any, position: jax.Array) -> tuple[Any, Any]:
-        state, tokens, active, valid = carry
+        state, tokens, active, valid, totals = carry
         state, log_probs = pool.step(state, tokens)
         base.check_shape(
             "log_probs", log_probs, (num_auctions, bids.shape[1], pool.vocab_size)
@@ -142,7 +147,9 @@ def _rollout(
         token, outcome, defined = auction(keys_token, bids, log_probs, observe_args)
         valid = valid & (defined | ~active)
         active = active & defined
-        observed = outcome.pop("observations", None)
+        observed, added = outcome.pop("observations"), outcome.pop("totals")
+        added = jax.tree.map(lambda x: _keep(active, x), added)
+        totals = added if totals is None else jax.tree.map(jnp.add, totals, added)
         kept = {"tokens": token, **outcome}
         kept = {name: _keep(active, value) for name, value in kept.items()}
         out = kept | {"mask": active, "observations": observed}
@@ -150,18 +157,23 @@ def _rollout(
             active = active & (token != pool.end_token)
         if on_token is not None:
             jax.debug.callback(on_token, position)
-        return (state, kept["tokens"], active, valid), out
+        return (state, kept["tokens"], active, valid, totals), out
 
     running = jnp.ones(num_auctions, bool)
-    carry = (state, jnp.full(num_auctions, -1, jnp.int32), running, running)
+    carry = (state, jnp.full(num_auctions, -1, jnp.int32), running, running, None)
+    if observers[1] is not None:
+        (*_, totals), _ = jax.eval_shape(step, carry, jnp.uint32(0))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), totals)
+        carry = (*carry[:-1], zeros)
     carry, stacked = lax.scan(step, carry, jnp.arange(num_tokens, dtype=jnp.uint32))
     by_auction = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stacked)
-    return Rollout(**by_auction, valid=carry[3])
+    return Rollout(**by_auction, valid=carry[3], totals=carry[4])
 
 
 def _auction(
     mechanism: Mechanism,
     observe: Observer | None,
+    accumulate: Observer | None,
     key: jax.Array,
     bids: jax.Array,
     log_probs: jax.Array,
@@ -177,12 +189,20 @@ def _auction(
         "expected_payments": payment.conditional(bids, log_probs, token),
         "log_prob": log_q[token],
     }
-    if observe is not None:
-        outcome["observations"] = observe(bids, log_probs, log_q, token, *observe_args)
+    for name, observer in (("observations", observe), ("totals", accumulate)):
+        seen = (bids, log_probs, log_q, token, *observe_args)
+        outcome[name] = None if observer is None else observer(*seen)
     defined = jnp.isfinite(jnp.max(log_q))
     if payable := getattr(payment, "defined", None):
         defined &= payable(bids, log_probs)
     return token, outcome, defined
+
+
+def _as_pytree(observer: Observer | None) -> Observer | None:
+    """A function as a pytree, whose name is static."""
+    if observer is None or not jax.tree_util.all_leaves([observer]):
+        return observer
+    return jax.tree_util.Partial(observer)
 
 
 def _keep(active: jax.Array, x: jax.Array) -> jax.Array:

@@ -11,15 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax.mechanism.aggregation import Linear
 from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.mechanism.incentives import miss, outcomes_without
 from tokenauction_jax.mechanism.optimum import (
     MOST_LISTED,
     dual_total_variation_optimum,
-    exclusive_masses,
-    fill_order,
+    shared_masses,
     total_variation_optimum,
-    variation_between,
 )
 from tokenauction_jax.simulation import Rollout, simulate
 
@@ -123,19 +122,16 @@ class TokenMeasures:
         log_q: jax.Array,
         token: jax.Array,
         values: jax.Array,
-        order: jax.Array,
     ) -> dict[str, jax.Array]:
         """Measures of one token: bids `(m,)`, log_probs `(m, V)`, values `(n,)`."""
         n = values.shape[0]
         weights = self.aggregation.weights(bids)[:n]
         drawn = log_probs[:, token]
         log_reference = self._log_reference(drawn, n, log_probs.shape[-1])
-        without = outcomes_without(self.aggregation, bids, log_probs)[:n]
+        gains, loses = self._robust_preferences(bids, log_probs, log_q, n)
         log_probs = log_probs[:n]
         p, q = jnp.exp(log_probs), jnp.exp(log_q)
-        gains, loses = _robust_preferences(p, q, without)
-        by_divergence = _divergences(values, order, log_probs, p, log_q, q)
-        mine = weights * jnp.exp(drawn[:n] - log_q[token])
+        by_divergence = _divergences(values, log_probs, p, log_q, q)
         return by_divergence | {
             "realized": _realized_values(drawn[:n] - log_q[token]),
             "influence": weights,
@@ -144,8 +140,22 @@ class TokenMeasures:
             "entropy": distributions.entropy(log_q),
             "log_likelihood": log_reference,
             "log_ratio": drawn[:n] - log_reference,
-            "brought": mine / distributions.nonzero(mine.sum()),
         }
+
+    def _robust_preferences(
+        self, bids: jax.Array, log_probs: jax.Array, log_q: jax.Array, n: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Whether each agent prefers the outcome, and the one without it, `(n,)`."""
+        others = distributions.sum_of_others(bids)[:n] > 0
+        if isinstance(self.aggregation, Linear):
+            # q - p_i is a share of r_i - p_i (section 4 of the paper): all gain.
+            return others.astype(log_q.dtype), jnp.zeros(n, log_q.dtype)
+        without = outcomes_without(self.aggregation, bids, log_probs)[:n]
+        p = jnp.exp(log_probs[:n])
+        with_it, without_it = jnp.exp(log_q)[None] - p, without - p
+        gains = (miss(without_it, with_it) <= _TOLERANCE).all(-1) & others
+        loses = (miss(with_it, without_it) <= _TOLERANCE).all(-1) & others & ~gains
+        return gains.astype(log_q.dtype), loses.astype(log_q.dtype)
 
     def _log_reference(self, drawn: jax.Array, n: int, vocab_size: int) -> jax.Array:
         if self.reference == "uniform":
@@ -154,6 +164,26 @@ class TokenMeasures:
             return drawn[n]
         mean = jnp.full(n, 1 / n, drawn.dtype)
         return distributions.log_mixture(mean, drawn[:n, None])[0]
+
+
+@base.record
+class _Influence:
+    """Observes the share of a token's probability that each agent brought."""
+
+    aggregation: Any
+
+    def __call__(
+        self,
+        bids: jax.Array,
+        log_probs: jax.Array,
+        log_q: jax.Array,
+        token: jax.Array,
+        values: jax.Array,
+    ) -> jax.Array:
+        n = values.shape[0]
+        ratio = jnp.exp(log_probs[:n, token] - log_q[token])
+        brought = self.aggregation.weights(bids)[:n] * ratio
+        return brought / distributions.nonzero(brought.sum())
 
 
 def run_texts(
@@ -190,8 +220,9 @@ def run_texts(
         bids_in,
         num_tokens=num_tokens,
         first_auction=first_auction,
-        observe=TokenMeasures(mechanism.aggregation, reference),
-        observe_args=(values, jax.vmap(fill_order)(values)),
+        observe=_Influence(mechanism.aggregation),
+        accumulate=TokenMeasures(mechanism.aggregation, reference),
+        observe_args=(values,),
     )
     return text_measures(rollout, values)
 
@@ -205,8 +236,7 @@ def text_measures(rollout: Rollout, values: jax.Array) -> Texts:
         kept = jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 2)), x, 0)
         return kept.sum(axis=1)
 
-    seen = {name: total(x) for name, x in rollout.observations.items()}
-    brought = rollout.observations["brought"]
+    seen = dict(rollout.totals)
     for name in _AVERAGED:
         of_text = seen[name]
         tokens = jnp.maximum(length, 1).reshape(-1, *[1] * (of_text.ndim - 1))
@@ -234,7 +264,7 @@ def text_measures(rollout: Rollout, values: jax.Array) -> Texts:
         valid=rollout.valid,
         length=length,
         tokens=rollout.tokens,
-        influence=brought,
+        influence=rollout.observations,
     )
 
 
@@ -246,7 +276,6 @@ def _worth(values: jax.Array, x: jax.Array) -> jax.Array:
 
 def _divergences(
     values: jax.Array,
-    order: jax.Array,
     log_probs: jax.Array,
     p: jax.Array,
     log_q: jax.Array,
@@ -267,7 +296,7 @@ def _divergences(
         [variation, _divergence(agents, outcome), _divergence(outcome, agents)]
     )
     worth = jnp.where(values[None] > 0, values[None] * of_outcome, 0)
-    best_by_variation, variation_between_agents = _variation(values, order, p)
+    best_by_variation, variation_between_agents = _variation(values, p)
     # KL(p_k || p_i) `(n, n)`: row k is agent k's distribution as the outcome.
     between = jnp.stack(
         [
@@ -309,17 +338,18 @@ def _divergences(
     }
 
 
-def _variation(
-    values: jax.Array, order: jax.Array, p: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _variation(values: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The optimum for total variation, and that between the agents `(n, n)`."""
     n = p.shape[0]
     if n > MOST_LISTED:
         apart = distributions.sum_last(jnp.abs(p[:, None] - p[None])) / 2
         return dual_total_variation_optimum(values, p), apart
-    masses = exclusive_masses(p)
-    best = total_variation_optimum(values, order, masses)
-    return best, variation_between(masses, n)
+    shared = shared_masses(p)
+    apart = [
+        [1 - shared[min(i, k), max(i, k)] if i != k else 0.0 for k in range(n)]
+        for i in range(n)
+    ]
+    return total_variation_optimum(values, shared), jnp.array(apart, p.dtype)
 
 
 _Distributions = tuple[jax.Array, jax.Array, jax.Array]
@@ -362,16 +392,3 @@ def _realized_values(log_ratio: jax.Array) -> jax.Array:
     ratio = jnp.exp(log_ratio)
     weighted = jnp.where(ratio > 0, ratio * _finite(log_ratio), 0)
     return jnp.stack([-jnp.maximum(1 - ratio, 0), -(weighted - ratio + 1), log_ratio])
-
-
-def _robust_preferences(
-    p: jax.Array, q: jax.Array, without: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Whether each agent prefers the outcome, and the one without it, `(n,)`."""
-    compared = (without > 0).any(-1)
-    with_it, without_it = q[None] - p, without - p
-    gains = (miss(without_it, with_it) <= _TOLERANCE).all(-1)
-    loses = (miss(with_it, without_it) <= _TOLERANCE).all(-1)
-    return (gains & compared).astype(p.dtype), (loses & ~gains & compared).astype(
-        p.dtype
-    )
