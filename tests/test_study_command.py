@@ -2,6 +2,8 @@
 
 import errno
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import jax
 import pytest
 import tiny_study
 
+import tokenauction_jax as ta
 from tokenauction_jax import cli
 from tokenauction_jax.studies import parts, results
 
@@ -91,6 +94,16 @@ def test_report_writes_a_page(whole, capsys):
     page = (whole / "report" / "index.html").read_text()
     assert "tiny" in page
     assert "<svg" in page
+
+
+def test_the_readme_example_reads_results(whole, tmp_path, monkeypatch):
+    (tmp_path / "misreport").symlink_to(whole)
+    monkeypatch.chdir(tmp_path)
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(results = .*?)```", readme, re.DOTALL)
+    scope = {"ta": ta}
+    exec(example, scope)
+    assert scope["results"].num_auctions == 2500
 
 
 def start(*arguments):

@@ -127,13 +127,13 @@ def show_results(console: Console, results: Results) -> None:
     shown = {
         "welfare": study.valuation,
         "optimum_shortfall": study.valuation,
-        "single_agent_shortfall": study.valuation,
         "minimum_welfare": study.valuation,
         "revenue": "",
     }
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for factor in results.factors or {"cell": ()}:
-        table.add_column(Text(factor), overflow="fold")
+    for factor, levels in (results.factors or {"cell": ["0"]}).items():
+        width = min(max(map(len, (factor, *levels))), 24)
+        table.add_column(Text(factor), overflow="fold", min_width=width)
     for measure in shown:
         table.add_column(Text(measure.replace("_", " ")), justify="right")
     rows = results.summary.to_dict("records")
@@ -191,7 +191,7 @@ def _pair(mean: float, half: float) -> str:
         return "-"
     if not np.isfinite(half):
         return f"{mean:.4g}"
-    digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 9)) if half > 0 else 4
+    digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 4)) if half > 0 else 4
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 

@@ -223,7 +223,12 @@ def _curve(axes: Axes, style: int, points: Sequence[Point], growing: bool) -> No
     xs, ys = zip(*kept, strict=True)
     colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
     middle = [_mean(x) for x in xs], [_mean(y) for y in ys]
-    axes.errorbar(*middle, _bars(ys), _bars(xs), color=colour, linewidth=1.1)
+    axes.errorbar(*middle, _bars(ys), _bars(xs), fmt="none", ecolor=colour)
+    # A line that joined the neighbours of a missing estimate would invent one.
+    line = [
+        [_mean(part) for part in p] if p in kept else (math.nan,) * 2 for p in points
+    ]
+    axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.1)
     steps = range(len(kept))
     sizes = [20 + 60 * i / max(len(kept) - 1, 1) if growing else 16 for i in steps]
     axes.scatter(*middle, sizes, colour, marker=marker, linewidths=0, zorder=3)
