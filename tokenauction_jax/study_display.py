@@ -127,7 +127,6 @@ def show_results(console: Console, results: Results) -> None:
     shown = {
         "welfare": study.valuation,
         "optimum_shortfall": study.valuation,
-        "minimum_welfare": study.valuation,
         "revenue": "",
     }
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

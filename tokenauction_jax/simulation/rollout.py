@@ -184,7 +184,7 @@ def _auction(
     payment = mechanism.payment
     log_q = mechanism.aggregation.log_prob(bids, log_probs)
     token = sampling.sample_token(key_token, log_q)
-    outcome = {
+    outcome: dict[str, Any] = {
         "payments": payment.realized(key_payment, bids, log_probs, token),
         "expected_payments": payment.conditional(bids, log_probs, token),
         "log_prob": log_q[token],

@@ -1,5 +1,6 @@
 """Gathers the blocks of a running study into the statistics of its chunks."""
 
+import collections
 import contextlib
 import dataclasses
 import resource
@@ -18,6 +19,9 @@ from tokenauction_jax.studies.moments import Statistics
 from tokenauction_jax.studies.plan import Plan
 from tokenauction_jax.studies.population import Population
 
+# Seconds over which the rate is taken.
+_RECENT = 15.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
@@ -26,7 +30,7 @@ class Progress:
     Attributes:
       done: `(C,)`, auctions of each cell, those of earlier sessions included.
       total: Auctions per cell, at most.
-      rate: Auctions per second of this session, over all cells.
+      rate: Auctions per second over all cells, of late.
       statistics: Of all finished chunks, None before the first.
     """
 
@@ -59,6 +63,7 @@ class Session:
         self._statistics: Statistics | None = None
         self._done = np.zeros(len(cells), int)
         self._ran = self._tokens = 0
+        self._recent = collections.deque([(self._clock, 0)])
         self._overhead = 0.0
 
     @contextlib.contextmanager
@@ -130,8 +135,13 @@ class Session:
         }
 
     def _report(self) -> None:
+        now = time.perf_counter()
+        self._recent.append((now, self._ran))
+        # Compiling slows the start down, and says nothing about the time left.
+        while now - self._recent[0][0] > _RECENT and len(self._recent) > 2:
+            self._recent.popleft()
+        start, ran = self._recent[0]
+        rate = (self._ran - ran) / max(now - start, 1e-9)
         if self._on_progress is not None:
-            seconds = max(time.perf_counter() - self._clock, 1e-9)
             done, total = self._done.copy(), self._plan.num_auctions
-            rate = self._ran / seconds
             self._on_progress(Progress(done, total, rate, self._statistics))
