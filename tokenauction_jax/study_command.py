@@ -49,7 +49,8 @@ class Run:
     out: pathlib.Path | None = None
     """The new folder; by default the study's name."""
     blocks_per_chunk: int | None = None
-    """How many blocks of auctions a chunk has; by default 1 % of the study."""
+    """How many blocks of auctions a chunk has; by default some
+    seconds of work."""
 
 
 @dataclasses.dataclass(frozen=True)

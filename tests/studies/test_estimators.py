@@ -125,7 +125,7 @@ def test_a_share_that_never_varied_has_an_interval_all_the_same():
 def test_intervals_of_quantiles_cover():
     right = []
     for row in samples(400, 300).astype(np.float32):
-        buckets = Sketch.of(row[:, None], 0).series(0)
+        buckets = Sketch.of(row[None]).series(0)
         _, low, high = Intervals().of_quantile(0.9, *buckets)
         right.append(low <= stats.gamma(0.5, scale=2.0).ppf(0.9) <= high)
     # Buckets only widen them; three standard errors below 95 %.

@@ -35,8 +35,8 @@ def test_nothing_has_no_moments():
 
 
 def test_pair_moments_use_the_auctions_that_both_cells_have():
-    cells = DATA.T[None]  # (M, C, A)
-    found = PairMoments.of(cells[:, :, :150]).merge(PairMoments.of(cells[:, :, 150:]))
+    cells = DATA.T[:, :, None]  # (C, A, M)
+    found = PairMoments.of(cells[:, :150]).merge(PairMoments.of(cells[:, 150:]))
     covariance = found.covariance()[0]
     for a in range(3):
         for b in range(3):
@@ -50,22 +50,23 @@ def test_pair_moments_use_the_auctions_that_both_cells_have():
 
 def test_quantiles_are_exact_to_a_bucket():
     x = np.concatenate([RNG.normal(size=20_000), [0.0, -0.0]]).astype(np.float32)
-    x = np.append(x, [np.inf, -np.inf, np.nan]).astype(np.float32)[:, None]
-    sketch = Sketch.of(x[:9000], 3).merge(Sketch.of(x[9000:], 3))
-    low, high, counts = sketch.series(3)
+    x = np.append(x, [np.inf, -np.inf, np.nan]).astype(np.float32)
+    rows = np.stack([np.full_like(x, 7), x])
+    sketch = Sketch.merge([Sketch.of(rows[:, :9000]), Sketch.of(rows[:, 9000:])])
+    low, high, counts = sketch.series(1)
     assert counts.sum() == 20_002
     assert (np.diff(low) > 0).all()
     for level in (0.01, 0.25, 0.5, 0.9):
         middle, lower, upper = Intervals().of_quantile(level, low, high, counts)
         exact = np.quantile(x[np.isfinite(x)], level)
-        assert abs(middle - exact) < 2**-7 * abs(exact) + 1e-4
+        assert abs(middle - exact) < 2**-6 * abs(exact) + 1e-4
         assert lower <= middle <= upper
 
 
 def test_merged_sketches_do_not_depend_on_the_order():
-    parts = [Sketch.of(RNG.normal(size=(50, 2)).astype(np.float32), 0) for _ in "abc"]
-    one = parts[0].merge(parts[1]).merge(parts[2])
-    other = parts[2].merge(parts[0].merge(parts[1]))
+    parts = [Sketch.of(RNG.normal(size=(2, 50)).astype(np.float32)) for _ in "abc"]
+    one = Sketch.merge(parts)
+    other = Sketch.merge([parts[2], Sketch.merge(parts[:2])])
     np.testing.assert_array_equal(one.keys, other.keys)
     np.testing.assert_array_equal(one.counts, other.counts)
 

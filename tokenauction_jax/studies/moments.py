@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# float32 numbers that agree in their upper 16 bits share a bucket: 2^-7 of their size.
-_DROPPED_BITS = 16
+# float32 numbers that agree in their upper 15 bits share a bucket: 2^-6 of their size.
+_DROPPED_BITS = 17
+BUCKETS = 1 << (32 - _DROPPED_BITS)
+_NOT_FINITE = BUCKETS - 1
 
 
 @dataclasses.dataclass(eq=False)
@@ -78,20 +80,33 @@ class PairMoments:
 
     @classmethod
     def of(cls, x: np.ndarray) -> "PairMoments":
-        """Of `x` `(M, C, A)`."""
+        """Of `x` `(C, A, M)`."""
+        by_measure = [
+            cls._of_one(x[:, :, m].astype(np.float64)) for m in range(x.shape[2])
+        ]
+        return cls(*(np.stack(parts) for parts in zip(*by_measure, strict=True)))
+
+    @staticmethod
+    def _of_one(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Of one measure `(C, A)`."""
         finite = np.isfinite(x)
-        kept = np.where(finite, x, 0)
-        present = finite.astype(x.dtype)
-        transposed = np.swapaxes(present, 1, 2)
-        n = present @ transposed
+        if x.shape[1] and finite.all():
+            mean = x.mean(1, keepdims=True)
+            deviation = x - mean
+            cross = deviation @ deviation.T
+            ones = np.ones_like(cross)
+            own = np.diagonal(cross)[:, None]
+            return x.shape[1] * ones, mean * ones, own * ones, cross
+        present = finite.astype(np.float64)
+        n = present @ present.T
         # Around the cell's own mean, so that the shift to a pair's mean is small.
-        centre = kept.sum(2) / np.maximum(present.sum(2), 1)
-        deviation = np.where(finite, x - centre[:, :, None], 0)
-        shift = deviation @ transposed / np.maximum(n, 1)
-        m2 = deviation**2 @ transposed - n * shift**2
-        cross = deviation @ np.swapaxes(deviation, 1, 2)
-        cross -= n * shift * np.swapaxes(shift, 1, 2)
-        return cls(n, np.where(n > 0, centre[:, :, None] + shift, 0), m2, cross)
+        centre = np.where(finite, x, 0).sum(1, keepdims=True)
+        centre /= np.maximum(present.sum(1, keepdims=True), 1)
+        deviation = np.where(finite, x - centre, 0)
+        shift = deviation @ present.T / np.maximum(n, 1)
+        m2 = deviation**2 @ present.T - n * shift**2
+        cross = deviation @ deviation.T - n * shift * shift.T
+        return n, np.where(n > 0, centre + shift, 0), m2, cross
 
     def merge(self, other: "PairMoments") -> "PairMoments":
         """Of both samples together."""
@@ -114,10 +129,10 @@ class PairMoments:
 
 @dataclasses.dataclass(eq=False)
 class Sketch:
-    """Counts of numbers in buckets that are exact to a relative 2^-7.
+    """Counts of numbers in buckets that are exact to a relative 2^-6.
 
     Attributes:
-      keys: Sorted; the series' index in the high bits, the bucket in the low 16.
+      keys: Sorted; the series' index times `BUCKETS`, plus the bucket.
       counts: How many numbers fell into each.
     """
 
@@ -125,36 +140,41 @@ class Sketch:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray, first_series: int) -> "Sketch":
-        """Of each column of float32 `x` `(A, M)`, over its finite entries."""
-        finite = np.isfinite(x)
+    def of(cls, x: np.ndarray) -> "Sketch":
+        """Of each row of float32 `x` `(S, A)`, over its finite entries."""
         # -0 and 0 are one number.
-        bits = (x + np.float32(0)).T.copy().view(np.uint32) >> _DROPPED_BITS
-        keys, counts = [], []
-        for series, row in enumerate(bits):
-            row = row[finite[:, series]]
-            full = np.bincount(row, minlength=1)
-            buckets = np.flatnonzero(full)
-            keys.append(buckets + ((first_series + series) << _DROPPED_BITS))
-            counts.append(full[buckets])
-        return cls(np.concatenate(keys).astype(np.int64), np.concatenate(counts))
+        bits = (x + np.float32(0)).view(np.uint32) >> _DROPPED_BITS
+        bits = np.where(np.isfinite(x), bits, _NOT_FINITE).astype(np.uint16)
+        bits.sort(axis=1)
+        first = np.ones(bits.shape, bool)
+        first[:, 1:] = bits[:, 1:] != bits[:, :-1]
+        starts = np.flatnonzero(first)
+        counts = np.diff(starts, append=bits.size)
+        buckets = bits.ravel()[starts]
+        keys = starts // max(x.shape[1], 1) * BUCKETS + buckets
+        kept = buckets != _NOT_FINITE
+        return cls(keys[kept], counts[kept])
 
-    def merge(self, other: "Sketch") -> "Sketch":
-        """Of both samples together; the order does not matter."""
-        both = np.concatenate([self.keys, other.keys])
-        keys, where = np.unique(both, return_inverse=True)
-        counts = np.zeros(keys.size, np.int64)
-        np.add.at(counts, where, np.concatenate([self.counts, other.counts]))
-        return Sketch(keys, counts)
+    @classmethod
+    def merge(cls, sketches: Sequence["Sketch"]) -> "Sketch":
+        """Of all samples together; the order does not matter."""
+        keys = np.concatenate([sketch.keys for sketch in sketches])
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        starts = np.flatnonzero(np.diff(keys, prepend=-1))
+        counts = np.concatenate([sketch.counts for sketch in sketches])[order]
+        return cls(
+            keys[starts], np.add.reduceat(counts, starts) if keys.size else counts
+        )
 
     def series(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lower and upper edges of one series' buckets, in order, and their counts."""
         start, stop = np.searchsorted(
-            self.keys, [index << _DROPPED_BITS, (index + 1) << _DROPPED_BITS]
+            self.keys, [index * BUCKETS, (index + 1) * BUCKETS]
         )
-        buckets = (self.keys[start:stop] & 0xFFFF).astype(np.uint32)
-        near = (buckets << _DROPPED_BITS).view(np.float32).astype(np.float64)
-        far = ((buckets << _DROPPED_BITS) | 0xFFFF).view(np.float32).astype(np.float64)
+        near = (self.keys[start:stop] % BUCKETS).astype(np.uint32) << _DROPPED_BITS
+        far = near | ((1 << _DROPPED_BITS) - 1)
+        near, far = (bits.view(np.float32).astype(np.float64) for bits in (near, far))
         low, high = np.minimum(near, far), np.maximum(near, far)
         # The bucket of 0 holds the smallest subnormals, too: to a user they are 0.
         order = np.argsort(low, kind="stable")
@@ -172,7 +192,8 @@ class Statistics:
       cells: `(C, M)`, of the measures in each cell.
       comparisons: `(P, M)`, of paired differences between cells.
       pairs: `(M, C, C)`.
-      sketch: Of series ``cell * M + measure``.
+      sketch: Of series ``cell * M + measure``; empty in a running total, which is
+        looked at for its moments.
     """
 
     num_auctions: int
@@ -199,32 +220,23 @@ class Statistics:
           absent: `(C, M)`, measures that a cell does not have.
           comparisons: Each the pairs of cells whose mean difference is a series.
         """
-        cells, sketches, infinite = [], [], []
-        num_cells, num_auctions, num_columns = measures.shape
-        for cell in range(num_cells):
-            exact = measures[cell].astype(np.float64)
-            cells.append(Moments.of(exact))
-            sketches.append(Sketch.of(measures[cell], cell * num_columns))
-            lost = valid[cell].sum() - cells[-1].n
-            infinite.append(np.where(absent[cell], 0, lost))
-        differences = [_mean_difference(measures, pairs) for pairs in comparisons]
-        compared = [Moments.of(x) for x in differences]
-        by_measure = measures.transpose(2, 0, 1).astype(np.float64)
+        _, num_auctions, num_columns = measures.shape
+        exact = (x.astype(np.float64) for x in measures)
+        cells = _stack([Moments.of(x) for x in exact], num_columns)
+        differences = (_mean_difference(measures, pairs) for pairs in comparisons)
+        by_series = measures.transpose(0, 2, 1).reshape(-1, num_auctions)
         return cls(
             num_auctions,
             (~valid).sum(1),
-            np.array(infinite),
-            _stack(cells, num_columns),
-            _stack(compared, num_columns),
-            PairMoments.of(by_measure),
-            Sketch(
-                np.concatenate([sketch.keys for sketch in sketches]),
-                np.concatenate([sketch.counts for sketch in sketches]),
-            ),
+            np.where(absent, 0, valid.sum(1)[:, None] - cells.n),
+            cells,
+            _stack([Moments.of(x) for x in differences], num_columns),
+            PairMoments.of(measures),
+            Sketch.of(by_series),
         )
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Of both samples together, `other` the later one."""
+        """Of both samples together, `other` the later one, without their sketches."""
         return Statistics(
             self.num_auctions + other.num_auctions,
             self.undefined + other.undefined,
@@ -232,7 +244,7 @@ class Statistics:
             self.cells.merge(other.cells),
             self.comparisons.merge(other.comparisons),
             self.pairs.merge(other.pairs),
-            self.sketch.merge(other.sketch),
+            Sketch(np.zeros(0, np.int64), np.zeros(0, np.int64)),
         )
 
 

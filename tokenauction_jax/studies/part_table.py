@@ -5,7 +5,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tokenauction_jax.studies.moments import Moments, PairMoments, Sketch, Statistics
+from tokenauction_jax.studies.moments import (
+    BUCKETS,
+    Moments,
+    PairMoments,
+    Sketch,
+    Statistics,
+)
 
 
 def to_table(statistics: Statistics) -> pa.Table:
@@ -17,7 +23,7 @@ def to_table(statistics: Statistics) -> pa.Table:
         name: getattr(statistics.pairs, name).transpose(1, 0, 2)
         for name in ("n", "mean", "m2", "cross")
     }
-    series = np.arange(num_cells * num_columns + 1) << 16
+    series = np.arange(num_cells * num_columns + 1) * BUCKETS
     offsets = np.searchsorted(statistics.sketch.keys, series)
     empty = np.full(num_compared * num_columns, offsets[-1])
     offsets = pa.array(np.concatenate([offsets, empty]).astype(np.int32))
@@ -40,7 +46,7 @@ def to_table(statistics: Statistics) -> pa.Table:
         "mean": both(cells.mean, compared.mean),
         "m2": both(cells.m2, compared.m2),
         "buckets": pa.ListArray.from_arrays(
-            offsets, pa.array((statistics.sketch.keys & 0xFFFF).astype(np.uint16))
+            offsets, pa.array((statistics.sketch.keys % BUCKETS).astype(np.uint16))
         ),
         "counts": pa.ListArray.from_arrays(offsets, pa.array(statistics.sketch.counts)),
     }
@@ -77,7 +83,7 @@ def from_table(table: pa.Table) -> Statistics:
     buckets = table["buckets"].combine_chunks()
     lengths = np.diff(buckets.offsets.to_numpy())
     series = np.repeat(np.arange(lengths.size), lengths)
-    keys = (series << 16) + buckets.flatten().to_numpy()
+    keys = series * BUCKETS + buckets.flatten().to_numpy()
     return Statistics(
         int(table["auctions"][0].as_py()),
         numbers("undefined", is_cell)[:, 0],

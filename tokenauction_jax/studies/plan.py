@@ -16,10 +16,12 @@ _LANGUAGE_MODEL_BLOCK = 32
 _LARGEST_BLOCK = 1024
 # Numbers `(A, n, V)` of a block that stay in the caches of a core.
 _BLOCK_NUMBERS = 2**19
-# A chunk is what an interruption can lose; each has a part of its own.
-_MOST_CHUNKS = 100
-_MOST_BLOCKS = 64
+# A chunk is what an interruption can lose, and has a part of its own: of so many
+# numbers that its statistics are worth their overhead, but no more than seconds of
+# work, counted in probabilities. A block of language models takes seconds by itself.
 _CHUNK_NUMBERS = 2**22
+_CHUNK_PROBABILITIES = 2**33
+_MOST_CHUNKS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Plan:
 def make_plan(
     study: Study, cells: Sequence[Population], blocks_per_chunk: int | None = None
 ) -> Plan:
-    """The plan of a study; a chunk is by default 1 % of it, within bounds.
+    """The plan of a study; a chunk takes seconds unless told otherwise.
 
     Args:
       study: What to run.
@@ -90,9 +92,15 @@ def make_plan(
         block = min(max(fitting, _LANGUAGE_MODEL_BLOCK), _LARGEST_BLOCK)
     plan = Plan(block, block, study.num_auctions, names, texts)
     if blocks_per_chunk is None:
-        numbers = block * len(cells) * len(plan.columns)
-        most = min(_MOST_BLOCKS, max(_CHUNK_NUMBERS // numbers, 1))
-        blocks_per_chunk = min(math.ceil(plan.num_chunks / _MOST_CHUNKS), most)
+        blocks_per_chunk = math.ceil(plan.num_chunks / _MOST_CHUNKS)
+        if not any(texts):
+            numbers = block * len(cells) * len(plan.columns)
+            work = block * sum(
+                cell.pool.num_agents * cell.pool.vocab_size * cell.setting.num_tokens
+                for cell in cells
+            )
+            fitting = min(_CHUNK_NUMBERS // numbers, _CHUNK_PROBABILITIES // work)
+            blocks_per_chunk = max(blocks_per_chunk, fitting)
     return dataclasses.replace(plan, chunk=block * blocks_per_chunk)
 
 

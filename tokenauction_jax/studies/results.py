@@ -12,7 +12,7 @@ import pandas as pd
 from tokenauction_jax.studies import config, contrasts, measures
 from tokenauction_jax.studies.config import Cell, Study
 from tokenauction_jax.studies.estimators import Intervals
-from tokenauction_jax.studies.moments import Moments, Statistics
+from tokenauction_jax.studies.moments import Moments, Sketch, Statistics
 from tokenauction_jax.studies.parts import Folder, write_whole
 from tokenauction_jax.studies.plan import Plan, precise_enough, study_intervals
 from tokenauction_jax.studies.store import StoreError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _STATISTICS = ("mean", "low", "high", "std", "n", "infinite", "undefined")
 _TABLES = ("summary", "differences", "effects", "variance_ratios")
+# Parts whose sketches are in memory before they are merged.
+_MERGED_AT_ONCE = 16
 _PAYMENTS = ("payment", "expected_payment")
 
 
@@ -334,7 +336,7 @@ def load(path: str | pathlib.Path) -> Results:
     folder = Folder(pathlib.Path(path))
     manifest = folder.manifest()
     study = config.parse_study(folder.path / "study.toml", manifest["study"])
-    total, payments = None, []
+    total, payments, sketches = None, [], []
     plan = Plan.from_manifest(manifest)
     places = [
         [i for i, column in enumerate(plan.columns) if column.measure == payment]
@@ -343,6 +345,9 @@ def load(path: str | pathlib.Path) -> Results:
     for chunk in range(folder.num_parts()):
         part = folder.read_part(chunk, manifest["digest"])
         total = part if total is None else total.merge(part)
+        sketches.append(part.sketch)
+        if len(sketches) == _MERGED_AT_ONCE:
+            sketches = [Sketch.merge(sketches)]
         cells = part.cells
         payments.append(
             Moments(*(getattr(cells, x)[:, places] for x in ("n", "mean", "m2")))
@@ -351,6 +356,7 @@ def load(path: str | pathlib.Path) -> Results:
         raise StoreError(
             f"{path} has no finished chunk yet: `tokenauction study resume {path}`"
         )
+    total = dataclasses.replace(total, sketch=Sketch.merge(sketches))
     return Results(study, study.cells(), plan, total, manifest, payments, folder)
 
 

@@ -28,7 +28,7 @@ def run(
       study: A built-in study or a TOML file.
       out: The folder, which must not exist yet.
       blocks_per_chunk: Blocks of auctions between two parts, which is what a kill can
-        lose; by default 1 % of the study.
+        lose; by default seconds of work.
       listen: Called once with the study and its plan; what it returns is called after
         every block.
 
