@@ -1,11 +1,13 @@
-"""Time of one cell of a tabular study, per auction: the NumPy peer's.
+"""Time of one cell of a tabular study, per auction: that of the NumPy peers.
 
 The cell is that of `numpy_study.run`: Markov tables, linear aggregation,
 truthful log-normal bids, the second price, every measure with moments and histograms.
-The peer runs in one process with one thread, and in as many processes as there are
+One peer (`numpy_study_plain`) is written from the definitions, the other tuned.
+Each runs in one process with one thread, and in as many processes as there are
 cores, each with all auctions; the second figure divides by all of them. Each figure is
 the least of several short repeats, after one run that is not counted: other programs
-only add to it. The processor time of the same process is given beside the elapsed time.
+only add to it. The repeats of all chunks take turns, so that all see the same machine.
+The processor time of the same process is given beside the elapsed time.
 
     python benchmarks/study_throughput.py
 """
@@ -21,6 +23,12 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 import numpy_study
+import numpy_study_plain
+
+PEERS = {
+    "NumPy, from the definitions": numpy_study_plain.run,
+    "NumPy, tuned": numpy_study.run,
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--auctions", type=int, default=8192)
-    parser.add_argument("--chunks", type=int, nargs="+", default=[251, 507, 1019, 1365])
+    parser.add_argument("--chunks", type=int, nargs="+", default=[251, 507, 1019, 1531])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=7)
     return parser.parse_args()
@@ -43,32 +51,33 @@ def make_table(arguments: argparse.Namespace) -> np.ndarray:
 
 
 def run_peer(
-    arguments: argparse.Namespace, dtype: str, chunk: int, seed: int
+    arguments: argparse.Namespace, peer: str, dtype: str, chunk: int, seed: int
 ) -> tuple[float, float]:
     """Seconds of one cell in this process: elapsed, and of the processor."""
     table, rng = make_table(arguments), np.random.default_rng(seed)
     started, processor = time.perf_counter(), time.process_time()
-    numpy_study.run(table, arguments.auctions, arguments.tokens, rng, dtype, chunk)
+    PEERS[peer](table, arguments.auctions, arguments.tokens, rng, dtype, chunk)
     return time.perf_counter() - started, time.process_time() - processor
 
 
-def time_peer_both(
-    arguments: argparse.Namespace, dtype: str, chunk: int
-) -> tuple[float, float]:
-    """Microseconds per auction, one process: elapsed, and of the processor."""
-    seconds = [
-        run_peer(arguments, dtype, chunk, seed) for seed in range(arguments.repeats + 1)
-    ]
-    elapsed, processor = np.min(seconds[1:], axis=0) * 1e6 / arguments.auctions
-    return float(elapsed), float(processor)
+def time_peer_chunks(
+    arguments: argparse.Namespace, peer: str, dtype: str, chunks: list[int]
+) -> dict[int, tuple[float, float]]:
+    """Microseconds per auction of each chunk, one process: elapsed, processor."""
+    seconds = np.array(
+        [
+            [run_peer(arguments, peer, dtype, chunk, seed) for chunk in chunks]
+            for seed in range(arguments.repeats + 1)
+        ]
+    )
+    least = seconds[1:].min(0) * 1e6 / arguments.auctions
+    pairs = ((float(elapsed), float(processor)) for elapsed, processor in least)
+    return dict(zip(chunks, pairs, strict=True))
 
 
-def time_peer(arguments: argparse.Namespace, dtype: str, chunk: int) -> float:
-    """Microseconds per auction, one process."""
-    return time_peer_both(arguments, dtype, chunk)[0]
-
-
-def time_peer_processes(arguments: argparse.Namespace, dtype: str, chunk: int) -> float:
+def time_peer_processes(
+    arguments: argparse.Namespace, peer: str, dtype: str, chunk: int
+) -> float:
     """Microseconds per auction, with a process on each core at once."""
     workers, seconds = arguments.processes, []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -76,7 +85,8 @@ def time_peer_processes(arguments: argparse.Namespace, dtype: str, chunk: int) -
             seeds = [repeat * workers + k for k in range(workers)]
             started = time.perf_counter()
             jobs = [
-                pool.submit(run_peer, arguments, dtype, chunk, seed) for seed in seeds
+                pool.submit(run_peer, arguments, peer, dtype, chunk, seed)
+                for seed in seeds
             ]
             for job in jobs:
                 job.result()
@@ -90,22 +100,21 @@ def main() -> None:
         f"n = {arguments.agents}, V = {arguments.vocabulary}, T = {arguments.tokens}, "
         f"{arguments.auctions} auctions, numpy {np.__version__}; us per auction"
     )
-    for dtype in ("float64", "float32"):
-        times = {c: time_peer_both(arguments, dtype, c) for c in arguments.chunks}
-        for chunk, (elapsed, processor) in times.items():
+    for peer in PEERS:
+        for dtype in ("float64", "float32"):
+            print(f"{peer}, {dtype}")
+            times = time_peer_chunks(arguments, peer, dtype, arguments.chunks)
+            for chunk, (elapsed, processor) in times.items():
+                print(f"  chunk {chunk:>5}: {elapsed:7.2f}, processor {processor:7.2f}")
+            # Noise adds to the elapsed time more.
+            best = min(times, key=lambda chunk: times[chunk][1])
+            elapsed, processor = times[best]
             print(
-                f"  peer {dtype}, chunk {chunk:>5}: {elapsed:7.2f}, "
-                f"processor {processor:7.2f}"
+                f"  one process: {elapsed:7.2f}, processor {processor:7.2f} "
+                f"(chunk {best})"
             )
-        # Noise adds to the elapsed time more.
-        best = min(times, key=lambda chunk: times[chunk][1])
-        together = time_peer_processes(arguments, dtype, best)
-        elapsed, processor = times[best]
-        print(
-            f"{dtype:>8} peer, one process   : {elapsed:7.2f}, "
-            f"processor {processor:7.2f} (chunk {best})"
-        )
-        print(f"{dtype:>8} peer, {arguments.processes} processes   : {together:7.2f}")
+            together = time_peer_processes(arguments, peer, dtype, best)
+            print(f"  {arguments.processes} processes: {together:7.2f}", flush=True)
 
 
 if __name__ == "__main__":

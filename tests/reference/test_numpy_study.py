@@ -1,5 +1,6 @@
-"""The NumPy peer of `benchmarks/` against the reference measures."""
+"""The NumPy peers of `benchmarks/` against the reference measures."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -11,16 +12,31 @@ from reference import measures, payments
 FOLDER = str(Path(__file__).parents[2] / "benchmarks")
 
 
-@pytest.fixture(scope="module")
-def study():
-    """The module, imported as in a run from `benchmarks/`."""
+def load(name):
+    """A module, imported as in a run from `benchmarks/`."""
     sys.path.insert(0, FOLDER)
     try:
-        import numpy_study
-
-        yield numpy_study
+        return importlib.import_module(name)
     finally:
         sys.path.remove(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The tuned peer."""
+    return load("numpy_study")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The peer from the definitions."""
+    return load("numpy_study_plain")
+
+
+@pytest.fixture(scope="module", params=["numpy_study", "numpy_study_plain"])
+def peer(request):
+    """Each of them."""
+    return load(request.param)
 
 
 def table(kind, agents=3, vocabulary=8):
@@ -45,7 +61,7 @@ def table(kind, agents=3, vocabulary=8):
 
 
 def draw(
-    study, log_probs, auctions, num_tokens, dtype=np.float64, values=None, bids=None
+    peer, log_probs, auctions, num_tokens, dtype=np.float64, values=None, bids=None
 ):
     """Bids, values, texts and realised payments of a small chunk, and measures."""
     rng = np.random.default_rng(2)
@@ -54,9 +70,16 @@ def draw(
         values = np.exp(0.5 * rng.standard_normal((n, auctions)))
     values = values.astype(dtype)
     bids = values if bids is None else bids.astype(dtype)
-    work = study.Workspace(n, vocabulary, auctions, num_tokens, dtype)
-    agents = study.table_agents(log_probs.astype(dtype))
-    texts = study.measure_texts(agents, bids, values, rng, work)
+    if peer.__name__ == "numpy_study_plain":
+        rows = log_probs.astype(dtype).swapaxes(0, 1)
+        found, tokens, paid = peer.measure_texts(
+            rows, bids.T, values.T, num_tokens, rng
+        )
+        found = {key: value.T for key, value in found.items()}
+        return bids, values, found, tokens, paid.swapaxes(1, 2)
+    work = peer.Workspace(n, vocabulary, auctions, num_tokens, dtype)
+    agents = peer.table_agents(log_probs.astype(dtype))
+    texts = peer.measure_texts(agents, bids, values, rng, work)
     return bids, values, *texts
 
 
@@ -107,33 +130,33 @@ def check(log_probs, texts, tolerance):
         ("equal", 3),
     ],
 )
-def test_the_peer_measures_what_the_reference_measures(study, kind, agents):
+def test_the_peer_measures_what_the_reference_measures(peer, kind, agents):
     log_probs = table(kind, agents)
     auctions = 14 if kind == "smooth" else 8
-    check(log_probs, draw(study, log_probs, auctions, 4), 1e-9)
+    check(log_probs, draw(peer, log_probs, auctions, 4), 1e-9)
 
 
-def test_bids_need_not_be_the_values(study):
+def test_bids_need_not_be_the_values(peer):
     log_probs, rng = table("smooth"), np.random.default_rng(8)
     bids = rng.lognormal(size=(3, 8))
-    check(log_probs, draw(study, log_probs, 8, 4, bids=bids), 1e-9)
+    check(log_probs, draw(peer, log_probs, 8, 4, bids=bids), 1e-9)
 
 
-def test_equal_values_tie_every_optimum(study):
+def test_equal_values_tie_every_optimum(peer):
     log_probs, values = table("smooth"), np.ones((3, 4))
     values[0, 2:] = 2.0  # the first agent weighs as much as the others together
-    check(log_probs, draw(study, log_probs, 4, 4, values=values), 1e-9)
+    check(log_probs, draw(peer, log_probs, 4, 4, values=values), 1e-9)
 
 
-def test_float32_agrees_with_float64(study):
+def test_float32_agrees_with_float64(peer):
     log_probs = table("smooth", vocabulary=64)
-    texts = draw(study, log_probs, 3, 4, np.float32)
+    texts = draw(peer, log_probs, 3, 4, np.float32)
     check(log_probs, texts, 1e-4)
     for key, value in texts[2].items():
         assert value.dtype == np.float32 or key == "length", key
 
 
-def test_preferences_where_the_quick_test_fails(study):
+def test_preferences_where_the_quick_test_fails(study, plain):
     """`q` past `p`: then some prefer `r`."""
     rng = np.random.default_rng(7)
     p = rng.dirichlet(np.ones(4), (3, 40))
@@ -142,34 +165,42 @@ def test_preferences_where_the_quick_test_fails(study):
     q = np.abs(p + way * (r - p))
     gains, loses = np.zeros((2, 3, 40))
     study.prefer(q - p, q - r, np.empty_like(p), gains, loses)
+    kept = plain.robustly_prefers(q, r, p), plain.robustly_prefers(r, q, p)
     preferences = set()
     for i, k in np.ndindex(3, 40):
         logs = [np.log(array[i, k]) for array in (q, r, p)]
         gained = measures.robustly_prefers(*logs)
         lost = not gained and measures.robustly_prefers(logs[1], logs[0], logs[2])
         assert (gains[i, k], loses[i, k]) == (gained, lost)
+        assert (kept[0][i, k], kept[1][i, k] and not gained) == (gained, lost)
         preferences.add((gained, lost))
     assert preferences == {(True, False), (False, True), (False, False)}
 
 
-def test_probabilities_that_underflow(study):
+def test_probabilities_that_underflow(peer):
     """Where no token is likely for all agents, the sum for reverse KL is tiny."""
     log_probs = np.full((2, 4, 4), -1000.0)
     log_probs[0, :, 0] = log_probs[1, :, 1] = 0
-    check(log_probs, draw(study, log_probs, 4, 3), 1e-9)
+    check(log_probs, draw(peer, log_probs, 4, 3), 1e-9)
 
 
-def test_payments_follow_their_law(study):
+def test_payments_follow_their_law(peer):
     """Kolmogorov-Smirnov against `payment_cdf`, false-alarm rate 1e-9 each."""
     log_probs, draws = table("smooth", vocabulary=4)[:, 0], 100_000
     bids = np.array([1.5, 0.7, 2.0])
-    rng, q = np.random.default_rng(3), bids @ np.exp(log_probs) / bids.sum()
+    rng, rest = np.random.default_rng(3), bids * (1 - np.eye(3))
+    mixtures = np.vstack([bids, rest]) @ np.exp(log_probs)
+    q, *r = mixtures / [[bids.sum()], *rest.sum(1, keepdims=True)]
     for token in range(4):
-        ratio = np.exp(log_probs[:, token]) / q[token]
-        ratio = np.tile(ratio[:, None], (1, 1, draws))
-        paid, _ = study.payments(bids[:, None], ratio, rng)
+        p = np.exp(log_probs[:, token])
+        if peer.__name__ == "numpy_study":
+            ratio = np.tile((p / q[token])[:, None], (1, 1, draws))
+            paid = peer.payments(bids[:, None], ratio, rng)[0][0]
+        else:
+            p, own = np.tile(p, (draws, 1)), np.array(r)[:, token]
+            paid = peer.payments(bids[None], p, q[token], own, rng)[0].T
         for agent in range(3):
-            sample = np.sort(paid[0, agent])
+            sample = np.sort(paid[agent])
             law = payments.payment_cdf(sample, bids, log_probs, agent, token)
             rank = np.searchsorted(sample, sample, side="right") / draws
             gap = np.abs(rank - law.astype(float)).max()
@@ -177,19 +208,37 @@ def test_payments_follow_their_law(study):
 
 
 @pytest.mark.parametrize("vocabulary", [5, 200])
-def test_tokens_follow_the_aggregate(study, vocabulary):
+def test_tokens_follow_the_aggregate(peer, vocabulary):
     log_probs, draws = table("zeros", vocabulary=vocabulary), 100_000
     bids, chunk = np.array([1.5, 0.7, 2.0]), 2000
     q = np.exp(measures.aggregate("linear", bids, log_probs[:, 0])).astype(float)
     rng = np.random.default_rng(4)
-    work = study.Workspace(3, vocabulary, chunk, 1, np.float64)
     many, tokens = np.tile(q, (chunk, 1)), np.empty((draws // chunk, chunk), int)
     for out in tokens:
-        study.draw(work, many, rng.random(chunk), out)
+        if peer.__name__ == "numpy_study":
+            work = peer.Workspace(3, vocabulary, chunk, 1, np.float64)
+            peer.draw(work, many, rng.random(chunk), out)
+        else:
+            out[:] = peer.draw(many, rng)
     tokens = tokens.ravel()
     frequency = np.bincount(tokens, minlength=vocabulary) / draws
     bound = 6 * np.sqrt(q * (1 - q) / draws)
     np.testing.assert_array_less(np.abs(frequency - q), bound + 1e-12)
+
+
+def test_the_peers_agree_on_a_cell(study, plain):
+    """Means within 6 standard errors."""
+    log_probs = table("smooth", agents=4)
+    ours, theirs = (
+        module.run(log_probs, 3000, 4, np.random.default_rng(seed), chunk=700)
+        for seed, module in enumerate((study, plain))
+    )
+    ours, theirs = ours.summary(), theirs.summary()
+    assert ours.keys() == theirs.keys()
+    for key, (mean, variance) in ours.items():
+        other, other_variance = theirs[key]
+        error = np.sqrt((variance + other_variance) / 3000)
+        assert (np.abs(mean - other) <= 6 * error + 1e-9).all(), key
 
 
 def test_moments_and_quantiles(study):
