@@ -6,6 +6,9 @@ there, and keeps small differences between nearly equal distributions.
 
 import functools
 import math
+import operator
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,8 @@ from jax.typing import ArrayLike
 # One long reduction is both inexact and slow (XLA sums rows of 49,152 at 1.8 GB/s on a
 # CPU, rows of 1,024 at 13 GB/s), so long rows are summed in blocks of this size.
 _BLOCK = 1024
+# Numbers that a CPU adds at once.
+_LANES = 8
 # A maximum over so few rows is written out: XLA's reduction made a mixture of 3
 # distributions with V = 131,072 take 1.1 ms on a CPU, not 0.3 ms.
 _FEW_AGENTS = 8
@@ -50,6 +55,37 @@ def sum_last(x: jax.Array) -> jax.Array:
     blocks = math.ceil(size / _BLOCK)
     padding = [(0, 0)] * (x.ndim - 1) + [(0, blocks * _BLOCK - size)]
     return jnp.pad(x, padding).reshape(*x.shape[:-1], blocks, _BLOCK).sum(-1).sum(-1)
+
+
+def sums(terms: Sequence[jax.Array]) -> list[jax.Array]:
+    """Sums of several arrays `(V,)` of one size, all taken in one pass over them.
+
+    For cheap terms of arrays that are in memory: terms with logs or comparisons do not
+    vectorise here. Has no gradient.
+    """
+    size = terms[0].shape[0]
+    if size <= _LANES:
+        return _reduce(terms, (0,))
+    # 13 sums of 64 numbers took 0.30 us apart, 0.20 us in one reduction, and 0.09 us
+    # in one that first adds 8 numbers to each of 8 (on one CPU core).
+    rows = math.ceil(size / _LANES**2)
+    padding = rows * _LANES**2 - size
+    blocks = [
+        jnp.pad(x, (0, padding)).reshape(rows, _LANES, _LANES)
+        if padding
+        else x.reshape(rows, _LANES, _LANES)
+        for x in terms
+    ]
+    return sums([x.reshape(-1) for x in _reduce(blocks, (1,))])
+
+
+def _reduce(terms: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
+    zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
+
+    def add(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...]) -> Any:
+        return tuple(map(operator.add, x, y))
+
+    return list(lax.reduce(tuple(terms), zeros, add, axes))
 
 
 def safe_log(x: jax.Array) -> jax.Array:

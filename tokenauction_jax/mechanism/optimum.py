@@ -74,7 +74,8 @@ def optimal_welfare(
         p = jnp.exp(log_probs)
         if p.shape[0] > MOST_LISTED:
             return dual_total_variation_optimum(values, p)
-        return total_variation_optimum(values, shared_masses(p))
+        shared = {g: distributions.sum_last(x) for g, x in shared_probs(p).items()}
+        return total_variation_optimum(values, shared)
     if isinstance(valuation, ForwardKL):
         log_q = linear().log_prob(values, log_probs)
         return welfare(valuation, values, log_q, log_probs)
@@ -89,22 +90,17 @@ def optimal_welfare(
     )
 
 
-def shared_masses(p: jax.Array) -> dict[Group, jax.Array]:
-    """``sum_t min_{i in U} p_i(t)`` of every group U of agents.
+def shared_probs(p: jax.Array) -> dict[Group, jax.Array]:
+    """``min_{i in U} p_i`` `(V,)` of every group U of two agents and more.
 
-    They say all about total variation between the agents that matters here:
-    ``TV(p_i, p_k)`` is one minus the mass that i and k share.
+    Their sums, the shared masses, say all about total variation between the agents
+    that matters here: ``TV(p_i, p_k)`` is one minus the mass that i and k share.
     """
     lowest: dict[Group, jax.Array] = {}
     for group in _groups(p.shape[0])[1:]:
         rest, last = group[:-1], p[group[-1]]
         lowest[group] = jnp.minimum(lowest[rest], last) if rest else last
-    # An agent shares all of its mass with itself.
-    one = jnp.ones((), p.dtype)
-    return {
-        group: distributions.sum_last(low) if len(group) > 1 else one
-        for group, low in lowest.items()
-    }
+    return {group: low for group, low in lowest.items() if len(group) > 1}
 
 
 def total_variation_optimum(
@@ -118,9 +114,12 @@ def total_variation_optimum(
 
     Args:
       values: `(n,)`.
-      shared: `shared_masses` of the agents.
+      shared: Sums of `shared_probs`.
     """
     agents = range(values.shape[0])
+    # An agent shares all of its mass with itself.
+    one = jnp.ones((), values.dtype)
+    shared = {(i,): one for i in agents} | shared
     masses, costs = [], []
     for passed in _groups(values.shape[0]):
         rest = [i for i in agents if i not in passed]

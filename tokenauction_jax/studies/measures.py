@@ -5,6 +5,7 @@ text are summed or averaged over its tokens (`text_measures`). Valuations, welfa
 robust preferences are those of Duetting et al. (arXiv 2310.10826), sections 3 to 5.
 """
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from tokenauction_jax.mechanism.incentives import miss, outcomes_without
 from tokenauction_jax.mechanism.optimum import (
     MOST_LISTED,
     dual_total_variation_optimum,
-    shared_masses,
+    shared_probs,
     total_variation_optimum,
 )
 from tokenauction_jax.simulation import Rollout, simulate
@@ -286,48 +287,40 @@ def _divergences(
     Here the sums over the vocabulary are written out, not taken rule by rule from
     `valuations`, so that they share their terms: this is where a study's time goes.
     """
-    n = p.shape[0]
     total = distributions.nonzero(values.sum())
     on, on_q = log_probs > -jnp.inf, log_q > -jnp.inf
-    logs, logs_q = _finite(log_probs), _finite(log_q)
-    variation = distributions.sum_last(jnp.abs(p - q[None])) / 2
-    agents, outcome = (p, logs, on), (q[None], logs_q[None], on_q[None])
+    agents = (p, _finite(log_probs), on)
+    outcome = (q[None], _finite(log_q)[None], on_q[None])
+    variation, best_by_variation, variation_between = _variations(values, p, q)
     of_outcome = -jnp.stack(
         [variation, _divergence(agents, outcome), _divergence(outcome, agents)]
     )
     worth = jnp.where(values[None] > 0, values[None] * of_outcome, 0)
-    best_by_variation, variation_between_agents = _variation(values, p)
     # KL(p_k || p_i) `(n, n)`: row k is agent k's distribution as the outcome.
-    between = jnp.stack(
-        [
-            _divergence((p[k : k + 1], logs[k : k + 1], on[k : k + 1]), agents)
-            for k in range(n)
-        ]
-    )
+    as_outcomes = tuple(x[:, None] for x in agents)
+    between = _divergence(as_outcomes, tuple(x[None] for x in agents))
     single = -jnp.stack(
         [
-            _weighted(values, variation_between_agents),
+            _weighted(values, variation_between),
             _weighted(values, between.T),
             _weighted(values, between),
         ]
     )
-    # Welfare is lost in proportion to a divergence from the optimum, which does not
-    # cancel where the outcome is nearly optimal.
-    mixture = (values[:, None] * p).sum(0) / total
+    mixture = distributions.weighted_sum(values / total, p)
     log_mixture = _finite(distributions.safe_log(mixture))
-    log_best, shared = _geometric_mean(values / total, log_probs)
-    best = (jnp.exp(log_best)[None], _finite(log_best)[None], shared[None])
-    from_mixture = _divergence(
-        (mixture[None], log_mixture[None], mixture[None] > 0), outcome
-    )[0]
-    from_best = _divergence(outcome, best)[0]
-    by_variation = best_by_variation - worth[0].sum()
-    shortfall = jnp.stack(
+    best = (mixture[None], log_mixture[None], mixture[None] > 0)
+    log_normalizer = _log_normalizer(values / total, log_probs)
+    # Welfare is lost in proportion to the divergence from the optimum.
+    from_best = jnp.stack(
         [
-            jnp.maximum(by_variation, 0),
-            total * jnp.maximum(from_mixture, 0),
-            jnp.where(shared.any(), total * jnp.maximum(from_best, 0), -jnp.inf),
+            best_by_variation - worth[0].sum(),
+            total * _divergence(best, outcome)[0],
+            total * log_normalizer - worth[2].sum(),
         ]
+    )
+    shortfall = jnp.maximum(from_best, 0)
+    shortfall = shortfall.at[2].set(
+        jnp.where(log_normalizer > -jnp.inf, shortfall[2], -jnp.inf)
     )
     return {
         "values": of_outcome,
@@ -338,18 +331,25 @@ def _divergences(
     }
 
 
-def _variation(values: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The optimum for total variation, and that between the agents `(n, n)`."""
+def _variations(
+    values: jax.Array, p: jax.Array, q: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Total variation from the outcome `(n,)`, the optimum, between agents `(n, n)`."""
     n = p.shape[0]
+    from_outcome = [jnp.abs(row - q) for row in p]
     if n > MOST_LISTED:
-        apart = distributions.sum_last(jnp.abs(p[:, None] - p[None])) / 2
-        return dual_total_variation_optimum(values, p), apart
-    shared = shared_masses(p)
-    apart = [
+        variation = jnp.stack(distributions.sums(from_outcome)) / 2
+        between = distributions.sum_last(jnp.abs(p[:, None] - p[None])) / 2
+        return variation, dual_total_variation_optimum(values, p), between
+    lowest = shared_probs(p)
+    found = distributions.sums([*from_outcome, *lowest.values()])
+    shared = dict(zip(lowest, found[n:], strict=True))
+    between = [
         [1 - shared[min(i, k), max(i, k)] if i != k else 0.0 for k in range(n)]
         for i in range(n)
     ]
-    return total_variation_optimum(values, shared), jnp.array(apart, p.dtype)
+    best = total_variation_optimum(values, shared)
+    return jnp.stack(found[:n]) / 2, best, jnp.array(between, p.dtype)
 
 
 _Distributions = tuple[jax.Array, jax.Array, jax.Array]
@@ -359,7 +359,7 @@ def _divergence(one: _Distributions, other: _Distributions) -> jax.Array:
     """``KL(one || other)`` `(m,)`, infinite where `other` lacks a token of `one`.
 
     Both are probabilities, their logs (any finite number for 0) and their support,
-    each `(m, V)`. The terms ``other - one`` sum to 0 and make each term non-negative.
+    each `(m, V)`; further axes before are broadcast. The terms ``other - one`` sum to 0 and make each term non-negative.
     """
     (p, log_p, p_on), (q, log_q, q_on) = one, other
     terms = p * (log_p - log_q) + (q - p)
@@ -375,13 +375,13 @@ def _weighted(values: jax.Array, divergences: jax.Array) -> jax.Array:
     return jnp.where(values[None] > 0, values[None] * divergences, 0).sum(-1)
 
 
-def _geometric_mean(
-    weights: jax.Array, log_probs: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Log of the weighted geometric mean `(V,)`, normalised, and its support."""
-    shared = ~((weights > 0)[:, None] & (log_probs == -jnp.inf)).any(0)
-    mean = (weights[:, None] * _finite(log_probs)).sum(0)
-    return distributions.normalize(jnp.where(shared, mean, -jnp.inf)), shared
+def _log_normalizer(weights: jax.Array, log_probs: jax.Array) -> jax.Array:
+    """``log sum_t prod_i p_i(t)^weights_i``, -inf if agents of weight share no token.
+
+    The geometric mean's welfare as the outcome, for weights and values in proportion.
+    """
+    terms = jnp.where((weights > 0)[:, None], weights[:, None] * log_probs, 0)
+    return distributions.log_sum_exp(functools.reduce(jnp.add, list(terms)))
 
 
 def _realized_values(log_ratio: jax.Array) -> jax.Array:
