@@ -1,7 +1,10 @@
-"""Time of one cell of a tabular study, per auction: that of the NumPy peers.
+"""Time of one cell of a tabular study, per auction, beside NumPy.
 
-The cell is that of `numpy_study.run`: Markov tables, linear aggregation,
-truthful log-normal bids, the second price, every measure with moments and histograms.
+The cell is that of `numpy_study.run`: Markov tables, linear aggregation, truthful
+log-normal bids, the second price, every measure with moments and histograms. Ours is
+`tokenauction study run` in a process of its own, compilation, statistics and writing
+included; its peak memory is that of the process.
+
 One peer (`numpy_study_plain`) is written from the definitions, the other tuned.
 Each runs in one process with one thread, and in as many processes as there are
 cores, each with all auctions; the second figure divides by all of them. Each figure is
@@ -13,7 +16,12 @@ The processor time of the same process is given beside the elapsed time.
 """
 
 import argparse
+import json
 import os
+import pathlib
+import subprocess
+import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -40,7 +48,37 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, nargs="+", default=[251, 507, 1019, 1531])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--ours", type=int, nargs="+", default=[100_000, 1_000_000], metavar="AUCTIONS"
+    )
     return parser.parse_args()
+
+
+STUDY = """
+num_auctions = {auctions}
+num_tokens = {tokens}
+keep_auctions = 0
+[agents]
+kind = "markov"
+num_agents = {agents}
+vocab_size = {vocabulary}
+concentration = 1.0
+[values]
+kind = "log_normal"
+sigma = 0.5
+"""
+PROGRAM = "from tokenauction_jax.cli import main; main()"
+
+
+def time_ours(arguments: argparse.Namespace, auctions: int) -> dict[str, float]:
+    """The log of a study of one cell: seconds, share of overhead, peak memory."""
+    sizes = vars(arguments) | {"auctions": auctions}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch)
+        (folder / "cell.toml").write_text(STUDY.format(**sizes))
+        command = [sys.executable, "-c", PROGRAM, "study", "run", "cell.toml"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        return json.loads((folder / "cell" / "sessions.jsonl").read_text())
 
 
 def make_table(arguments: argparse.Namespace) -> np.ndarray:
@@ -98,8 +136,16 @@ def main() -> None:
     arguments = parse_arguments()
     print(
         f"n = {arguments.agents}, V = {arguments.vocabulary}, T = {arguments.tokens}, "
-        f"{arguments.auctions} auctions, numpy {np.__version__}; us per auction"
+        f"numpy {np.__version__}; microseconds per auction"
     )
+    for auctions in arguments.ours:
+        log = time_ours(arguments, auctions)
+        print(
+            f"ours, {auctions:,} auctions: {1e6 * log['seconds'] / auctions:7.2f} "
+            f"({100 * log['overhead_share']:.1f} % of it statistics and writing, peak "
+            f"{log['peak_memory_mib']:,.0f} MiB)",
+            flush=True,
+        )
     for peer in PEERS:
         for dtype in ("float64", "float32"):
             print(f"{peer}, {dtype}")

@@ -121,6 +121,12 @@ class PairMoments:
             self.cross + other.cross + gap * np.swapaxes(gap, 1, 2) * weight,
         )
 
+    def of_cells(self) -> Moments:
+        """Of each cell by itself, `(C, M)`."""
+        own = (np.einsum("mcc->cm", getattr(self, x)) for x in ("n", "mean", "m2"))
+        n, mean, m2 = own
+        return Moments(n.astype(np.int64), mean.copy(), m2.copy())
+
     def covariance(self) -> np.ndarray:
         """Covariances `(M, C, C)`, NaN below two auctions."""
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -221,8 +227,8 @@ class Statistics:
           comparisons: Each the pairs of cells whose mean difference is a series.
         """
         _, num_auctions, num_columns = measures.shape
-        exact = (x.astype(np.float64) for x in measures)
-        cells = _stack([Moments.of(x) for x in exact], num_columns)
+        pairs = PairMoments.of(measures)
+        cells = pairs.of_cells()
         differences = (_mean_difference(measures, pairs) for pairs in comparisons)
         by_series = measures.transpose(0, 2, 1).reshape(-1, num_auctions)
         return cls(
@@ -231,7 +237,7 @@ class Statistics:
             np.where(absent, 0, valid.sum(1)[:, None] - cells.n),
             cells,
             _stack([Moments.of(x) for x in differences], num_columns),
-            PairMoments.of(measures),
+            pairs,
             Sketch.of(by_series),
         )
 

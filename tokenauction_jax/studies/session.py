@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -99,11 +100,8 @@ class Session:
                 self._ran += ran
                 self._report()
             with self.overhead():
-                whole = measures.Texts(
-                    *(
-                        np.concatenate(x)[: len(auctions)]
-                        for x in zip(*done, strict=True)
-                    )
+                whole = _whole(
+                    done, len(auctions), cell.scenario is not None, len(keep)
                 )
                 self._tokens += int(whole.length.sum())
                 written = texts.decode(cell, whole)
@@ -145,3 +143,25 @@ class Session:
         if self._on_progress is not None:
             done, total = self._done.copy(), self._plan.num_auctions
             self._on_progress(Progress(done, total, rate, self._statistics))
+
+
+def _whole(
+    blocks: Sequence[measures.Texts], size: int, has_texts: bool, keep: int
+) -> measures.Texts:
+    """The blocks of a chunk in one: the first `size` auctions.
+
+    Of tokens and influence only as many as will be looked at.
+    """
+
+    def join(name: str, rows: int) -> np.ndarray:
+        needed = math.ceil(rows / len(blocks[0].valid))
+        parts = [getattr(block, name) for block in blocks[:needed] or blocks[:1]]
+        return np.concatenate(parts)[:rows]
+
+    return measures.Texts(
+        measures=join("measures", size),
+        valid=join("valid", size),
+        length=join("length", size),
+        tokens=join("tokens", size if has_texts else keep),
+        influence=join("influence", keep),
+    )

@@ -13,7 +13,7 @@ from tokenauction_jax.studies.runner import mentions
 def decode(cell: Population, texts: measures.Texts) -> list[str]:
     """The texts of language models, without their end tokens; "" for tables."""
     if cell.tokenizer is None:
-        return [""] * len(texts.tokens)
+        return [""] * len(texts.valid)
     return [cell.tokenizer.decode(tokens) for tokens in _tokens(cell, texts)]
 
 
@@ -86,7 +86,7 @@ def _tokens(cell: Population, texts: measures.Texts) -> list[list[int]]:
     """The tokens of each text, without the one that ended it."""
     ends = () if cell.tokenizer is None else tuple(cell.tokenizer.end_tokens)
     found = []
-    for tokens, length in zip(texts.tokens, texts.length, strict=True):
+    for tokens, length in zip(texts.tokens, texts.length, strict=False):
         ended = length and int(tokens[length - 1]) in ends
         found.append(tokens[: length - 1 if ended else length].tolist())
     return found
