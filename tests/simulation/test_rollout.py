@@ -7,6 +7,7 @@ Keys are fixed; statistical bounds are crossed with a probability of at most
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import aggregation, payments
@@ -190,3 +191,40 @@ class TestEndOfText:
             num_auctions=20,
         )
         assert rollout.mask.all()
+
+
+def test_accumulated_observations_are_sums_over_the_text():
+    table = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]))
+    pool = ta.agents.tabular(table, end_token=2)
+    rule = ta.linear()
+    mechanism = ta.Mechanism(rule, ta.second_price(rule))
+    values = jnp.arange(10.0).reshape(5, 2)
+
+    def seen(bids, log_probs, log_q, token, value):
+        return {"worth": value * jnp.exp(log_q[token]), "token": token}
+
+    rollout = ta.simulate(
+        *(jax.random.key(0), mechanism, pool, jnp.ones((5, 2))),
+        num_tokens=6,
+        observe=seen,
+        accumulate=seen,
+        observe_args=(values,),
+    )
+    assert (~rollout.mask).any()
+    for name, each in rollout.observations.items():
+        mask = rollout.mask.reshape(*rollout.mask.shape, *[1] * (each.ndim - 2))
+        expected = jnp.where(mask, each, 0).sum(1)
+        np.testing.assert_allclose(rollout.totals[name], expected, rtol=1e-6)
+
+
+def test_observe_args_have_a_row_an_auction():
+    pool = ta.agents.tabular(jnp.log(jnp.array([[0.5, 0.5]])))
+    mechanism = ta.Mechanism(ta.linear(), ta.pay_your_bid())
+    with pytest.raises(
+        ValueError, match=r"observe_args .*\(3, 2\), expected \(4, ...\)"
+    ):
+        ta.simulate(
+            *(jax.random.key(0), mechanism, pool, jnp.ones((4, 1))),
+            num_tokens=1,
+            observe_args=(jnp.ones((3, 2)),),
+        )

@@ -77,7 +77,9 @@ def run(
                     break
         finally:
             workers.cancel()
-            folder.log(session.summary())
+            # Not worth hiding what went wrong, such as a full disk.
+            with contextlib.suppress(OSError):
+                folder.log(session.summary())
     return stopped
 
 
