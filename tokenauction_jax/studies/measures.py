@@ -359,7 +359,8 @@ def _divergence(one: _Distributions, other: _Distributions) -> jax.Array:
     """``KL(one || other)`` `(m,)`, infinite where `other` lacks a token of `one`.
 
     Both are probabilities, their logs (any finite number for 0) and their support,
-    each `(m, V)`; further axes before are broadcast. The terms ``other - one`` sum to 0 and make each term non-negative.
+    each `(m, V)`; axes before are broadcast. The terms ``other - one`` sum to 0 and
+    make each term non-negative.
     """
     (p, log_p, p_on), (q, log_q, q_on) = one, other
     terms = p * (log_p - log_q) + (q - p)
