@@ -137,7 +137,9 @@ def draw_values(
         rest = (1 - values.share) / (n - 1)
         amounts = values.total * np.array([values.share, *[rest] * (n - 1)])
         return np.broadcast_to(amounts.astype(np.float32), shape)
-    z = np.asarray(_normals(setting.seed, first_auction, num_auctions, n), np.float64)
+    words = np.asarray(_words(setting.seed, first_auction, num_auctions, n), np.float64)
+    # Here and in double precision: XLA rounds a normal by the shape of its batch.
+    z = special.ndtri((words[..., 0] + (words[..., 1] + 0.5) * 2.0**-32) * 2.0**-32)
     c = values.correlation
     z = np.sqrt(c) * z[:, :1] + np.sqrt(1 - c) * z[:, 1:]
     if isinstance(values, settings.LogNormalValues):
@@ -164,16 +166,16 @@ def make_bids(setting: settings.Setting, values: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _normals(
+def _words(
     seed: Any, first_auction: Any, num_auctions: int, num_agents: int
 ) -> jax.Array:
-    """Standard normals `(A, 1 + n)`: what the agents of an auction share, and own."""
+    """Random bits `(A, 1 + n, 2)`: what the agents of an auction share, and own."""
     key = jax.random.fold_in(jax.random.key(seed), _VALUES)
     numbers = jnp.arange(num_auctions, dtype=jnp.uint32)
     numbers = jnp.asarray(first_auction, jnp.uint32) + numbers
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     own = jnp.arange(1 + num_agents, dtype=jnp.uint32)
-    draw = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, dtype=jnp.float32)))
+    draw = jax.vmap(jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32)))
     return draw(jax.vmap(lambda key: fold(key, own))(fold(key, numbers)))
 
 
