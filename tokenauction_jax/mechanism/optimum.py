@@ -150,17 +150,23 @@ def dual_total_variation_optimum(values: jax.Array, p: jax.Array) -> jax.Array:
     ``min_q sum_i w_i |q - p_i|_1`` is the largest over ``mu`` of the concave function
     ``mu + sum_t min_k (sum_i w_i |p_k(t) - p_i(t)| - mu p_k(t))``.
     """
-    gaps = jnp.abs(p[:, None] - p[None])
-    costs = (values[None, :, None] * gaps).sum(1)
+    # Row by row: reductions over the agents made this 8 times slower (V = 50,257).
+    rows, weights = list(p), list(values)
+    costs = [
+        sum(w * jnp.abs(row - other) for w, other in zip(weights, rows, strict=True))
+        for row in rows
+    ]
 
     def halve(_: int, bounds: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         low, high, best = bounds
         price = (low + high) / 2
-        reduced = costs - price * p
-        cheapest = reduced.argmin(0)
-        mass = jnp.take_along_axis(p, cheapest[None], 0).sum()
-        best = jnp.maximum(best, price + reduced.min(0).sum())
-        enough = mass >= 1
+        lowest, cheapest = jnp.asarray(jnp.inf, p.dtype), rows[0]
+        for cost, row in zip(costs, rows, strict=True):
+            reduced = cost - price * row
+            cheapest = jnp.where(reduced < lowest, row, cheapest)
+            lowest = jnp.minimum(reduced, lowest)
+        best = jnp.maximum(best, price + distributions.sum_last(lowest))
+        enough = distributions.sum_last(cheapest) >= 1
         return jnp.where(enough, low, price), jnp.where(enough, price, high), best
 
     total = values.sum()

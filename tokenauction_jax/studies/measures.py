@@ -5,7 +5,6 @@ text are summed or averaged over its tokens (`text_measures`). Valuations, welfa
 robust preferences are those of Duetting et al. (arXiv 2310.10826), sections 3 to 5.
 """
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,13 +14,8 @@ from tokenauction_jax.mechanism import base, distributions
 from tokenauction_jax.mechanism.aggregation import Linear
 from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.mechanism.incentives import miss, outcomes_without
-from tokenauction_jax.mechanism.optimum import (
-    MOST_LISTED,
-    dual_total_variation_optimum,
-    shared_probs,
-    total_variation_optimum,
-)
 from tokenauction_jax.simulation import Rollout, simulate
+from tokenauction_jax.studies.divergences import divergence_measures
 
 VALUATIONS = ("total_variation", "forward_kl", "reverse_kl")
 Reference = Literal["uniform", "mean", "agent"]
@@ -130,10 +124,7 @@ class TokenMeasures:
         drawn = log_probs[:, token]
         log_reference = self._log_reference(drawn, n, log_probs.shape[-1])
         gains, loses = self._robust_preferences(bids, log_probs, log_q, n)
-        log_probs = log_probs[:n]
-        p, q = jnp.exp(log_probs), jnp.exp(log_q)
-        by_divergence = _divergences(values, log_probs, p, log_q, q)
-        return by_divergence | {
+        return divergence_measures(values, log_probs[:n], log_q) | {
             "realized": _realized_values(drawn[:n] - log_q[token]),
             "influence": weights,
             "robustly_gains": gains,
@@ -275,121 +266,11 @@ def _worth(values: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(values > 0, values * x, 0)
 
 
-def _divergences(
-    values: jax.Array,
-    log_probs: jax.Array,
-    p: jax.Array,
-    log_q: jax.Array,
-    q: jax.Array,
-) -> dict[str, jax.Array]:
-    """Values `(3, n)` of the outcome and how far its welfare is from others'.
-
-    Here the sums over the vocabulary are written out, not taken rule by rule from
-    `valuations`, so that they share their terms: this is where a study's time goes.
-    """
-    total = distributions.nonzero(values.sum())
-    on, on_q = log_probs > -jnp.inf, log_q > -jnp.inf
-    agents = (p, _finite(log_probs), on)
-    outcome = (q[None], _finite(log_q)[None], on_q[None])
-    variation, best_by_variation, variation_between = _variations(values, p, q)
-    of_outcome = -jnp.stack(
-        [variation, _divergence(agents, outcome), _divergence(outcome, agents)]
-    )
-    worth = jnp.where(values[None] > 0, values[None] * of_outcome, 0)
-    # KL(p_k || p_i) `(n, n)`: row k is agent k's distribution as the outcome.
-    as_outcomes = tuple(x[:, None] for x in agents)
-    between = _divergence(as_outcomes, tuple(x[None] for x in agents))
-    single = -jnp.stack(
-        [
-            _weighted(values, variation_between),
-            _weighted(values, between.T),
-            _weighted(values, between),
-        ]
-    )
-    mixture = distributions.weighted_sum(values / total, p)
-    log_mixture = _finite(distributions.safe_log(mixture))
-    best = (mixture[None], log_mixture[None], mixture[None] > 0)
-    log_normalizer = _log_normalizer(values / total, log_probs)
-    # Welfare is lost in proportion to the divergence from the optimum.
-    from_best = jnp.stack(
-        [
-            best_by_variation - worth[0].sum(),
-            total * _divergence(best, outcome)[0],
-            total * log_normalizer - worth[2].sum(),
-        ]
-    )
-    shortfall = jnp.maximum(from_best, 0)
-    shortfall = shortfall.at[2].set(
-        jnp.where(log_normalizer > -jnp.inf, shortfall[2], -jnp.inf)
-    )
-    return {
-        "values": of_outcome,
-        "optimum_shortfall": shortfall,
-        "single_agents": single,
-        "minimum_welfare": worth.min(-1),
-        "nash_welfare": distributions.safe_log(1 - variation).sum(),
-    }
-
-
-def _variations(
-    values: jax.Array, p: jax.Array, q: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Total variation from the outcome `(n,)`, the optimum, between agents `(n, n)`."""
-    n = p.shape[0]
-    from_outcome = [jnp.abs(row - q) for row in p]
-    if n > MOST_LISTED:
-        variation = jnp.stack(distributions.sums(from_outcome)) / 2
-        between = distributions.sum_last(jnp.abs(p[:, None] - p[None])) / 2
-        return variation, dual_total_variation_optimum(values, p), between
-    lowest = shared_probs(p)
-    found = distributions.sums([*from_outcome, *lowest.values()])
-    shared = dict(zip(lowest, found[n:], strict=True))
-    between = [
-        [1 - shared[min(i, k), max(i, k)] if i != k else 0.0 for k in range(n)]
-        for i in range(n)
-    ]
-    best = total_variation_optimum(values, shared)
-    return jnp.stack(found[:n]) / 2, best, jnp.array(between, p.dtype)
-
-
-_Distributions = tuple[jax.Array, jax.Array, jax.Array]
-
-
-def _divergence(one: _Distributions, other: _Distributions) -> jax.Array:
-    """``KL(one || other)`` `(m,)`, infinite where `other` lacks a token of `one`.
-
-    Both are probabilities, their logs (any finite number for 0) and their support,
-    each `(m, V)`; axes before are broadcast. The terms ``other - one`` sum to 0 and
-    make each term non-negative.
-    """
-    (p, log_p, p_on), (q, log_q, q_on) = one, other
-    terms = p * (log_p - log_q) + (q - p)
-    return distributions.sum_last(jnp.where(p_on & ~q_on, jnp.inf, terms))
-
-
-def _finite(log_probs: jax.Array) -> jax.Array:
-    return jnp.where(log_probs > -jnp.inf, log_probs, 0)
-
-
-def _weighted(values: jax.Array, divergences: jax.Array) -> jax.Array:
-    """``sum_i w_i D[k, i]`` `(n,)`."""
-    return jnp.where(values[None] > 0, values[None] * divergences, 0).sum(-1)
-
-
-def _log_normalizer(weights: jax.Array, log_probs: jax.Array) -> jax.Array:
-    """``log sum_t prod_i p_i(t)^weights_i``, -inf if agents of weight share no token.
-
-    The geometric mean's welfare as the outcome, for weights and values in proportion.
-    """
-    terms = jnp.where((weights > 0)[:, None], weights[:, None] * log_probs, 0)
-    return distributions.log_sum_exp(functools.reduce(jnp.add, list(terms)))
-
-
 def _realized_values(log_ratio: jax.Array) -> jax.Array:
     """One-token estimates `(3, n)` of the values from ``log p_i(y) / q(y)`` `(n,)`.
 
     Each divergence is a mean over the drawn token of a convex function of that ratio.
     """
     ratio = jnp.exp(log_ratio)
-    weighted = jnp.where(ratio > 0, ratio * _finite(log_ratio), 0)
+    weighted = jnp.where(ratio > 0, ratio * log_ratio, 0)
     return jnp.stack([-jnp.maximum(1 - ratio, 0), -(weighted - ratio + 1), log_ratio])
