@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,17 @@ def test_a_damaged_part_is_named(whole, capsys):
         assert "part-000001.parquet is damaged" in failure(capsys, "report", whole)
     finally:
         part.write_bytes(good)
+
+
+def test_following_the_advice_on_a_damaged_part_repairs_it(file, whole, tmp_path):
+    place = tmp_path / "damaged"
+    shutil.copytree(whole, place)
+    (place / "parts" / "part-000001.parquet").write_bytes(b"rot")
+    sums = (place / "SHA256SUMS").read_text().splitlines(keepends=True)
+    kept = [line for line in sums if "part-000000" in line]
+    (place / "SHA256SUMS").write_text("".join(kept))
+    study("resume", place)
+    assert tables(place) == tables(whole)
 
 
 def test_a_full_disk_is_named_and_what_was_done_is_kept(

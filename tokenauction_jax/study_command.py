@@ -49,8 +49,7 @@ class Run:
     out: pathlib.Path | None = None
     """The new folder; by default the study's name."""
     blocks_per_chunk: int | None = None
-    """How many blocks of auctions a chunk has; by default some
-    seconds of work."""
+    """How many blocks of auctions a chunk has; by default seconds of work."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,12 @@ from rich.text import Text
 
 from tokenauction_jax.studies.config import Cell, Study
 from tokenauction_jax.studies.estimate import Cost
-from tokenauction_jax.studies.plan import Plan, headline, study_intervals
+from tokenauction_jax.studies.plan import (
+    Plan,
+    cell_ends,
+    headline,
+    study_intervals,
+)
 from tokenauction_jax.studies.results import Results
 from tokenauction_jax.studies.session import Progress
 
@@ -63,9 +68,9 @@ class StudyProgress:
         if progress.statistics is None:
             return None
         cells = progress.statistics.cells
-        mean, std, n = (getattr(cells, x)[:, self._index] for x in ("mean", "std", "n"))
-        low, high = self._intervals.of_mean(mean, std, n)
-        return mean, (high - low) / 2
+        low, high = cell_ends(self._intervals, self._plan.columns, cells)
+        mean, half = cells.mean, (high - low) / 2
+        return mean[:, self._index], half[:, self._index]
 
     def _table(self, progress: Progress) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

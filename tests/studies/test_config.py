@@ -137,6 +137,7 @@ def test_everything_wrong_is_told_at_once_with_its_line(tmp_path):
         ({"agents": {"kind": "scenario", "scenario": "hawai"}}, "no scenario 'hawai'"),
         ({"stop": {"half_width": 0.1, "measure": "welfre"}}, "did you mean 'welfare'"),
         ({"stop": {"half_width": 0.1, "measure": "payment", "agent": 5}}, "an agent 5"),
+        ({"stop": {"half_width": 0.1, "measure": "mention"}}, "only language models"),
         ({"num_auctions": True}, "num_auctions: .*integer"),
         ({"num_auctions": "many"}, "num_auctions: .*integer"),
         ({"name": "a b"}, "name: .*pattern"),

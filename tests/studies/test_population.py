@@ -7,10 +7,7 @@ from tokenauction_jax.studies.settings import Setting
 
 
 def values(kind, num_agents=2, first=0, size=4000, seed=0):
-    setting = Setting(settings.DirichletAgents(num_agents=num_agents), values=kind)
-    return population.draw_values(
-        Setting(setting.agents, values=kind, seed=seed), first, size
-    )
+    return population.draw_values(kind, seed, num_agents, first, size)
 
 
 DISTRIBUTIONS = {
@@ -59,7 +56,7 @@ def test_bids():
     drawn = np.array([[1.0, 2.0, 4.0]], np.float32)
 
     def bids(kind):
-        return population.make_bids(Setting(bids=kind), drawn).tolist()
+        return population.make_bids(kind, drawn).tolist()
 
     assert bids(settings.TruthfulBids()) == [[1, 2, 4]]
     assert bids(settings.ShadedBids(factor=0.5)) == [[0.5, 1, 2]]

@@ -287,6 +287,13 @@ def _cell_problems(study: Study) -> Iterator[Problem]:
     if stop.measure not in UNITS:
         hint = validation.nearest(stop.measure, UNITS, "measures")
         yield Problem(("stop", "measure"), f"no measure {stop.measure!r}, {hint}")
+    elif stop.measure == "mention" and not all(
+        isinstance(cell.setting.agents, settings.ScenarioAgents)
+        for cell in study.cells()
+    ):
+        yield Problem(
+            ("stop", "measure"), "only language models mention anyone"
+        )
     elif min(cell.setting.agents.num_agents for cell in study.cells()) <= stop.agent:
         yield Problem(("stop", "agent"), f"not every cell has an agent {stop.agent}")
 

@@ -108,8 +108,9 @@ def block_arguments(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arrays and the static arguments that `run_block` takes for a block."""
     setting, first = cell.setting, block * plan.block
-    values = population.draw_values(setting, first, plan.block)
-    bids = population.make_bids(setting, values)
+    about = (setting.values, setting.seed, cell.num_agents)
+    values = population.draw_values(*about, first, plan.block)
+    bids = population.make_bids(setting.bids, values)
     numbers = (np.uint32(setting.seed), np.uint32(first))
     static = {"num_tokens": setting.num_tokens, "reference": reference(study, cell)}
     return (*numbers, cell.mechanism, bids, values, cell.pool), static

@@ -39,7 +39,7 @@ def to_table(statistics: Statistics) -> pa.Table:
             *(np.repeat(np.arange(k), num_columns) for k in (num_cells, num_compared))
         ),
         "measure": np.tile(np.arange(num_columns), num_cells + num_compared),
-        "auctions": np.full(offsets.__len__() - 1, statistics.num_auctions),
+        "auctions": np.full(len(offsets) - 1, statistics.num_auctions),
         "undefined": both(undefined, nothing),
         "infinite": both(statistics.infinite, nothing),
         "n": both(cells.n, compared.n),
@@ -53,7 +53,7 @@ def to_table(statistics: Statistics) -> pa.Table:
     for name, values in pairs.items():
         flat = values.astype(np.int64 if name == "n" else np.float64).ravel()
         ends = np.minimum(
-            np.arange(offsets.__len__()) * num_cells, num_columns * num_cells**2
+            np.arange(len(offsets)) * num_cells, num_columns * num_cells**2
         )
         columns[f"pair_{name}"] = pa.ListArray.from_arrays(
             pa.array(ends.astype(np.int32)), pa.array(flat)

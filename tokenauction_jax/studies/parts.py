@@ -183,7 +183,7 @@ class Folder:
                 data = to_parquet(content)
                 write_whole(self.path / name, data)
                 sums[name] = hashlib.sha256(data).hexdigest()
-            lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+            lines = "".join(f"{total}  {name}\n" for name, total in sums.items())
             write_whole(self.path / _CHECKSUMS, lines.encode())
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)

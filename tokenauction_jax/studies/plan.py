@@ -5,10 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tokenauction_jax.studies import estimators, measures
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.estimators import Intervals
-from tokenauction_jax.studies.moments import Statistics
+from tokenauction_jax.studies.moments import Moments, Statistics
 from tokenauction_jax.studies.population import Population
 
 # Language models read their prompts once a block, and their caches fill the memory.
@@ -117,13 +119,27 @@ def precise_enough(study: Study, plan: Plan, statistics: Statistics | None) -> b
     if study.stop is None or statistics is None:
         return False
     index = headline(study, plan.columns)
-    wanted = study_intervals(study, plan)
-    for moments in (statistics.cells, statistics.comparisons):
-        n, mean, std = (getattr(moments, x)[:, index] for x in ("n", "mean", "std"))
-        low, high = wanted.of_mean(mean, std, n)
-        if not ((high - low) / 2 <= study.stop.half_width).all():
-            return False
-    return True
+    wanted, compared = study_intervals(study, plan), statistics.comparisons
+    ends = (
+        cell_ends(wanted, plan.columns, statistics.cells),
+        wanted.of_mean(compared.mean, compared.std, compared.n),
+    )
+    widths = [(high - low)[:, index] for low, high in ends]
+    return all((width / 2 <= study.stop.half_width).all() for width in widths)
+
+
+def cell_ends(
+    intervals: Intervals, columns: Sequence[measures.Column], cells: Moments
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends `(C, M)` of the intervals of each cell's measures."""
+    shares = np.array([column.measure in measures.SHARES for column in columns])
+    about = cells.std, cells.n
+    low, high = np.where(
+        shares,
+        intervals.of_share(np.clip(cells.mean, 0, 1), *about),
+        intervals.of_mean(cells.mean, *about),
+    )
+    return low, high
 
 
 def headline(study: Study, columns: Sequence[measures.Column]) -> int:

@@ -22,6 +22,8 @@ from tokenauction_jax.studies.scenario import (
 
 # Tells the randomness of values from that of the auctions under the same seed.
 _VALUES = 0x76616C75
+# And that of Markov tables: the keys of agents would be those of auctions else.
+_TABLES = 0x7461626C
 
 
 def load_pool(
@@ -80,6 +82,7 @@ class Population(NamedTuple):
 
     Attributes:
       setting: What it was made from.
+      agent_names: What tables call the bidders.
       mechanism: The rules.
       pool: The agents, and after them the reference model if it is one.
       scenario: Of language models, else None: their names and mentions.
@@ -87,6 +90,7 @@ class Population(NamedTuple):
     """
 
     setting: settings.Setting
+    agent_names: list[str]
     mechanism: Mechanism
     pool: AgentPool
     scenario: Scenario | None = None
@@ -95,12 +99,7 @@ class Population(NamedTuple):
     @property
     def num_agents(self) -> int:
         """Number of bidders, without the reference model."""
-        return self.setting.agents.num_agents
-
-    @property
-    def agent_names(self) -> list[str]:
-        """What tables call the bidders."""
-        return self.setting.agent_names
+        return len(self.agent_names)
 
     @property
     def has_reference(self) -> bool:
@@ -117,27 +116,33 @@ def build(cells: list[settings.Setting]) -> list[Population]:
     """
     load = functools.cache(_load)
     return [
-        Population(cell, cell.rule.build(), *load(cell.agents, cell.sampling))
+        Population(
+            *(cell, cell.agent_names, cell.rule.build()),
+            *load(cell.agents, cell.sampling),
+        )
         for cell in cells
     ]
 
 
 def draw_values(
-    setting: settings.Setting, first_auction: int, num_auctions: int
+    values: settings.Values,
+    seed: int,
+    num_agents: int,
+    first_auction: int,
+    num_auctions: int,
 ) -> np.ndarray:
     """True values `(A, n)`, money per unit of valuation.
 
     The value of agent i in auction k depends on the seed, k and i alone.
     """
-    values, n = setting.values, setting.agents.num_agents
-    shape = (num_auctions, n)
+    n, shape = num_agents, (num_auctions, num_agents)
     if isinstance(values, settings.FixedValues):
         return np.broadcast_to(np.asarray(values.amounts, np.float32), shape)
     if isinstance(values, settings.SharedValues):
         rest = (1 - values.share) / (n - 1)
         amounts = values.total * np.array([values.share, *[rest] * (n - 1)])
         return np.broadcast_to(amounts.astype(np.float32), shape)
-    words = np.asarray(_words(setting.seed, first_auction, num_auctions, n), np.float64)
+    words = np.asarray(_words(seed, first_auction, num_auctions, n), np.float64)
     # Here and in double precision: XLA rounds a normal by the shape of its batch.
     z = special.ndtri((words[..., 0] + (words[..., 1] + 0.5) * 2.0**-32) * 2.0**-32)
     c = values.correlation
@@ -153,9 +158,8 @@ def draw_values(
         return drawn.astype(np.float32)
 
 
-def make_bids(setting: settings.Setting, values: np.ndarray) -> np.ndarray:
+def make_bids(bids: settings.Bids, values: np.ndarray) -> np.ndarray:
     """Bids `(A, n)` of agents with these values."""
-    bids = setting.bids
     if isinstance(bids, settings.FixedBids):
         return np.broadcast_to(np.asarray(bids.amounts, np.float32), values.shape)
     if isinstance(bids, settings.TruthfulBids):
@@ -201,7 +205,7 @@ def _load(
     if isinstance(chosen, settings.ZipfAgents):
         return agents.zipf(n, size, chosen.exponent, sampling=sampling), None, None
     if isinstance(chosen, settings.MarkovAgents):
-        key = jax.random.key(chosen.table_seed)
+        key = jax.random.fold_in(jax.random.key(chosen.table_seed), _TABLES)
         concentration = chosen.concentration
         table = agents.markov(key, n, size, concentration, sampling=sampling)
         return table, None, None

@@ -14,7 +14,12 @@ from tokenauction_jax.studies.config import Cell, Study
 from tokenauction_jax.studies.estimators import Intervals
 from tokenauction_jax.studies.moments import Moments, Sketch, Statistics
 from tokenauction_jax.studies.parts import Folder, write_whole
-from tokenauction_jax.studies.plan import Plan, precise_enough, study_intervals
+from tokenauction_jax.studies.plan import (
+    Plan,
+    cell_ends,
+    precise_enough,
+    study_intervals,
+)
 from tokenauction_jax.studies.store import StoreError
 
 if TYPE_CHECKING:
@@ -112,17 +117,19 @@ class Results:
     def summary(self) -> pd.DataFrame:
         """Every measure of every cell: mean, interval, spread, counts, quantiles."""
         statistics = self.statistics
+        low, high = cell_ends(self.intervals, self.columns, statistics.cells)
         rows = []
         for i, cell in enumerate(self.cells):
             names = self.plan.agents[i]
-            ends = self._ends(statistics.cells, i)
             for m, column in enumerate(self.columns):
                 if not self._has(i, column):
                     continue
                 moments = statistics.cells
                 row = {"cell": i, **cell.levels, **_place(column, names)}
-                row |= dict(zip(("mean", "low", "high"), ends[:, m], strict=True))
                 row |= {
+                    "mean": moments.mean[i, m] if moments.n[i, m] else np.nan,
+                    "low": low[i, m],
+                    "high": high[i, m],
                     "std": moments.std[i, m],
                     "n": moments.n[i, m],
                     "infinite": statistics.infinite[i, m],
@@ -279,18 +286,6 @@ class Results:
     def _has(self, cell: int, column: measures.Column) -> bool:
         """Whether a cell has a measure."""
         return column in self.plan.columns_of(cell)
-
-    def _ends(self, moments: Moments, index: int) -> np.ndarray:
-        """Means and both ends of their intervals `(3, M)`."""
-        n, mean = moments.n[index], moments.mean[index]
-        std = moments.std[index]
-        as_share = np.array([c.measure in measures.SHARES for c in self.columns])
-        ends = np.where(
-            as_share,
-            self.intervals.of_share(np.clip(mean, 0, 1), std, n),
-            self.intervals.of_mean(mean, std, n),
-        )
-        return np.where(n > 0, np.stack([mean, *ends]), np.nan)
 
     def _compared(
         self, compared: Sequence[contrasts.Comparison], first: int
