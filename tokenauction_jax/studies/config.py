@@ -291,9 +291,7 @@ def _cell_problems(study: Study) -> Iterator[Problem]:
         isinstance(cell.setting.agents, settings.ScenarioAgents)
         for cell in study.cells()
     ):
-        yield Problem(
-            ("stop", "measure"), "only language models mention anyone"
-        )
+        yield Problem(("stop", "measure"), "only language models mention anyone")
     elif min(cell.setting.agents.num_agents for cell in study.cells()) <= stop.agent:
         yield Problem(("stop", "agent"), f"not every cell has an agent {stop.agent}")
 
