@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import tiny_study
 
-from tokenauction_jax.studies import results
+import tokenauction_jax as ta
+from tokenauction_jax.studies import population, results
 from tokenauction_jax.studies.config import validate_study
 from tokenauction_jax.studies.measures import Column
 
@@ -46,6 +47,26 @@ def test_every_auction_of_every_cell_ran(whole):
     assert len(whole.auctions) == 4 * 2500
     assert (whole.summary["n"] == 2500).all()
     assert not whole.summary["infinite"].any()
+
+
+def test_texts_are_those_that_simulate_draws(whole):
+    """Auction 2,047 of the study is auction 2,047 of `ta.simulate`."""
+    rows = whole.auctions
+    rows = rows[(rows["cell"] == 0) & rows["auction"].between(2040, 2059)]
+    setting = whole.cells[0].setting
+    values = population.draw_values(setting.values, setting.seed, 2, 2040, 20)
+    rollout = ta.simulate(
+        jax.random.key(setting.seed),
+        setting.rule.build(),
+        ta.agents.dirichlet(2, 5, 1.0),
+        values,
+        num_tokens=3,
+        first_auction=2040,
+    )
+    assert np.stack(rows["tokens"]).tolist() == rollout.tokens.tolist()
+    for agent in range(2):
+        paid = rollout.payments[..., agent].sum(1)
+        np.testing.assert_allclose(rows[f"payment/{agent}"], paid, rtol=1e-5)
 
 
 @pytest.mark.parametrize("devices", [2, 8])
@@ -288,7 +309,5 @@ def test_columns_are_the_union_of_the_cells(folder):
 
 def test_plans_follow_from_the_study_alone():
     study = validate_study({"agents": {"vocab_size": 50_000}, "num_auctions": 10_000})
-    from tokenauction_jax.studies import plan, population
-
     cells = population.build([cell.setting for cell in study.cells()])
-    assert plan.make_plan(study, cells).block == 32
+    assert make_plan(study, cells).block == 32
