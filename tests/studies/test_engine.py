@@ -1,5 +1,7 @@
 """The same numbers however a study is cut, spread and interrupted."""
 
+import functools
+
 import jax
 import numpy as np
 import pandas as pd
@@ -10,6 +12,8 @@ import tokenauction_jax as ta
 from tokenauction_jax.studies import population, results
 from tokenauction_jax.studies.config import validate_study
 from tokenauction_jax.studies.measures import Column
+from tokenauction_jax.studies.moments import Statistics
+from tokenauction_jax.studies.plan import make_plan, precise_enough
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +256,11 @@ def test_a_study_stops_once_it_is_precise_enough(folder):
     row = found.summary.set_index("measure").loc["revenue"]
     assert (row["high"] - row["low"]) / 2 <= 0.01
     # Not precise enough one chunk earlier.
-    previous = found.statistics.num_auctions - 1024
-    assert 0.01 * np.sqrt(found.num_auctions / previous) * 1.05 > 0.01
+    parts = range(found.folder.num_parts() - 1)
+    chunks = [found.folder.read_part(k, found.manifest["digest"]) for k in parts]
+    before = functools.reduce(Statistics.merge, chunks)
+    assert before.num_auctions == found.num_auctions - 1024
+    assert not precise_enough(found.study, found.plan, before)
     # Wider than an interval that may be looked at only once.
     fixed = 1.96 * row["std"] / np.sqrt(row["n"])
     assert (row["high"] - row["low"]) / 2 > 1.2 * fixed
