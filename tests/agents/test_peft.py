@@ -154,10 +154,11 @@ def test_we_read_what_peft_writes(
         init_lora_weights=False,
         task_type="CAUSAL_LM",
     )
+    pytest.importorskip("torch").manual_seed(0)  # PEFT draws the adapter's weights
     wrapped = quiet_peft.get_peft_model(theirs(), config).eval()
     wrapped.save_pretrained(tmp_path)
     expected = jax.nn.log_softmax(jnp.asarray(oracle_logits(wrapped, TOKENS)))
-    assert jnp.abs(expected - log_probs(model)).max() > 1
+    assert jnp.abs(expected - log_probs(model)).max() > 0.1  # it matters
     adapter = load_adapter(tmp_path, model)
     assert len(adapter.factors) == 3
     np.testing.assert_allclose(log_probs(merge(model, adapter)), expected, atol=1e-4)

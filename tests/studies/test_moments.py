@@ -4,10 +4,21 @@ import pytest
 from tokenauction_jax.studies.estimators import Intervals
 from tokenauction_jax.studies.moments import Moments, PairMoments, Sketch, Statistics
 
-RNG = np.random.default_rng(0)
-# Means far above the spread: sums of squares would keep no digit of the variance.
-DATA = (1e6 + RNG.normal(size=(400, 3))) * [1, 1e-3, -1]
-DATA[RNG.uniform(size=DATA.shape) < 0.1] = np.nan
+
+def make_data():
+    """Means far above the spread: sums of squares keep no digit of the variance."""
+    rng = np.random.default_rng(0)
+    data = (1e6 + rng.normal(size=(400, 3))) * [1, 1e-3, -1]
+    data[rng.uniform(size=data.shape) < 0.1] = np.nan
+    return data
+
+
+DATA = make_data()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(1)
 
 
 def test_moments_are_those_of_the_finite_numbers():
@@ -48,8 +59,8 @@ def test_pair_moments_use_the_auctions_that_both_cells_have():
             assert found.mean[0, a, b] == pytest.approx(mean, rel=1e-14)
 
 
-def test_quantiles_are_exact_to_a_bucket():
-    x = np.concatenate([RNG.normal(size=20_000), [0.0, -0.0]]).astype(np.float32)
+def test_quantiles_are_exact_to_a_bucket(rng):
+    x = np.concatenate([rng.normal(size=20_000), [0.0, -0.0]]).astype(np.float32)
     x = np.append(x, [np.inf, -np.inf, np.nan]).astype(np.float32)
     rows = np.stack([np.full_like(x, 7), x])
     sketch = Sketch.merge([Sketch.of(rows[:, :9000]), Sketch.of(rows[:, 9000:])])
@@ -63,16 +74,16 @@ def test_quantiles_are_exact_to_a_bucket():
         assert lower <= middle <= upper
 
 
-def test_merged_sketches_do_not_depend_on_the_order():
-    parts = [Sketch.of(RNG.normal(size=(2, 50)).astype(np.float32)) for _ in "abc"]
+def test_merged_sketches_do_not_depend_on_the_order(rng):
+    parts = [Sketch.of(rng.normal(size=(2, 50)).astype(np.float32)) for _ in "abc"]
     one = Sketch.merge(parts)
     other = Sketch.merge([parts[2], Sketch.merge(parts[:2])])
     np.testing.assert_array_equal(one.keys, other.keys)
     np.testing.assert_array_equal(one.counts, other.counts)
 
 
-def test_identical_cells_differ_by_exactly_nothing():
-    one = RNG.normal(size=(1, 100, 2)).astype(np.float32)
+def test_identical_cells_differ_by_exactly_nothing(rng):
+    one = rng.normal(size=(1, 100, 2)).astype(np.float32)
     cells = np.concatenate([one, one])
     found = Statistics.of(
         cells, np.ones((2, 100), bool), np.zeros((2, 2), bool), [[(1, 0)]]
