@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from tokenauction_jax.agents.decoder import Decoder, DecoderConfig
@@ -40,16 +41,44 @@ VARIANTS = {
 def make(dtype=jnp.float32, seed=0, **changes):
     """A random decoder whose every parameter matters."""
     config = dataclasses.replace(CONFIG, **changes)
-    graph, state = nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))
-    return nnx.merge(graph, noisy(state, seed + 1, dtype))
+    abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
+    graph, state = nnx.split(abstract)
+    return nnx.merge(graph, filled(state, seed, dtype))
 
 
-def noisy(tree, seed, dtype=jnp.float32):
-    """The tree with noise on every leaf."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    leaves = [
-        (leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)).astype(dtype)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, leaves)
+def filled(abstract, seed, dtype=jnp.float32):
+    """A tree of such shapes with random leaves, vectors around one.
+
+    By NumPy: JAX would compile a program for every shape.
+    """
+    rng = np.random.default_rng(seed)
+
+    def fill(leaf):
+        noise = 0.2 * rng.normal(size=leaf.shape)
+        return jnp.asarray(noise + (len(leaf.shape) == 1), dtype)
+
+    return jax.tree.map(fill, abstract)
+
+
+@nnx.jit
+def _log_probs(model, tokens):
+    return jax.nn.log_softmax(model(tokens))[0]
+
+
+def log_probs(model, tokens):
+    """Log-probabilities `(P, V)` after each of `P` tokens, without any cache.
+
+    Texts are padded, so that those of all lengths share a program.
+    """
+    padded = np.zeros((1, -(-len(tokens) // 16) * 16), np.int32)
+    padded[0, : len(tokens)] = tokens
+    return _log_probs(model, padded)[: len(tokens)]
+
+
+@jax.jit
+def answers(pool, text):
+    """Log-probabilities `(T + 1, A, n, V)` before and after each of `text (A, T)`."""
+    state = pool.init(len(text), num_tokens=text.shape[1] + 1)
+    nothing = jnp.full((len(text), 1), -1, jnp.int32)
+    tokens = jnp.concatenate([nothing, text], axis=1)
+    return jax.lax.scan(pool.step, state, tokens.T)[1]

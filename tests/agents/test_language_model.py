@@ -6,79 +6,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import tiny_decoder
+from tiny_decoder import VARIANTS, answers, log_probs
 
 import tokenauction_jax as ta
-from tokenauction_jax.agents.decoder import Decoder, DecoderConfig
 from tokenauction_jax.agents.language_model import from_language_model
 from tokenauction_jax.agents.text import Tokenizer
 
-LLAMA = DecoderConfig(
-    vocab_size=300,
-    context_length=64,
-    width=24,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=6,
-    mlp_width=40,
-    frequencies=(1.0, 0.1, 0.01),
-)
-GPT2 = DecoderConfig(
-    vocab_size=300,
-    context_length=48,
-    width=16,
-    num_layers=1,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_width=32,
-    norm="layer",
-    activation="gelu",
-    qkv_bias=True,
-    output_bias=True,
-    mlp_bias=True,
-)
+VOCAB_SIZE = 300
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14]]
 
 
-def make(config=LLAMA, seed=0):
-    """A random decoder with weights large enough for the text to matter."""
-    graph, state = nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))
-    return nnx.merge(graph, jax.tree.map(lambda leaf: 8 * leaf, state))
-
-
-def answers(pool, text):
-    """Log-probabilities `(T + 1, A, n, V)` before and after each of `text (A, T)`."""
-
-    @jax.jit
-    def run(pool, text):
-        state = pool.init(len(text), num_tokens=text.shape[1] + 1)
-        nothing = jnp.full((len(text), 1), -1, jnp.int32)
-        tokens = jnp.concatenate([nothing, text], axis=1)
-        return jax.lax.scan(pool.step, state, tokens.T)[1]
-
-    return run(pool, text)
+def make(seed=0, **changes):
+    return tiny_decoder.make(seed=seed, **{"vocab_size": VOCAB_SIZE, **changes})
 
 
 def whole(model, prompt, text):
     """What one agent answers to one text, without any cache: `(T + 1, V)`."""
-    logits = model(jnp.array([[*prompt, *text.tolist()]]))[0, len(prompt) - 1 :]
-    return jax.nn.log_softmax(logits)
+    return log_probs(model, [*prompt, *text.tolist()])[len(prompt) - 1 :]
 
 
 def random_text(num_auctions, num_tokens):
-    shape = (num_auctions, num_tokens)
-    return jax.random.randint(jax.random.key(3), shape, 0, 300, jnp.int32)
+    rng, shape = np.random.default_rng(3), (num_auctions, num_tokens)
+    return jnp.asarray(rng.integers(VOCAB_SIZE, size=shape), jnp.int32)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one model", "two models"])
 def test_agents_answer_as_their_models_do_alone(shared):
-    one, other = make(), make(GPT2, seed=1)
+    one, other = make(), make(1, context_length=48, **VARIANTS["gpt2"])
     models = one if shared else [one, other, one]
     pool = from_language_model(models, None, PROMPTS)
     assert len(pool.groups) == (1 if shared else 2)
-    assert (pool.num_agents, pool.vocab_size, pool.end_token) == (3, 300, None)
+    assert (pool.num_agents, pool.vocab_size, pool.end_token) == (3, VOCAB_SIZE, None)
     text = random_text(2, 6)
     got = answers(pool, text)
     for agent, prompt in enumerate(PROMPTS):
@@ -144,7 +103,7 @@ def test_gradients_reach_the_weights_through_prompt_and_text():
         changed = dataclasses.replace(pool, groups=(changed,))
         return answers(changed, text)[-1, :, :, 7].sum()
 
-    gradient = jax.grad(loss)(group.weights)
+    gradient = jax.jit(jax.grad(loss))(group.weights)
     leaves = jax.tree.leaves(gradient)
     assert all(jnp.isfinite(leaf).all() and (leaf != 0).any() for leaf in leaves)
 
@@ -227,7 +186,7 @@ def test_wrong_agents_are_refused(models, prompts, message):
 
 
 def test_mismatched_vocabularies_are_refused(tiny_tokenizer):
-    smaller = make(dataclasses.replace(LLAMA, vocab_size=290))
+    smaller = make(vocab_size=290)
     with pytest.raises(ValueError, match=r"mismatched vocabularies of \[290, 300\]"):
         from_language_model([make(), smaller], None, PROMPTS[:2])
     tokenizer = Tokenizer(tiny_tokenizer)

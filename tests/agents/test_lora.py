@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_decoder import CONFIG, VARIANTS, make, noisy
+from tiny_decoder import CONFIG, VARIANTS, answers, filled, log_probs, make
 
 import tokenauction_jax as ta
 from tokenauction_jax import testing
@@ -27,13 +27,15 @@ FEW = ["attention.query", "mlp.down"]
 
 def trained(model, seed=0, rank=2, targets=None):
     """An adapter that changes the answers."""
-    fresh = new_adapter(jax.random.key(seed), model, rank, targets=targets)
-    return noisy(fresh, seed + 100, jax.tree.leaves(fresh)[0].dtype)
+    fresh = jax.eval_shape(
+        lambda key: new_adapter(key, model, rank, targets=targets), jax.random.key(0)
+    )
+    return filled(fresh, seed + 100, jax.tree.leaves(fresh)[0].dtype)
 
 
 def texts(shape, seed=2):
-    key = jax.random.key(seed)
-    return jax.random.randint(key, shape, 0, CONFIG.vocab_size, jnp.int32)
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.integers(CONFIG.vocab_size, size=shape), jnp.int32)
 
 
 @nnx.jit
@@ -41,20 +43,9 @@ def distributions(model, tokens):
     return jax.nn.log_softmax(model(tokens))
 
 
-@jax.jit
-def answers(pool, text):
-    """Log-probabilities `(T + 1, A, n, V)` before and after each of `text (A, T)`."""
-    state = pool.init(len(text), num_tokens=text.shape[1] + 1)
-    nothing = jnp.full((len(text), 1), -1, jnp.int32)
-    tokens = jnp.concatenate([nothing, text], axis=1)
-    return jax.lax.scan(pool.step, state, tokens.T)[1]
-
-
 def whole(model, prompt, text):
     """What one agent answers to one text, without any cache: `(T + 1, V)`."""
-    tokens = [*prompt, *text.tolist()]
-    padded = jnp.array([tokens + [0] * (12 - len(tokens))])
-    return distributions(model, padded)[0, len(prompt) - 1 : len(tokens)]
+    return log_probs(model, [*prompt, *text.tolist()])[len(prompt) - 1 :]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

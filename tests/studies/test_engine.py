@@ -73,7 +73,7 @@ def test_texts_are_those_that_simulate_draws(whole):
         np.testing.assert_allclose(rows[f"payment/{agent}"], paid, rtol=1e-5)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_devices_change_no_bit(folder, study, whole, devices):
     name = f"devices-{devices}"
     found = tiny_study.run(study, folder / name, devices=jax.devices()[:devices])
