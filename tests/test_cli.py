@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from tiny_checkpoint import write_checkpoint
 
 import tokenauction_jax as ta
@@ -58,9 +59,13 @@ def change(scenario, old, new):
     scenario.write_text(content.replace(old, new))
 
 
-def test_simulate_prints_both_rules(capsys, scenario):
+@pytest.mark.parametrize("live", [True, False], ids=["terminal", "no terminal"])
+def test_simulate_prints_both_rules(capsys, monkeypatch, scenario, live):
+    terminal = property(lambda console: console.stderr and live)
+    monkeypatch.setattr(Console, "is_terminal", terminal)
     main(["simulate", str(scenario)])
-    out = capsys.readouterr().out
+    out, shown = capsys.readouterr()
+    assert ("log_linear" in shown) == live
     for part in (
         "linear, payment second_price",
         "log_linear, payment clarke",

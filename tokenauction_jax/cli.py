@@ -282,7 +282,9 @@ def _run(
     progress: display.Progress,
 ) -> list[runner.Cell]:
     progress.plan(scenario, shares)
-    cells = list(runner.run_scenario(scenario, pool, shares, progress.on_token))
+    # JAX's cache of compiled programs takes none that call back.
+    on_token = progress.on_token if progress.live else None
+    cells = list(runner.run_scenario(scenario, pool, shares, on_token))
     jax.effects_barrier()
     return cells
 

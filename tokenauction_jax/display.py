@@ -36,9 +36,14 @@ _SHOWN_IF_ANY = ("infinite_welfare", "undefined")
 
 
 class Progress:
-    """A live bar of compiling, tokens per second and time left."""
+    """A live bar of compiling, tokens per second and time left.
+
+    Attributes:
+      live: Whether anything is shown, which takes a terminal.
+    """
 
     def __init__(self, console: Console):
+        self.live = console.is_terminal
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
