@@ -46,8 +46,8 @@ def test_nothing_has_no_moments():
 
 
 def test_pair_moments_use_the_auctions_that_both_cells_have():
-    cells = DATA.T[:, :, None]  # (C, A, M)
-    found = PairMoments.of(cells[:, :150]).merge(PairMoments.of(cells[:, 150:]))
+    cells = DATA.T[:, None]  # (C, M, A)
+    found = PairMoments.of(cells[..., :150]).merge(PairMoments.of(cells[..., 150:]))
     covariance = found.covariance()[0]
     for a in range(3):
         for b in range(3):

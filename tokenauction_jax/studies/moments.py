@@ -13,7 +13,6 @@ import numpy as np
 # float32 numbers that agree in their upper 15 bits share a bucket: 2^-6 of their size.
 _DROPPED_BITS = 17
 BUCKETS = 1 << (32 - _DROPPED_BITS)
-_NOT_FINITE = BUCKETS - 1
 
 
 @dataclasses.dataclass(eq=False)
@@ -80,9 +79,9 @@ class PairMoments:
 
     @classmethod
     def of(cls, x: np.ndarray) -> "PairMoments":
-        """Of `x` `(C, A, M)`."""
+        """Of `x` `(C, M, A)`."""
         by_measure = [
-            cls._of_one(x[:, :, m].astype(np.float64)) for m in range(x.shape[2])
+            cls._of_one(x[:, m].astype(np.float64)) for m in range(x.shape[1])
         ]
         return cls(*(np.stack(parts) for parts in zip(*by_measure, strict=True)))
 
@@ -148,18 +147,17 @@ class Sketch:
     @classmethod
     def of(cls, x: np.ndarray) -> "Sketch":
         """Of each row of float32 `x` `(S, A)`, over its finite entries."""
-        # -0 and 0 are one number.
-        bits = (x + np.float32(0)).view(np.uint32) >> _DROPPED_BITS
-        bits = np.where(np.isfinite(x), bits, _NOT_FINITE).astype(np.uint16)
-        bits.sort(axis=1)
-        first = np.ones(bits.shape, bool)
-        first[:, 1:] = bits[:, 1:] != bits[:, :-1]
-        starts = np.flatnonzero(first)
-        counts = np.diff(starts, append=bits.size)
-        buckets = bits.ravel()[starts]
-        keys = starts // max(x.shape[1], 1) * BUCKETS + buckets
-        kept = buckets != _NOT_FINITE
-        return cls(keys[kept], counts[kept])
+        keys, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for series, row in enumerate(x):
+            # -0 and 0 are one number.
+            finite = row[np.isfinite(row)] + np.float32(0)
+            buckets = finite.view(np.uint32) >> _DROPPED_BITS
+            lowest = buckets.min(initial=BUCKETS)
+            found = np.bincount(buckets - lowest)
+            present = np.flatnonzero(found)
+            keys.append(series * BUCKETS + int(lowest) + present)
+            counts.append(found[present])
+        return cls(np.concatenate(keys), np.concatenate(counts))
 
     @classmethod
     def merge(cls, sketches: Sequence["Sketch"]) -> "Sketch":
@@ -227,10 +225,11 @@ class Statistics:
           comparisons: Each the pairs of cells whose mean difference is a series.
         """
         _, num_auctions, num_columns = measures.shape
-        pairs = PairMoments.of(measures)
+        # Everything but differences goes measure by measure, (C, M, A).
+        by_measure = np.ascontiguousarray(measures.transpose(0, 2, 1))
+        pairs = PairMoments.of(by_measure)
         cells = pairs.of_cells()
         differences = (_mean_difference(measures, pairs) for pairs in comparisons)
-        by_series = measures.transpose(0, 2, 1).reshape(-1, num_auctions)
         return cls(
             num_auctions,
             (~valid).sum(1),
@@ -238,7 +237,7 @@ class Statistics:
             cells,
             _stack([Moments.of(x) for x in differences], num_columns),
             pairs,
-            Sketch.of(by_series),
+            Sketch.of(by_measure.reshape(-1, num_auctions)),
         )
 
     def merge(self, other: "Statistics") -> "Statistics":
