@@ -46,9 +46,11 @@ def texts(house):
         bids,
         num_tokens=48,
     )
+    # In NumPy: JAX would compile a program for each length.
+    drawn = rollout.tokens, rollout.mask
     decoded = [
         house.tokenizer.decode(tokens[mask])
-        for tokens, mask in zip(rollout.tokens, rollout.mask, strict=True)
+        for tokens, mask in zip(*map(np.asarray, drawn), strict=True)
     ]
     return np.array(decoded).reshape(len(BRANDS), AUCTIONS)
 
