@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from tokenauction_jax import study_display
+from tokenauction_jax.studies import labels
 from tokenauction_jax.studies.config import validate_study
 from tokenauction_jax.studies.moments import Statistics
 from tokenauction_jax.studies.plan import Plan
@@ -62,8 +63,10 @@ def test_nothing_is_invented_before_the_first_chunk(monkeypatch):
     [
         (1.23456, 0.0123, "1.235 ± 0.012"),
         (123.4, 56.0, "123 ± 56"),
-        (0.5, 0.0, "0.5000 ± 0.0000"),
-        (np.nan, np.nan, "-"),
+        (0.5, 0.0, "0.5 ± 0"),
+        (-0.0, 0.0, "0 ± 0"),
+        (-1e-9, 3e-4, "0.00000 ± 0.00030"),
+        (np.nan, np.nan, labels.DASH),
         (3.0, np.nan, "3"),
     ],
 )

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tokenauction_jax.studies import labels
 from tokenauction_jax.studies.config import Cell, Study
 from tokenauction_jax.studies.estimate import Cost
 from tokenauction_jax.studies.plan import (
@@ -191,12 +192,10 @@ def _two_lines(mean: float, half: float) -> Text:
 
 def _pair(mean: float, half: float) -> str:
     """A mean and the half-width of its interval, with the digits that it has."""
-    if not np.isfinite(mean):
-        return "-"
+    shown = labels.number(mean, 2 * half)
     if not np.isfinite(half):
-        return f"{mean:.4g}"
-    digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 4)) if half > 0 else 4
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+        return shown
+    return f"{shown} ± {labels.number(half, 2 * half)}"
 
 
 def _duration(seconds: float) -> str:
