@@ -17,6 +17,7 @@ import tiny_study
 import tokenauction_jax as ta
 from tokenauction_jax import cli
 from tokenauction_jax.studies import parts, results
+from tokenauction_jax.studies.tables import headline
 
 PROGRAM = [sys.executable, "-c", "from tokenauction_jax.cli import main; main()"]
 
@@ -88,6 +89,11 @@ def test_run_prints_the_headline_and_where_to_go_on(whole, capsys):
     assert "second_price" in printed
     assert "95 % intervals; 2,500 auctions in each cell" in printed
     assert f"tokenauction study report {whole}" in printed
+    # The numbers are those of the report's headline.
+    table = headline(ta.studies.load(whole))
+    for _, estimates in table.rows:
+        for estimate in estimates[:3]:
+            assert estimate.mean in printed
 
 
 def test_report_writes_a_page(whole, capsys):

@@ -25,6 +25,8 @@ from tokenauction_jax.studies.session import Progress
 # Without a terminal: one line at most every so many seconds.
 _LINE_EVERY = 10.0
 _MOST_ROWS = 30
+# Measures in the table of results, which fit a terminal of 80 columns.
+_HEADLINE = 3
 
 
 class StudyProgress:
@@ -128,35 +130,30 @@ def show_plan(
 
 
 def show_results(console: Console, results: Results) -> None:
-    """Prints the headline of each cell."""
-    study = results.study
-    shown = {
-        "welfare": study.valuation,
-        "optimum_shortfall": study.valuation,
-        "revenue": "",
-    }
+    """Prints the first measures of the report's headline table, cell by cell."""
+    shown = labels.headline(results)[:_HEADLINE]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for factor, levels in (results.factors or {"cell": ["0"]}).items():
-        width = min(max(map(len, (factor, *levels))), 24)
-        table.add_column(Text(factor), overflow="fold", min_width=width)
-    for measure in shown:
-        table.add_column(Text(measure.replace("_", " ")), justify="right")
-    rows = results.summary.to_dict("records")
-    counts = any(row["infinite"] or row["undefined"] for row in rows)
-    if counts:
+        label = labels.factor_label(factor)
+        width = min(max(map(len, (label, *levels))), 24)
+        table.add_column(Text(label), overflow="fold", min_width=width)
+    for measure, _ in shown:
+        table.add_column(Text(labels.measure_label(measure)), justify="right")
+    found = labels.estimates(results)
+    undefined = any(row["undefined"] for row in found.values())
+    if undefined:
         table.add_column("undefined", justify="right")
-    found = {(row["cell"], row["measure"], row["valuation"]): row for row in rows}
-    for i, cell in enumerate(results.cells):
+    for cell, levels in labels.cells(results).items():
+        rows = [found[cell, measure, valuation, ""] for measure, valuation in shown]
         numbers = []
-        for measure, valuation in shown.items():
-            row = found[i, measure, valuation]
+        for row in rows:
             text = _two_lines(row["mean"], (row["high"] - row["low"]) / 2)
             if row["infinite"]:
                 text.append(f"\n{row['infinite']:,} infinite", style="yellow")
             numbers.append(text)
-        if counts:
-            numbers.append(Text(f"{found[i, 'revenue', '']['undefined']:,}"))
-        table.add_row(*map(Text, cell.levels.values() or ["0"]), *numbers)
+        if undefined:
+            numbers.append(Text(f"{rows[0]['undefined']:,}"))
+        table.add_row(*map(Text, levels.values() or ["0"]), *numbers)
     console.print(table)
     kind = (
         "95 % confidence sequences, valid at any stopping time"
@@ -165,7 +162,7 @@ def show_results(console: Console, results: Results) -> None:
     )
     console.print(
         f"\nPer text, {kind}; {results.num_auctions:,} auctions in each cell; "
-        f"valuation {study.valuation}.",
+        f"valuation {results.study.valuation}.",
         style="dim",
     )
 
