@@ -19,7 +19,13 @@ from tokenauction_jax import cli
 from tokenauction_jax.studies import parts, results
 from tokenauction_jax.studies.tables import headline
 
-PROGRAM = [sys.executable, "-c", "from tokenauction_jax.cli import main; main()"]
+# A process that is started in the background may have been told to ignore Ctrl-C.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tokenauction_jax.cli import main
+main()
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,7 +122,7 @@ def test_the_readme_example_reads_results(whole, tmp_path, monkeypatch):
 def start(*arguments):
     cache = jax.config.jax_compilation_cache_dir
     environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": cache}
-    command = [*PROGRAM, "study", *map(str, arguments)]
+    command = [sys.executable, "-c", PROGRAM, "study", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
 

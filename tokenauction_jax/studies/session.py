@@ -4,7 +4,10 @@ import collections
 import contextlib
 import dataclasses
 import math
+import pathlib
+import re
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -128,7 +131,6 @@ class Session:
     def summary(self) -> dict[str, Any]:
         """What this session did, for the folder's log."""
         seconds = time.perf_counter() - self._clock
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._began)),
             "auctions": self._ran,
@@ -136,7 +138,7 @@ class Session:
             "auctions_per_second": round(self._ran / seconds, 1),
             "tokens_per_second": round(self._tokens / seconds, 1),
             "overhead_share": round(self._overhead / seconds, 4),
-            "peak_memory_mib": round(peak, 1),
+            "peak_memory_mib": round(_peak_memory() / 2**20, 1),
             "device": f"{len(jax.local_devices())} x {jax.devices()[0].device_kind}",
         }
 
@@ -151,6 +153,18 @@ class Session:
         if self._on_progress is not None:
             done, total = self._done.copy(), self._plan.num_auctions
             self._on_progress(Progress(done, total, rate, self._statistics))
+
+
+def _peak_memory() -> int:
+    """The most bytes of memory that this process has had."""
+    # Where there is a `/proc`; the system's other count starts at the size of the
+    # process that started this one.
+    with contextlib.suppress(OSError):
+        status = pathlib.Path("/proc/self/status").read_text()
+        if peak := re.search(r"VmHWM:\s*(\d+) kB", status):
+            return int(peak[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _whole(
