@@ -10,7 +10,7 @@ from rich.console import Console
 from tiny_checkpoint import write_checkpoint
 
 import tokenauction_jax as ta
-from tokenauction_jax import rule_names
+from tokenauction_jax import display, rule_names
 from tokenauction_jax.cli import main
 
 SCENARIO = """
@@ -63,9 +63,18 @@ def change(scenario, old, new):
 def test_simulate_prints_both_rules(capsys, monkeypatch, scenario, live):
     terminal = property(lambda console: console.stderr and live)
     monkeypatch.setattr(Console, "is_terminal", terminal)
+    positions, shows = [], display.Progress.on_token
+
+    def on_token(bar, position):
+        positions.append(int(position))
+        shows(bar, position)
+
+    monkeypatch.setattr(display.Progress, "on_token", on_token)
     main(["simulate", str(scenario)])
     out, shown = capsys.readouterr()
     assert ("log_linear" in shown) == live
+    # A program that calls back cannot be cached: none without a bar to move.
+    assert sorted(positions) == (sorted([*range(5)] * 2) if live else [])
     for part in (
         "linear, payment second_price",
         "log_linear, payment clarke",

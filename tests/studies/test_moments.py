@@ -74,6 +74,11 @@ def test_quantiles_are_exact_to_a_bucket(rng):
         assert lower <= middle <= upper
 
 
+def test_zero_has_one_bucket_whatever_its_sign():
+    found = Sketch.of(np.array([[0.0, -0.0], [np.nan, np.inf]], np.float32))
+    assert (found.keys.tolist(), found.counts.tolist()) == ([0], [2])
+
+
 def test_merged_sketches_do_not_depend_on_the_order(rng):
     parts = [Sketch.of(rng.normal(size=(2, 50)).astype(np.float32)) for _ in "abc"]
     one = Sketch.merge(parts)
