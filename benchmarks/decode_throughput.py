@@ -74,7 +74,7 @@ def make_oracle(checkpoint):
     import transformers
     from flax import nnx
 
-    from tokenauction_jax.agents.huggingface import LLAMA
+    from tokenauction_jax.agents.checkpoints.huggingface import LLAMA
 
     config = checkpoint.model.config
     theta = config.frequencies[1] ** (-config.head_dim / 2)

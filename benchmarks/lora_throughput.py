@@ -45,7 +45,7 @@ def random_adapter(key, model, rank: int):
     """An adapter that changes the answers, as training would."""
     import jax
 
-    from tokenauction_jax.agents.lora import Adapter, new_adapter
+    from tokenauction_jax.agents.models.lora import Adapter, new_adapter
 
     factors = new_adapter(key, model, rank).factors
     for path, (_, up) in factors.items():

@@ -20,10 +20,11 @@ import tokenizers
 from flax import nnx
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from tokenauction_jax.agents import export, finetune
-from tokenauction_jax.agents.decoder import Decoder, DecoderConfig
-from tokenauction_jax.agents.text import Tokenizer
-from tokenauction_jax.agents.weights import rotary_frequencies
+from tokenauction_jax.agents import finetune
+from tokenauction_jax.agents.checkpoints import export
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
+from tokenauction_jax.agents.checkpoints.weights import rotary_frequencies
+from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "tokenauction_jax" / "agents" / "house"

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenauction_jax import agents
-from tokenauction_jax.agents.decoder import Decoder
 from tokenauction_jax.agents.finetune import Training
+from tokenauction_jax.agents.models.decoder import Decoder
 
 TEMPERATURE, TOP_K, NUM_TOKENS = 0.5, 50, 64
 TEXTS_PER_BRAND, UNSEEN, SAMPLES = 50, 500, 20

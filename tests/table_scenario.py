@@ -3,8 +3,8 @@
 import numpy as np
 
 import tokenauction_jax as ta
-from tokenauction_jax.studies import runner
-from tokenauction_jax.studies.scenario import validate_scenario
+from tokenauction_jax.scenarios import runner
+from tokenauction_jax.scenarios.scenario import validate_scenario
 
 TABLE = np.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
 END = 3

@@ -9,23 +9,25 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(importlib.util.find_spec("tokenauction_jax").origin).parent
-# What each part may import; the command line, the display and `testing` are on top.
-ALLOWED = {
-    "mechanism": {"mechanism"},
-    "agents": {"agents", "environment", "mechanism"},
-    "simulation": {"simulation", "mechanism"},
-    "bidding": {"bidding", "simulation", "mechanism"},
-    "auditing": {"auditing", "environment", "mechanism"},
-    "studies": {
-        "studies",
-        "environment",
-        "bidding",
-        "simulation",
-        "agents",
-        "mechanism",
-    },
+# The floors of the package, the ground first: imports point down only.
+FLOORS = [
+    *("version", "records", "files", "environment"),
+    *("mechanism", "agents", "statistics", "simulation", "measures"),
+    *("auditing", "testing", "bidding", "replies"),
+    *("scenarios", "studies", "reports", "cli"),
+]
+# What these may import besides themselves; others, all that lies below.
+ONLY = {
+    "version": set(),
+    "records": set(),
+    "files": set(),
+    "environment": {"version"},
+    "mechanism": {"records"},
+    "agents": {"version", "records", "files", "environment", "mechanism"},
+    "statistics": set(),
 }
-MODULES = sorted(path for part in ALLOWED for path in (PACKAGE / part).rglob("*.py"))
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+MODULES += sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 HEAVY = [
     *("torch", "transformers", "pandas", "pyarrow", "scipy.stats", "tyro", "flax"),
     *("optax", "matplotlib", "xarray", "pydantic"),
@@ -39,28 +41,39 @@ def imported(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module
+            if node.module != "tokenauction_jax":
+                yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(path):
+    """The room that a file is in: its folder, or itself on the ground."""
+    return Path(path.relative_to(PACKAGE).parts[0]).stem
+
+
+def test_every_room_has_a_floor():
+    assert {room(path) for path in MODULES} <= set(FLOORS)
 
 
 @pytest.mark.parametrize(
     "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
 )
-def test_imports_point_one_way(path):
-    allowed = ALLOWED[path.relative_to(PACKAGE).parts[0]]
-    parts = {entry.stem for entry in PACKAGE.iterdir() if entry.stem != "__init__"}
+def test_imports_point_down(path):
+    own = room(path)
+    allowed = ONLY.get(own, FLOORS[: FLOORS.index(own)])
     for name in imported(path):
         package, _, rest = name.partition(".")
+        if package != "tokenauction_jax":
+            continue
         part = rest.partition(".")[0]
-        if package == "tokenauction_jax" and part in parts:
-            assert part in allowed, f"{name} is out of reach"
+        assert part, f"{name}: import the module that has it"
+        assert part == own or part in allowed, f"{name} is out of reach"
 
 
 def test_simulation_knows_agents_as_a_protocol_only():
-    """It takes any pool: not even the protocol's own module is needed."""
     for path in (PACKAGE / "simulation").rglob("*.py"):
-        for name in imported(path):
-            assert not name.startswith("tokenauction_jax.agents."), name
+        agents = [n for n in imported(path) if n.startswith("tokenauction_jax.agents")]
+        assert all(n.startswith("tokenauction_jax.agents.pool") for n in agents)
 
 
 def test_mechanism_never_imports_flax():

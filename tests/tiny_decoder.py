@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tokenauction_jax.agents.decoder import Decoder, DecoderConfig
+from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
 
 CONFIG = DecoderConfig(
     vocab_size=61,

@@ -2,7 +2,8 @@
 
 import jax
 
-from tokenauction_jax.studies import engine, population, results
+from tokenauction_jax.scenarios import population
+from tokenauction_jax.studies import engine, results
 from tokenauction_jax.studies.config import read_study
 from tokenauction_jax.studies.parts import Folder
 from tokenauction_jax.studies.plan import make_plan

@@ -24,36 +24,37 @@ from tokenauction_jax.mechanism import optimal_welfare as optimal_welfare
 from tokenauction_jax.mechanism import pay_your_bid as pay_your_bid
 from tokenauction_jax.mechanism import power_mean as power_mean
 from tokenauction_jax.mechanism import preference_order as preference_order
-from tokenauction_jax.mechanism import record as record
 from tokenauction_jax.mechanism import reverse_kl as reverse_kl
 from tokenauction_jax.mechanism import robustly_prefers as robustly_prefers
 from tokenauction_jax.mechanism import second_price as second_price
 from tokenauction_jax.mechanism import stable_sample as stable_sample
-from tokenauction_jax.mechanism import static_field as static_field
 from tokenauction_jax.mechanism import total_variation as total_variation
 from tokenauction_jax.mechanism import welfare as welfare
+from tokenauction_jax.records import record as record
+from tokenauction_jax.records import static_field as static_field
 from tokenauction_jax.simulation import Rollout as Rollout
 from tokenauction_jax.simulation import simulate as simulate
+from tokenauction_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from tokenauction_jax import reports as reports
     from tokenauction_jax import studies as studies
     from tokenauction_jax.auditing import Audit as Audit
     from tokenauction_jax.auditing import Counterexample as Counterexample
     from tokenauction_jax.auditing import audit as audit
 
-__version__ = "0.1.0"
-
 # The audit brings optax, which auctions do not need: imported at first use.
+_LAZY_ROOMS = ("reports", "studies")
 _LAZY = ("Audit", "Counterexample", "audit")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "studies":
-        return importlib.import_module("tokenauction_jax.studies")
+    if name in _LAZY_ROOMS:
+        return importlib.import_module(f"tokenauction_jax.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("tokenauction_jax.auditing"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY, "studies"])
+    return sorted([*globals(), *_LAZY, *_LAZY_ROOMS])

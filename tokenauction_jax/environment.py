@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-import tokenauction_jax
+from tokenauction_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "tokenizers")
 
@@ -15,7 +15,7 @@ def environment() -> dict[str, Any]:
     """Versions, backend, devices and random bits of this process."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
-        "tokenauction_jax": tokenauction_jax.__version__,
+        "tokenauction_jax": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,

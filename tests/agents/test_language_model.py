@@ -10,8 +10,8 @@ import tiny_decoder
 from tiny_decoder import VARIANTS, answers, log_probs
 
 import tokenauction_jax as ta
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.language_model import from_language_model
-from tokenauction_jax.agents.text import Tokenizer
 
 VOCAB_SIZE = 300
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14]]

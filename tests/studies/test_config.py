@@ -1,6 +1,7 @@
 import pytest
 
-from tokenauction_jax.studies import config, validation
+from tokenauction_jax.scenarios import validation
+from tokenauction_jax.studies import config
 from tokenauction_jax.studies.config import StudyError, validate_study
 
 

@@ -9,10 +9,11 @@ import pytest
 import tiny_study
 
 import tokenauction_jax as ta
-from tokenauction_jax.studies import population, results
+from tokenauction_jax.measures import Column
+from tokenauction_jax.scenarios import population
+from tokenauction_jax.statistics.moments import Statistics
+from tokenauction_jax.studies import results
 from tokenauction_jax.studies.config import validate_study
-from tokenauction_jax.studies.measures import Column
-from tokenauction_jax.studies.moments import Statistics
 from tokenauction_jax.studies.plan import make_plan, precise_enough
 
 

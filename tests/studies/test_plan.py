@@ -1,8 +1,8 @@
 import numpy as np
 
+from tokenauction_jax.measures import Column
+from tokenauction_jax.statistics.moments import Statistics
 from tokenauction_jax.studies.config import validate_study
-from tokenauction_jax.studies.measures import Column
-from tokenauction_jax.studies.moments import Statistics
 from tokenauction_jax.studies.plan import Plan, precise_enough
 
 STOP = {"measure": "robustly_gains", "half_width": 0.01}

@@ -10,36 +10,42 @@ from tokenauction_jax.agents.random_tables import zipf as zipf
 from tokenauction_jax.agents.tabular import tabular as tabular
 
 if TYPE_CHECKING:
-    from tokenauction_jax.agents.checkpoints import HOUSE as HOUSE
-    from tokenauction_jax.agents.checkpoints import Checkpoint as Checkpoint
-    from tokenauction_jax.agents.checkpoints import CheckpointError as CheckpointError
-    from tokenauction_jax.agents.checkpoints import find_checkpoints as find_checkpoints
-    from tokenauction_jax.agents.checkpoints import load_checkpoint as load_checkpoint
+    from tokenauction_jax.agents.checkpoints.load import HOUSE as HOUSE
+    from tokenauction_jax.agents.checkpoints.load import Checkpoint as Checkpoint
+    from tokenauction_jax.agents.checkpoints.load import (
+        CheckpointError as CheckpointError,
+    )
+    from tokenauction_jax.agents.checkpoints.load import (
+        find_checkpoints as find_checkpoints,
+    )
+    from tokenauction_jax.agents.checkpoints.load import (
+        load_checkpoint as load_checkpoint,
+    )
+    from tokenauction_jax.agents.checkpoints.peft import load_adapter as load_adapter
+    from tokenauction_jax.agents.checkpoints.peft import save_adapter as save_adapter
+    from tokenauction_jax.agents.checkpoints.text import Tokenizer as Tokenizer
     from tokenauction_jax.agents.finetune import fine_tune as fine_tune
     from tokenauction_jax.agents.language_model import (
         from_language_model as from_language_model,
     )
-    from tokenauction_jax.agents.lora import Adapter as Adapter
-    from tokenauction_jax.agents.lora import new_adapter as new_adapter
-    from tokenauction_jax.agents.peft import load_adapter as load_adapter
-    from tokenauction_jax.agents.peft import save_adapter as save_adapter
-    from tokenauction_jax.agents.text import Tokenizer as Tokenizer
+    from tokenauction_jax.agents.models.lora import Adapter as Adapter
+    from tokenauction_jax.agents.models.lora import new_adapter as new_adapter
 
 # Language models bring Flax, tokenizers and file readers, which auctions of tables do
 # not need: they are imported at first use.
 _LAZY = {
-    "HOUSE": "checkpoints",
-    "Checkpoint": "checkpoints",
-    "CheckpointError": "checkpoints",
-    "find_checkpoints": "checkpoints",
-    "load_checkpoint": "checkpoints",
-    "Tokenizer": "text",
+    "HOUSE": "checkpoints.load",
+    "Checkpoint": "checkpoints.load",
+    "CheckpointError": "checkpoints.load",
+    "find_checkpoints": "checkpoints.load",
+    "load_checkpoint": "checkpoints.load",
+    "Tokenizer": "checkpoints.text",
     "fine_tune": "finetune",
     "from_language_model": "language_model",
-    "Adapter": "lora",
-    "new_adapter": "lora",
-    "load_adapter": "peft",
-    "save_adapter": "peft",
+    "Adapter": "models.lora",
+    "new_adapter": "models.lora",
+    "load_adapter": "checkpoints.peft",
+    "save_adapter": "checkpoints.peft",
 }
 
 

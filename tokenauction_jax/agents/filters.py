@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenauction_jax.mechanism import base
+from tokenauction_jax import records
 
 # Bisection steps: they narrow a gap of 2**7 in log-probability to 2**-25.
 _STEPS = 32
@@ -22,7 +22,7 @@ _STEPS = 32
 _BLOCK = 64
 
 
-@base.record
+@records.record
 class Sampling:
     """How each of `n` agents turns logits into the distribution it submits.
 
@@ -37,7 +37,7 @@ class Sampling:
     """
 
     temperature: jax.Array
-    top_k: tuple[int | None, ...] | None = base.static_field()
+    top_k: tuple[int | None, ...] | None = records.static_field()
     top_p: jax.Array | None
     min_p: jax.Array | None
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenauction_jax.agents.decoder import Decoder
+from tokenauction_jax import records
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.filters import Sampling, filter_logits, sampling
-from tokenauction_jax.agents.group import Group, GroupState, new_group
-from tokenauction_jax.agents.lora import Adapter
-from tokenauction_jax.agents.text import Tokenizer
-from tokenauction_jax.mechanism import base
+from tokenauction_jax.agents.models.decoder import Decoder
+from tokenauction_jax.agents.models.group import Group, GroupState, new_group
+from tokenauction_jax.agents.models.lora import Adapter
 
 
 class PoolState(NamedTuple):
@@ -24,7 +24,7 @@ class PoolState(NamedTuple):
     groups: tuple[GroupState, ...]
 
 
-@base.record
+@records.record
 class LanguageModelPool:
     """`n` language models; see `from_language_model`. Weights are leaves.
 
@@ -37,8 +37,8 @@ class LanguageModelPool:
 
     groups: tuple[Group, ...]
     sampling: Sampling
-    vocab_size: int = base.static_field()
-    end_tokens: tuple[int, ...] = base.static_field()
+    vocab_size: int = records.static_field()
+    end_tokens: tuple[int, ...] = records.static_field()
 
     @property
     def num_agents(self) -> int:

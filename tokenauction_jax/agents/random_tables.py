@@ -10,20 +10,21 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from tokenauction_jax import records
 from tokenauction_jax.agents import filters
 from tokenauction_jax.agents.tabular import TabularPool
-from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax.mechanism import distributions
 
 
-@base.record
+@records.record
 class RandomPool:
     """See `dirichlet` and `zipf`."""
 
     parameter: jax.Array
     sampling: filters.Sampling | None
-    family: str = base.static_field()
-    num_agents: int = base.static_field()
-    vocab_size: int = base.static_field()
+    family: str = records.static_field()
+    num_agents: int = records.static_field()
+    vocab_size: int = records.static_field()
 
     @property
     def end_token(self) -> None:
@@ -159,8 +160,8 @@ def _sizes(num_agents: int, vocab_size: int) -> tuple[int, int]:
 
 
 def _positive(name: str, value: ArrayLike, or_zero: bool = False) -> jax.Array:
-    number = jnp.asarray(base.as_number(name, value))
-    if base.is_concrete(number):
+    number = jnp.asarray(records.as_number(name, value))
+    if records.is_concrete(number):
         low = float(number) >= 0 if or_zero else float(number) > 0
         if not (low and float(number) < float("inf")):
             wanted = "not be negative" if or_zero else "be positive"

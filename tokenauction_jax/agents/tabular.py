@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from tokenauction_jax.mechanism import base
+from tokenauction_jax import records
 
 
-@base.record
+@records.record
 class TabularPool:
     """See `tabular`."""
 
     log_probs: jax.Array
-    start: int = base.static_field()
-    end_token: int | None = base.static_field()
+    start: int = records.static_field()
+    end_token: int | None = records.static_field()
 
     @property
     def num_agents(self) -> int:
@@ -77,7 +77,7 @@ def tabular(
     start = _check_token("start", start, shape[-1])
     if end_token is not None:
         end_token = _check_token("end_token", end_token, shape[-1])
-    if base.is_concrete(log_probs):
+    if records.is_concrete(log_probs):
         _check_normalized(np.asarray(log_probs))
     return TabularPool(log_probs, start, end_token)
 

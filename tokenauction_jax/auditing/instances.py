@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax import records
+from tokenauction_jax.mechanism import distributions
 
 # Misreports per instance.
 NUM_OWN_BIDS = 3
@@ -16,7 +17,7 @@ _LARGEST_LOG_BID = 1.5 * _DECADE
 _LARGEST_LOGIT = 8.0
 
 
-@base.record
+@records.record
 class Instance:
     """One auction, seen from one agent, and what the auction is compared with.
 

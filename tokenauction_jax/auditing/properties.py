@@ -15,9 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tokenauction_jax import records
 from tokenauction_jax.auditing.instances import Instance
 from tokenauction_jax.mechanism import base, distributions
-from tokenauction_jax.mechanism.incentives import comparable_fraction, miss
+from tokenauction_jax.mechanism.incentives import (
+    comparable_fraction,
+    preference_violation,
+)
 from tokenauction_jax.mechanism.valuations import (
     forward_kl,
     reverse_kl,
@@ -95,7 +99,7 @@ jax.tree_util.register_pytree_node(
 )
 
 
-@base.record
+@records.record
 class Rules:
     """What is questioned; made by `bundle`, which lets jit take a user's objects."""
 
@@ -282,8 +286,8 @@ def _is_payable(
 ) -> jax.Array:
     """Whether the auction is defined, its payments are, and the agent bids."""
     defined = (log_q > -jnp.inf).any() & (instance.bids[instance.agent] > 0)
-    if has_payments := getattr(payment, "defined", None):
-        defined &= has_payments(instance.bids, instance.log_probs)
+    if isinstance(payment, base.SupportsDefined):
+        defined &= payment.defined(instance.bids, instance.log_probs)
     return defined
 
 
@@ -318,7 +322,7 @@ def _aggregates(
 def _moves(path: jax.Array, p: jax.Array) -> jax.Array:
     """How far each step of `path` `(k, V)` is from a robust preference, `(k-1,)`."""
     deviation = path - p[None]
-    return miss(deviation[:-1], deviation[1:]).max(axis=-1)
+    return preference_violation(deviation[:-1], deviation[1:]).max(axis=-1)
 
 
 def _wrong_way(path: jax.Array, gains: jax.Array) -> jax.Array:

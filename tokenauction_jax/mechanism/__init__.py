@@ -7,8 +7,6 @@ from tokenauction_jax.mechanism.base import Aggregation as Aggregation
 from tokenauction_jax.mechanism.base import Mechanism as Mechanism
 from tokenauction_jax.mechanism.base import Payment as Payment
 from tokenauction_jax.mechanism.base import Valuation as Valuation
-from tokenauction_jax.mechanism.base import record as record
-from tokenauction_jax.mechanism.base import static_field as static_field
 from tokenauction_jax.mechanism.incentives import (
     comparable_fraction as comparable_fraction,
 )

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions
 
 
-@base.record
+@records.record
 class Linear:
     """See `linear`."""
 
-    influence: base.Number
+    influence: records.Number
     name: ClassVar[str] = "linear"
     monotone: ClassVar[bool] = True
 
@@ -32,11 +33,11 @@ class Linear:
         return distributions.log_mixture(self.weights(bids), log_probs)
 
 
-@base.record
+@records.record
 class LogLinear:
     """See `log_linear`."""
 
-    influence: base.Number
+    influence: records.Number
     name: ClassVar[str] = "log_linear"
     monotone: ClassVar[bool] = False
 
@@ -53,12 +54,12 @@ class LogLinear:
         return _normalize(jnp.where(vetoed, -jnp.inf, mean), bids)
 
 
-@base.record
+@records.record
 class PowerMean:
     """See `power_mean`."""
 
-    order: base.Number
-    influence: base.Number
+    order: records.Number
+    influence: records.Number
     name: ClassVar[str] = "power_mean"
     # A constant of the class: of this family only order 1 is monotone, as `linear`.
     monotone: ClassVar[bool] = False
@@ -129,13 +130,13 @@ def power_mean(order: ArrayLike, influence: ArrayLike = 1.0) -> PowerMean:
     Raises:
       ValueError: If `order` is not a finite scalar or `influence` not a positive one.
     """
-    number = base.as_number("order", order)
-    if base.is_concrete(number) and not abs(float(number)) < float("inf"):
+    number = records.as_number("order", order)
+    if records.is_concrete(number) and not abs(float(number)) < float("inf"):
         raise ValueError(f"order must be finite, got {number}")
     return PowerMean(number, _check_influence(influence))
 
 
-def influence_scores(bids: jax.Array, influence: base.Number) -> jax.Array:
+def influence_scores(bids: jax.Array, influence: records.Number) -> jax.Array:
     """``(b_i / max_j b_j)^influence`` `(n,)`; all 0 if the bids define no auction.
 
     Only ratios of scores mean anything. At ``b_i = 0`` the derivative is the one-sided
@@ -150,7 +151,7 @@ def influence_scores(bids: jax.Array, influence: base.Number) -> jax.Array:
     return jnp.where(positive, powers, jnp.where(influence > 1, 0, relative))
 
 
-def influence_weights(bids: ArrayLike, influence: base.Number) -> jax.Array:
+def influence_weights(bids: ArrayLike, influence: records.Number) -> jax.Array:
     """``b_i^influence / sum_j b_j^influence`` `(n,)`; all 0 for undefined auctions."""
     return _shares(influence_scores(base.check_bids(bids), influence))
 
@@ -189,8 +190,8 @@ def _normalize(log_weights: jax.Array, bids: jax.Array) -> jax.Array:
     return distributions.normalize(log_weights)
 
 
-def _check_influence(influence: ArrayLike) -> base.Number:
-    number = base.as_number("influence", influence)
-    if base.is_concrete(number) and not 0 < float(number) < float("inf"):
+def _check_influence(influence: ArrayLike) -> records.Number:
+    number = records.as_number("influence", influence)
+    if records.is_concrete(number) and not 0 < float(number) < float("inf"):
         raise ValueError(f"influence must be positive and finite, got {number}")
     return number

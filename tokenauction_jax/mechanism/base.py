@@ -5,36 +5,27 @@ tokens of a text, ``V`` vocabulary, ``K`` samples. Rules work on *one* auction a
 *one* token; `jax.vmap` makes them work on many.
 """
 
-import dataclasses
-from collections.abc import Iterable
 from typing import (
-    Any,
     ClassVar,
     Protocol,
-    TypeVar,
-    dataclass_transform,
     runtime_checkable,
 )
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
-T = TypeVar("T")
-# A leaf of a rule: a weakly typed Python float, or a (perhaps traced) scalar array.
-Number = float | jax.Array
+from tokenauction_jax import records
 
 
 @runtime_checkable
 class Aggregation(Protocol):
     """Mixes the agents' next-token distributions into the one that is drawn from.
 
-    A rule of your own is a class with these members, decorated with `record`. A
-    monotone one may bring a `stable_sample` and a `critical_bid`, which see.
+    A rule of your own is a class with these members, decorated with `record`. It may
+    also have those of `SupportsInfluence`, and a monotone one those of
+    `SupportsStableSample` and `SupportsCriticalBid`.
 
     Attributes:
       name: The rule's name in tables and files.
@@ -69,8 +60,8 @@ class Valuation(Protocol):
 class Payment(Protocol):
     """What each agent pays for one token.
 
-    A rule that leaves some auctions without payments may have a method
-    ``defined(bids, log_probs)`` that says which: `simulate` marks the others invalid.
+    A rule that leaves some auctions without payments is also a `SupportsDefined`, and
+    one that was built for an aggregation a `SupportsAggregation`.
     """
 
     name: ClassVar[str]
@@ -92,44 +83,71 @@ class Payment(Protocol):
         ...
 
 
-def static_field() -> Any:
-    """A field of a `record` that belongs to its tree structure."""
-    return dataclasses.field(metadata={"static": True})
+@runtime_checkable
+class SupportsInfluence(Protocol):
+    """An aggregation whose weights are ``b_i^influence / sum_j b_j^influence``."""
+
+    @property
+    def influence(self) -> records.Number:
+        """The exponent; quadratures along an agent's bid are spaced by it."""
+        ...
 
 
-@dataclass_transform(
-    frozen_default=True, eq_default=False, field_specifiers=(static_field,)
-)
-def record(cls: type[T]) -> type[T]:
-    """Makes a class a frozen dataclass and a pytree.
+@runtime_checkable
+class SupportsStableSample(Protocol):
+    """A monotone aggregation with a stable sampler of its own."""
 
-    Fields are children, except those that are a `static_field`. Transformations rebuild
-    a record without running its constructor.
-
-    `jax.tree_util.register_dataclass` will not do: the tree structures that it gives to
-    two classes with the same fields compare equal, so that `jit` may run the program of
-    one rule for another.
-    """
-    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    leaves = [field.name for field in fields if not field.metadata.get("static")]
-    static = [field.name for field in fields if field.metadata.get("static")]
-
-    def flatten(tree: T) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
-        children = [(GetAttrKey(name), getattr(tree, name)) for name in leaves]
-        return children, tuple(getattr(tree, name) for name in static)
-
-    def unflatten(structure: tuple[Any, ...], children: Iterable[Any]) -> T:
-        tree = object.__new__(cls)
-        for name, value in zip(leaves + static, (*children, *structure), strict=True):
-            object.__setattr__(tree, name, value)
-        return tree
-
-    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
-    return cls
+    def stable_sample(
+        self,
+        key: jax.Array,
+        agent: ArrayLike,
+        own_bids: jax.Array,
+        bids: jax.Array,
+        log_probs: jax.Array,
+    ) -> jax.Array:
+        """Tokens `(k,)` at own bids `(k,)`, as `tokenauction_jax.stable_sample`."""
+        ...
 
 
-@record
+@runtime_checkable
+class SupportsCriticalBid(Protocol):
+    """A monotone aggregation that draws critical bids itself."""
+
+    def critical_bid(
+        self,
+        key: jax.Array,
+        agent: ArrayLike,
+        bids: jax.Array,
+        log_probs: jax.Array,
+        token: jax.Array,
+    ) -> jax.Array:
+        """A scalar in money, as `tokenauction_jax.critical_bid`."""
+        ...
+
+
+@runtime_checkable
+class SupportsDefined(Protocol):
+    """A payment that leaves some auctions without a price."""
+
+    def defined(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
+        """Whether the auction has payments, a boolean scalar.
+
+        `simulate` marks those that have none as not valid.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsAggregation(Protocol):
+    """A payment that prices the tokens of one aggregation only."""
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """The rule that it was built for, which a `Mechanism` compares with its own."""
+        ...
+
+
+@records.record
 class Mechanism:
     """An aggregation and the payment that goes with it.
 
@@ -151,9 +169,9 @@ class Mechanism:
                 raise ValueError(
                     f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}"
                 )
-        priced = getattr(self.payment, "aggregation", None)
-        if priced is None:
+        if not isinstance(self.payment, SupportsAggregation):
             return
+        priced = self.payment.aggregation
         if type(priced) is not type(self.aggregation):
             raise ValueError(
                 f"payment {self.payment.name!r} was built for {priced.name!r}, but the "
@@ -162,47 +180,11 @@ class Mechanism:
         for mine, theirs in zip(
             jax.tree.leaves(self.aggregation), jax.tree.leaves(priced), strict=True
         ):
-            if is_concrete(mine, theirs) and not np.array_equal(mine, theirs):
+            if records.is_concrete(mine, theirs) and not np.array_equal(mine, theirs):
                 raise ValueError(
                     f"payment {self.payment.name!r} was built for {priced}, but the "
                     f"aggregation is {self.aggregation}; build both from one rule"
                 )
-
-
-def is_concrete(*values: Any) -> bool:
-    """Whether every value can be looked at now, outside any transformation."""
-    return not any(isinstance(value, Tracer) for value in values)
-
-
-def as_number(name: str, value: ArrayLike) -> Number:
-    """A scalar leaf: Python and NumPy numbers become floats, arrays stay.
-
-    Floats stay weakly typed, so that a rule never decides the dtype of an auction.
-    """
-    wrong = f"{name} must be a real scalar, got {value!r}"
-    if isinstance(value, jax.Array):
-        if value.ndim or not jnp.issubdtype(value.dtype, jnp.number):
-            raise ValueError(wrong)
-        floating = jnp.issubdtype(value.dtype, jnp.floating)
-        return value if floating else value.astype(float)
-    if isinstance(value, str):
-        raise ValueError(wrong)
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(wrong) from None
-
-
-def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
-    """Raises `ValueError` unless `value` has `shape`, where None matches any size."""
-    try:
-        chex.assert_shape(value, shape)
-    except AssertionError:
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        comma = "," if len(shape) == 1 else ""
-        raise ValueError(
-            f"{name} has shape {jnp.shape(value)}, expected ({wanted}{comma})"
-        ) from None
 
 
 def check_bids(bids: ArrayLike) -> jax.Array:
@@ -213,8 +195,8 @@ def check_bids(bids: ArrayLike) -> jax.Array:
         not finite, or if they do not have a positive and finite sum.
     """
     bids = _as_float(bids)
-    check_shape("bids", bids, (None,))
-    if is_concrete(bids):
+    records.check_shape("bids", bids, (None,))
+    if records.is_concrete(bids):
         check_bid_values(np.asarray(bids))
     return bids
 
@@ -238,7 +220,7 @@ def check_bid_values(bids: np.ndarray) -> None:
 def check_auction(bids: ArrayLike, log_probs: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """One auction's bids `(n,)` and log-probabilities `(n, V)` in one float dtype."""
     bids, log_probs = check_bids(bids), _as_float(log_probs)
-    check_shape("log_probs", log_probs, (bids.shape[0], None))
+    records.check_shape("log_probs", log_probs, (bids.shape[0], None))
     dtype = jnp.result_type(bids, log_probs)
     return bids.astype(dtype), log_probs.astype(dtype)
 
@@ -251,12 +233,12 @@ def check_path(
     The agent's entry of `bids` is not looked at.
     """
     own_bids, bids, log_probs = map(_as_float, (own_bids, bids, log_probs))
-    check_shape("own_bids", own_bids, (None,))
-    check_shape("bids", bids, (None,))
-    check_shape("log_probs", log_probs, (bids.shape[0], None))
-    if is_concrete(agent) and not 0 <= np.asarray(agent) < bids.shape[0]:
+    records.check_shape("own_bids", own_bids, (None,))
+    records.check_shape("bids", bids, (None,))
+    records.check_shape("log_probs", log_probs, (bids.shape[0], None))
+    if records.is_concrete(agent) and not 0 <= np.asarray(agent) < bids.shape[0]:
         raise ValueError(f"agent must be in [0, {bids.shape[0]}), got {agent}")
-    if is_concrete(own_bids):
+    if records.is_concrete(own_bids):
         wrong = ~(np.isfinite(own_bids) & (np.asarray(own_bids) >= 0))
         if wrong.any():
             raise ValueError(
@@ -270,18 +252,18 @@ def check_path(
 def check_token(token: ArrayLike, log_probs: ArrayLike) -> jax.Array:
     """One token id of the vocabulary of `log_probs` `(n, V)`, an integer scalar."""
     token = jnp.asarray(token)
-    check_shape("token", token, ())
+    records.check_shape("token", token, ())
     if not jnp.issubdtype(token.dtype, jnp.integer):
         raise ValueError(f"token must be an integer, got dtype {token.dtype}")
     size = jnp.shape(log_probs)[-1]
-    if is_concrete(token) and not 0 <= int(token) < size:
+    if records.is_concrete(token) and not 0 <= int(token) < size:
         raise ValueError(f"token must be in [0, {size}), got {token}")
     return token
 
 
 def check_defined(defined: jax.Array, bids: jax.Array) -> None:
     """Raises `ValueError` naming the agents if the auction is known to be undefined."""
-    if is_concrete(defined, bids) and not bool(defined):
+    if records.is_concrete(defined, bids) and not bool(defined):
         agents = np.flatnonzero(np.asarray(bids) > 0).tolist()
         raise ValueError(
             f"undefined auction: agents {agents} bid but share no token that all of "

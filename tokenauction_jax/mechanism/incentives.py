@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from tokenauction_jax import records
 from tokenauction_jax.mechanism import base
 
 
@@ -33,11 +34,12 @@ def robustly_prefers(
     """
     log_q, log_q_other = jnp.asarray(log_q), jnp.asarray(log_q_other)
     log_p = jnp.asarray(log_p)
-    base.check_shape("log_q", log_q, (None,))
-    base.check_shape("log_q_other", log_q_other, log_q.shape)
-    base.check_shape("log_p", log_p, log_q.shape)
+    records.check_shape("log_q", log_q, (None,))
+    records.check_shape("log_q_other", log_q_other, log_q.shape)
+    records.check_shape("log_p", log_p, log_q.shape)
     p = jnp.exp(log_p)
-    return miss(jnp.exp(log_q_other) - p, jnp.exp(log_q) - p).max() <= tolerance
+    other, chosen = jnp.exp(log_q_other) - p, jnp.exp(log_q) - p
+    return preference_violation(other, chosen).max() <= tolerance
 
 
 def preference_order(
@@ -63,13 +65,14 @@ def preference_order(
            [0, 0, 1]], dtype=int32)
     """
     log_qs, log_p = jnp.asarray(log_qs), jnp.asarray(log_p)
-    base.check_shape("log_qs", log_qs, (None, None))
-    base.check_shape("log_p", log_p, log_qs.shape[1:])
+    records.check_shape("log_qs", log_qs, (None, None))
+    records.check_shape("log_p", log_p, log_qs.shape[1:])
     p = jnp.exp(log_p)
     deviations = jnp.exp(log_qs) - p[None]
 
     def row(deviation: jax.Array) -> jax.Array:
-        return miss(deviations, deviation[None]).max(axis=-1) <= tolerance
+        violations = preference_violation(deviations, deviation[None])
+        return violations.max(axis=-1) <= tolerance
 
     # Row by row: all pairs at once would take m^2 V numbers.
     return jax.lax.map(row, deviations)
@@ -126,7 +129,7 @@ def monotonicity_gap(
     path = jax.vmap(log_q)(own_bids)
     deviation = jnp.exp(path) - jnp.exp(log_probs[agent])[None]
     defined = (path > -jnp.inf).any(axis=-1)
-    steps = miss(deviation[:-1], deviation[1:]).max(axis=-1, initial=0)
+    steps = preference_violation(deviation[:-1], deviation[1:]).max(axis=-1, initial=0)
     return jnp.where(defined[:-1] & defined[1:], steps, 0).max(initial=0)
 
 
@@ -146,7 +149,7 @@ def outcomes_without(
     return jax.vmap(without)(jnp.arange(bids.shape[0]))
 
 
-def miss(before: jax.Array, after: jax.Array) -> jax.Array:
+def preference_violation(before: jax.Array, after: jax.Array) -> jax.Array:
     """How far a deviation is from lying between the one before and zero.
 
     Negative, by the distance gained, where it lies there.

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions
 
 # Gauss-Lobatto panels in a variable that resolves the log-odds t of the own bid evenly
@@ -35,7 +36,7 @@ _ROUGHNESS = np.stack(
 )
 
 
-@base.record
+@records.record
 class Myerson:
     """See `myerson`."""
 
@@ -47,7 +48,7 @@ class Myerson:
         """``integral_0^b_i s x_i'(s) ds`` `(n,)`, in money per token."""
         bids, log_probs = base.check_auction(bids, log_probs)
         infinite = self._infinite(bids, log_probs)
-        if base.is_concrete(infinite) and bool(infinite.any()):
+        if records.is_concrete(infinite) and bool(infinite.any()):
             raise ValueError(
                 f"undefined auction: agents {np.flatnonzero(infinite).tolist()} value "
                 f"the aggregate at -inf under {self.valuation.name!r}, whatever they "
@@ -90,7 +91,9 @@ class Myerson:
     ) -> jax.Array:
         own, others = bids[agent], bids.at[agent].set(0)
         paid = (own > 0) & (others.sum() > 0)
-        influence = jnp.asarray(getattr(self.aggregation, "influence", 1.0), bids.dtype)
+        rule = self.aggregation
+        influence = rule.influence if isinstance(rule, base.SupportsInfluence) else 1
+        influence = jnp.asarray(influence, bids.dtype)
         safe = jnp.where(paid, own, 1)
         rival = others > 0
         # Masked after the product: -inf times influence has the slope 0 * -inf.

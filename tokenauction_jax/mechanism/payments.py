@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions
 from tokenauction_jax.mechanism.aggregation import (
     Linear,
@@ -20,7 +21,7 @@ from tokenauction_jax.mechanism.aggregation import (
 )
 
 
-@base.record
+@records.record
 class PayYourBid:
     """See `pay_your_bid`."""
 
@@ -46,7 +47,7 @@ class PayYourBid:
         return self.conditional(bids, log_probs, token)
 
 
-@base.record
+@records.record
 class Clarke:
     """See `clarke`."""
 
@@ -111,7 +112,7 @@ def clarke(aggregation: Linear | LogLinear) -> Clarke:
             f"not {getattr(aggregation, 'name', aggregation)!r}"
         )
     influence = aggregation.influence
-    if base.is_concrete(influence) and float(influence) != 1:
+    if records.is_concrete(influence) and float(influence) != 1:
         raise ValueError(
             f"clarke needs influence 1, got {influence}: with any other the aggregate "
             "does not maximise the bidders' welfare"

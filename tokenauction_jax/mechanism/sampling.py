@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tokenauction_jax.mechanism import base
+from tokenauction_jax import records
 
 
 def sample_token(key: jax.Array, log_q: ArrayLike) -> jax.Array:
@@ -30,7 +30,7 @@ def sample_token(key: jax.Array, log_q: ArrayLike) -> jax.Array:
       The token, an int32 scalar; 0 if `log_q` is ``-inf`` throughout.
     """
     log_q = jnp.asarray(log_q)
-    base.check_shape("log_q", log_q, (None,))
+    records.check_shape("log_q", log_q, (None,))
     size = log_q.shape[0]
     width = 1 << ((max(size - 1, 1).bit_length() + 1) // 2)
     largest = jnp.max(log_q)

@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tokenauction_jax.mechanism import base, distributions, stable, win_price
+from tokenauction_jax import records
+from tokenauction_jax.mechanism import (
+    base,
+    distributions,
+    stable,
+)
+from tokenauction_jax.mechanism import (
+    mean_price as win_price,
+)
 from tokenauction_jax.mechanism.aggregation import Linear, influence_scores
 from tokenauction_jax.mechanism.myerson import Myerson
 from tokenauction_jax.mechanism.sampling import is_below, two_sided_uniform
@@ -21,7 +29,7 @@ from tokenauction_jax.mechanism.valuations import TotalVariation
 _CRITICAL = 0x63726974
 
 
-@base.record
+@records.record
 class SecondPrice:
     """See `second_price`."""
 
@@ -93,7 +101,7 @@ class SecondPrice:
         return scores, others, win, loss
 
 
-@base.record
+@records.record
 class NumericalSecondPrice:
     """See `second_price`: the same law for any monotone rule, by quadrature."""
 
@@ -132,7 +140,7 @@ class NumericalSecondPrice:
         )
 
 
-@base.record
+@records.record
 class _TokenProbability:
     """The chance of one token, as if it were a value."""
 
@@ -211,8 +219,8 @@ def critical_bid(
     _, bids, log_probs = base.check_path(agent, jnp.zeros(1), bids, log_probs)
     token = base.check_token(token, log_probs)
     key = jax.random.fold_in(key, _CRITICAL)
-    if own := getattr(aggregation, "critical_bid", None):
-        return own(key, agent, bids, log_probs, token)
+    if isinstance(aggregation, base.SupportsCriticalBid):
+        return aggregation.critical_bid(key, agent, bids, log_probs, token)
     if isinstance(aggregation, Linear):
         payment = second_price(aggregation)
         return payment.realized(key, bids, log_probs, token)[agent]

@@ -71,8 +71,8 @@ def stable_sample(
     """
     check_monotone(aggregation)
     own_bids, bids, log_probs = base.check_path(agent, own_bids, bids, log_probs)
-    if own := getattr(aggregation, "stable_sample", None):
-        return own(key, agent, own_bids, bids, log_probs)
+    if isinstance(aggregation, base.SupportsStableSample):
+        return aggregation.stable_sample(key, agent, own_bids, bids, log_probs)
     bids = bids.at[agent].set(0)
     alone = bids.sum() == 0
     # With no other bid every own bid gives p_i, and so must the stand-in for r.

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax import records
+from tokenauction_jax.mechanism import distributions
 
 
-@base.record
+@records.record
 class TotalVariation:
     """See `total_variation`."""
 
@@ -20,7 +21,7 @@ class TotalVariation:
         return -distributions.total_variation_distance(*_check_pair(log_q, log_p))
 
 
-@base.record
+@records.record
 class ForwardKL:
     """See `forward_kl`."""
 
@@ -32,7 +33,7 @@ class ForwardKL:
         return -distributions.kl_divergence(log_p, log_q)
 
 
-@base.record
+@records.record
 class ReverseKL:
     """See `reverse_kl`."""
 
@@ -71,6 +72,6 @@ def reverse_kl() -> ReverseKL:
 
 def _check_pair(log_q: ArrayLike, log_p: ArrayLike) -> tuple[jax.Array, jax.Array]:
     log_q, log_p = jnp.asarray(log_q), jnp.asarray(log_p)
-    base.check_shape("log_q", log_q, (None,))
-    base.check_shape("log_p", log_p, log_q.shape)
+    records.check_shape("log_q", log_q, (None,))
+    records.check_shape("log_p", log_p, log_q.shape)
     return log_q, log_p

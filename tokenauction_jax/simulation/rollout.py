@@ -10,6 +10,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from tokenauction_jax import records
+from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.mechanism import base, sampling
 from tokenauction_jax.mechanism.base import Mechanism
 
@@ -18,7 +20,7 @@ from tokenauction_jax.mechanism.base import Mechanism
 Observer = Callable[..., Any]
 
 
-@base.record
+@records.record
 class Rollout:
     """The texts of `A` auctions and what was paid for them.
 
@@ -49,7 +51,7 @@ class Rollout:
 def simulate(
     key: jax.Array,
     mechanism: Mechanism,
-    pool: Any,
+    pool: AgentPool,
     bids: ArrayLike,
     *,
     num_tokens: int,
@@ -58,7 +60,6 @@ def simulate(
     observe: Observer | None = None,
     accumulate: Observer | None = None,
     observe_args: tuple[Any, ...] = (),
-    on_token: Callable[[Any], None] | None = None,
 ) -> Rollout:
     """Runs token auctions, each until its text ends or has `num_tokens` tokens.
 
@@ -80,7 +81,6 @@ def simulate(
         `Rollout.totals`: of many observations no array `(A, T, ...)` is ever made.
       observe_args: Further arguments of both, pytrees of arrays `(A, ...)`: each
         auction is given its row, for example its agents' true values.
-      on_token: Called on the host with each position reached, for progress displays.
 
     Returns:
       A `Rollout`.
@@ -112,21 +112,19 @@ def simulate(
     return _rollout(
         *(key, mechanism, pool, bids, number, observers, observe_args),
         num_tokens=num_tokens,
-        on_token=on_token,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("num_tokens", "on_token"))
+@functools.partial(jax.jit, static_argnames="num_tokens")
 def _rollout(
     key: jax.Array,
     mechanism: Mechanism,
-    pool: Any,
+    pool: AgentPool,
     bids: jax.Array,
     first_auction: jax.Array,
     observers: tuple[Observer | None, Observer | None],
     observe_args: tuple[Any, ...],
     num_tokens: int,
-    on_token: Callable[[Any], None] | None,
 ) -> Rollout:
     num_auctions = bids.shape[0]
     key_auctions, key_pool = jax.random.split(key)
@@ -140,7 +138,7 @@ def _rollout(
     def step(carry: Any, position: jax.Array) -> tuple[Any, Any]:
         state, tokens, active, valid, totals = carry
         state, log_probs = pool.step(state, tokens)
-        base.check_shape(
+        records.check_shape(
             "log_probs", log_probs, (num_auctions, bids.shape[1], pool.vocab_size)
         )
         keys_token = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
@@ -155,8 +153,6 @@ def _rollout(
         out = kept | {"mask": active, "observations": observed}
         if pool.end_token is not None:
             active = active & (token != pool.end_token)
-        if on_token is not None:
-            jax.debug.callback(on_token, position)
         return (state, kept["tokens"], active, valid, totals), out
 
     running = jnp.ones(num_auctions, bool)
@@ -193,8 +189,8 @@ def _auction(
         seen = (bids, log_probs, log_q, token, *observe_args)
         outcome[name] = None if observer is None else observer(*seen)
     defined = jnp.isfinite(jnp.max(log_q))
-    if payable := getattr(payment, "defined", None):
-        defined &= payable(bids, log_probs)
+    if isinstance(payment, base.SupportsDefined):
+        defined &= payment.defined(bids, log_probs)
     return token, outcome, defined
 
 
@@ -230,7 +226,7 @@ def _check_rows(name: str, tree: Any, num_auctions: int) -> None:
 
 def _check_number(name: str, number: ArrayLike) -> jax.Array:
     """The number of an auction, a uint32 scalar."""
-    if base.is_concrete(number):
+    if records.is_concrete(number):
         concrete = np.asarray(number)
         whole = concrete.ndim == 0 and np.issubdtype(concrete.dtype, np.integer)
         if not whole or not 0 <= concrete < 2**32:
@@ -249,7 +245,7 @@ def _check_bids(
             f"bids has shape {bids.shape}, expected ({num_agents},) or "
             f"(num_auctions, {num_agents}): one bid for each of {num_agents} agents"
         )
-    if base.is_concrete(bids):
+    if records.is_concrete(bids):
         base.check_bid_values(np.asarray(bids))
     if bids.ndim == 2:
         if num_auctions not in (None, bids.shape[0]):

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, cast
 
 import pydantic
 
-from tokenauction_jax.studies import settings, validation
-from tokenauction_jax.studies.measures import UNITS
-from tokenauction_jax.studies.settings import Setting
-from tokenauction_jax.studies.validation import Place, Problem
+from tokenauction_jax.measures import UNITS
+from tokenauction_jax.scenarios import settings, validation
+from tokenauction_jax.scenarios.settings import Setting
+from tokenauction_jax.scenarios.validation import Place, Problem
 
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 _Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")]

@@ -17,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenauction_jax.studies import contrasts, measures, population
+from tokenauction_jax import measures
+from tokenauction_jax.scenarios import population
+from tokenauction_jax.scenarios.population import Population
+from tokenauction_jax.studies import contrasts
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.parts import Folder
 from tokenauction_jax.studies.plan import Plan, precise_enough
-from tokenauction_jax.studies.population import Population
 from tokenauction_jax.studies.session import Progress, Session
 
 

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenauction_jax.environment import environment
-from tokenauction_jax.studies import config, part_table
+from tokenauction_jax.scenarios.store import SAMPLER, StoreError
+from tokenauction_jax.statistics.moments import Statistics
+from tokenauction_jax.studies import config, part_format
 from tokenauction_jax.studies.config import Study
-from tokenauction_jax.studies.moments import Statistics
 from tokenauction_jax.studies.plan import Plan
-from tokenauction_jax.studies.store import SAMPLER, StoreError
 
 _CHECKSUMS = "SHA256SUMS"
 # What two runs must agree in for their numbers to be the same bits.
@@ -172,7 +172,7 @@ class Folder:
         Raises:
           StoreError: If it cannot be written, for instance for want of space.
         """
-        table = part_table.to_table(statistics)
+        table = part_format.to_table(statistics)
         table = table.replace_schema_metadata({"digest": digest, "chunk": str(chunk)})
         files = {_part("parts", chunk): table}
         if auctions is not None:
@@ -203,7 +203,7 @@ class Folder:
         about = table.schema.metadata or {}
         if about.get(b"digest") != digest.encode():
             raise StoreError(f"{self.path / _part('parts', chunk)} is of another study")
-        return part_table.from_table(table)
+        return part_format.from_table(table)
 
     def read_auctions(self) -> pa.Table | None:
         """The auctions that were kept whole, None if there are none."""

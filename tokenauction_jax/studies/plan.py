@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenauction_jax.studies import estimators, measures
+from tokenauction_jax import measures
+from tokenauction_jax.scenarios.population import Population
+from tokenauction_jax.statistics import Intervals, sequential
+from tokenauction_jax.statistics.moments import Moments, Statistics
 from tokenauction_jax.studies.config import Study
-from tokenauction_jax.studies.estimators import Intervals
-from tokenauction_jax.studies.moments import Moments, Statistics
-from tokenauction_jax.studies.population import Population
 
 # Language models read their prompts once a block, and their caches fill the memory.
 _LANGUAGE_MODEL_BLOCK = 32
@@ -111,7 +111,7 @@ def study_intervals(study: Study, plan: Plan) -> Intervals:
     if study.stop is None:
         return Intervals()
     first = min(plan.chunk, plan.num_auctions)
-    return estimators.sequential(first, plan.num_auctions)
+    return sequential(first, plan.num_auctions)
 
 
 def precise_enough(study: Study, plan: Plan, statistics: Statistics | None) -> bool:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tokenauction_jax.studies import config, contrasts, measures
+from tokenauction_jax import measures
+from tokenauction_jax.scenarios.store import StoreError
+from tokenauction_jax.statistics import Intervals
+from tokenauction_jax.statistics.moments import Moments, Sketch, Statistics
+from tokenauction_jax.studies import config, contrasts
 from tokenauction_jax.studies.config import Cell, Study
-from tokenauction_jax.studies.estimators import Intervals
-from tokenauction_jax.studies.moments import Moments, Sketch, Statistics
 from tokenauction_jax.studies.parts import Folder, write_whole
 from tokenauction_jax.studies.plan import (
     Plan,
@@ -20,7 +22,6 @@ from tokenauction_jax.studies.plan import (
     precise_enough,
     study_intervals,
 )
-from tokenauction_jax.studies.store import StoreError
 
 if TYPE_CHECKING:
     import polars

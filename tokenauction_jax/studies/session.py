@@ -17,11 +17,12 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from tokenauction_jax.studies import contrasts, measures, texts
+from tokenauction_jax import measures
+from tokenauction_jax.scenarios.population import Population
+from tokenauction_jax.statistics.moments import Statistics
+from tokenauction_jax.studies import contrasts, samples
 from tokenauction_jax.studies.config import Study
-from tokenauction_jax.studies.moments import Statistics
 from tokenauction_jax.studies.plan import Plan
-from tokenauction_jax.studies.population import Population
 
 # Seconds over which the rate is taken.
 _RECENT = 15.0
@@ -110,9 +111,9 @@ class Session:
                     done, len(auctions), cell.scenario is not None, len(keep)
                 )
                 self._tokens += int(whole.length.sum())
-                written = texts.decode(cell, whole)
+                written = samples.decode(cell, whole)
                 columns = self._places[i]
-                found = texts.all_measures(cell, whole, written)
+                found = samples.all_measures(cell, whole, written)
                 if len(columns) == len(self._columns):
                     every[i] = found
                 else:
@@ -120,7 +121,7 @@ class Session:
                 valid[i] = whole.valid
                 if keep:
                     about = (self._columns, every[i])
-                    kept.append(texts.table(i, cell, keep, whole, written, *about))
+                    kept.append(samples.table(i, cell, keep, whole, written, *about))
         with self.overhead():
             absent = np.ones((shape[0], len(self._columns)), bool)
             for i, places in enumerate(self._places):

@@ -138,7 +138,7 @@ def _examine_payment(
     with running(f"{subject.name} in a Mechanism"):
         base.Mechanism(aggregation, payment)
     defined = q.any(axis=-1)
-    if hasattr(payment, "defined"):
+    if isinstance(payment, base.SupportsDefined):
         defined = defined & batched(
             lambda rule, x: rule.defined(x["bids"], x["log_probs"]), payment, auctions
         )

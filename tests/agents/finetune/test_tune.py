@@ -124,7 +124,7 @@ def test_the_folder_is_a_checkpoint(trained, base, oracle, oracle_logits):
 
 def test_an_adapter_is_written_beside_the_merged_model(trained, base):
     from tokenauction_jax.agents import load_adapter
-    from tokenauction_jax.agents.lora import merge
+    from tokenauction_jax.agents.models.lora import merge
 
     options, folder, tuned = trained
     if options["lora_rank"] is None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenauction_jax.agents.text import Tokenizer
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
 
 # Lengths that batches are padded to: few, since each is a compilation.
 _LENGTHS = np.array([16, 24, 32, 48, 64, 80, 96, 128, 192, 256])

@@ -16,9 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from tokenauction_jax.agents.decoder import Decoder
 from tokenauction_jax.agents.finetune.examples import Example
 from tokenauction_jax.agents.finetune.trainer import TrainingError, TrainState
+from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.environment import environment
 
 # Of a checkpoint, besides its arrays.

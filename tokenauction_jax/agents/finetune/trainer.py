@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from tokenauction_jax.agents.decoder import Decoder
 from tokenauction_jax.agents.finetune.examples import (
     Batch,
     Plan,
     batch_at,
     batches_in_order,
 )
+from tokenauction_jax.agents.models.decoder import Decoder
 
 
 class TrainingError(ValueError):

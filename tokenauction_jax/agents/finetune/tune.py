@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import jax
 
-from tokenauction_jax.agents import lora, peft
-from tokenauction_jax.agents.checkpoints import Checkpoint
-from tokenauction_jax.agents.export import write_directory
+from tokenauction_jax.agents.checkpoints import peft
+from tokenauction_jax.agents.checkpoints.export import write_directory
+from tokenauction_jax.agents.checkpoints.load import Checkpoint
+from tokenauction_jax.agents.checkpoints.weights import CheckpointError
 from tokenauction_jax.agents.finetune.examples import (
     Example,
     plan_batches,
@@ -26,7 +27,7 @@ from tokenauction_jax.agents.finetune.trainer import (
     TrainingError,
     train,
 )
-from tokenauction_jax.agents.weights import CheckpointError
+from tokenauction_jax.agents.models import lora
 
 # Longer examples need more memory than most want to spend without being asked.
 _LONGEST = 512

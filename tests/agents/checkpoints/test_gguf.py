@@ -1,0 +1,221 @@
+"""GGUF files of every family, written from the same weights as `transformers`."""
+
+import json
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenauction_jax.agents.checkpoints.load import CheckpointError, load_checkpoint
+
+TOKENS = [5, 250, 17, 3, 99, 120, 4, 4, 201, 33, 7, 150]
+LLAMA_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+GPT2_NAMES = {
+    "transformer.wte": "token_embd",
+    "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+GPT2_TRANSPOSED = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
+
+
+def permuted(values, heads):
+    """The order of rows in llama.cpp's files: a head's halves interleaved."""
+    half = len(values) // heads // 2
+    rows = [
+        head * 2 * half + part * half + pair
+        for head in range(heads)
+        for pair in range(half)
+        for part in (0, 1)
+    ]
+    return values[rows]
+
+
+def tensors(model, architecture):
+    """The weights of a `transformers` model by their names in GGUF files."""
+    config = model.config
+    names = GPT2_NAMES if architecture == "gpt2" else LLAMA_NAMES
+    tied = config.tie_word_embeddings
+    for name, tensor in model.state_dict().items():
+        if tied and name == "lm_head.weight":
+            continue
+        module, kind = name.rsplit(".", 1)
+        block = ""
+        if ".layers." in module or ".h." in module:
+            _, _, number, module = module.split(".", 3)
+            block = f"blk.{number}."
+        ours, values = names[module], tensor.numpy()
+        if architecture == "gpt2" and ours in GPT2_TRANSPOSED:
+            values = values.T
+        if architecture == "llama" and ours in ("attn_q", "attn_k"):
+            query = ours == "attn_q"
+            heads = config.num_attention_heads if query else config.num_key_value_heads
+            values = permuted(values, heads)
+        yield f"{block}{ours}.{kind}", np.ascontiguousarray(values)
+
+
+def add_hyperparameters(writer, config, architecture):
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_head_count(config.num_attention_heads)
+    if architecture == "gpt2":
+        writer.add_feed_forward_length(4 * config.hidden_size)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+        return
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if architecture == "qwen3":
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    if config.rope_parameters["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
+
+
+def add_tokenizer(writer, tokenizer):
+    model = json.loads(tokenizer.to_str())["model"]
+    vocab = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(vocab)
+    writer.add_token_types([3, 3, *[1] * (len(vocab) - 2)])
+    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
+    writer.add_eos_token_id(0)
+    writer.add_eot_token_id(9)
+
+
+@pytest.fixture
+def write(tiny_model, tiny_tokenizer, tmp_path):
+    """Writes a tiny model of a family as a GGUF file; returns both."""
+
+    def written(family, edit=lambda writer: None, rope_freqs=None, skip=()):
+        model, architecture = tiny_model(family), family.partition("_")[0]
+        path = tmp_path / f"{family}.gguf"
+        writer = gguf.GGUFWriter(path, architecture)
+        add_hyperparameters(writer, model.config, architecture)
+        add_tokenizer(writer, tiny_tokenizer)
+        edit(writer)
+        for name, values in tensors(model, architecture):
+            if name not in skip:
+                writer.add_tensor(name, values)
+        if rope_freqs is not None:
+            writer.add_tensor("rope_freqs.weight", rope_freqs)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path, model
+
+    return written
+
+
+def llama3_divisors(model):
+    """What converters store for Llama 3: plain over scaled angles."""
+    config = model.config
+    size = config.head_dim
+    theta = config.rope_parameters["rope_theta"]
+    plain = theta ** (-np.arange(0, size, 2) / size)
+    return (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
+
+
+def test_every_family_agrees_with_transformers(
+    family, write, tiny_model, oracle_logits
+):
+    divisors = llama3_divisors(tiny_model(family)) if "llama3" in family else None
+    path, theirs = write(family, rope_freqs=divisors)
+    checkpoint = load_checkpoint(path)
+    ours = jax.nn.log_softmax(checkpoint.model(jnp.array([TOKENS])))[0]
+    expected = jax.nn.log_softmax(jnp.asarray(oracle_logits(theirs, TOKENS)))
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    assert checkpoint.tokenizer.end_tokens == (0, 9)
+
+
+def key(name):
+    return lambda writer: writer.add_uint32(name, 4)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (key("llama.expert_count"), "expert_count 4"),
+        (key("llama.attention.sliding_window"), "sliding_window 4"),
+        (key("llama.rope.dimension_count"), "rope.dimension_count"),
+        (
+            lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+            "rotary scaling 'yarn'",
+        ),
+    ],
+)
+def test_what_the_decoder_cannot_compute_is_refused(write, edit, message):
+    path, _ = write("llama", edit)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_tensor_is_named(write):
+    path, _ = write("llama", skip=("blk.1.ffn_up.weight",))
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up\.weight"):
+        load_checkpoint(path)
+
+
+def test_an_unknown_tensor_is_named(write):
+    def edit(writer):
+        writer.add_tensor("blk.0.ffn_gate_exps.weight", np.ones((2, 2), np.float32))
+
+    path, _ = write("llama", edit)
+    with pytest.raises(CheckpointError, match=r"blk\.0\.ffn_gate_exps\.weight"):
+        load_checkpoint(path)
+
+
+def test_an_unknown_architecture_is_refused(tmp_path):
+    path = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match=r"architecture 'mamba'.*llama, qwen2"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("size", [0, 3, 30, 3000, 60_000, -100])
+def test_truncated_files_give_one_clear_line(write, size):
+    path, _ = write("llama")
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match="incomplete or no GGUF file") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_foreign_files_give_one_clear_line(tmp_path):
+    path = tmp_path / "foreign.gguf"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 10)
+    with pytest.raises(CheckpointError, match="no GGUF file"):
+        load_checkpoint(path)

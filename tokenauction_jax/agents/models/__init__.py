@@ -1,0 +1,1 @@
+"""The decoder of language models, and adapters of it."""

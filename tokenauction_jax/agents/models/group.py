@@ -1,0 +1,115 @@
+"""Agents that share one model: their prompts read and their texts decoded together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tokenauction_jax import records
+from tokenauction_jax.agents.models.decoder import Decoder, KeyValues, Prompts
+from tokenauction_jax.agents.models.lora import Adapter, attach, stack
+
+
+class GroupState(NamedTuple):
+    """What one group remembers of its prompts and of the texts so far.
+
+    The last token of a prompt is not among `prompts`: the first step reads it, as later
+    steps read the last token of the text, so all steps are the same program. The
+    `adapters`, one per agent, are picked once per rollout and not once per token.
+    """
+
+    prompts: Prompts
+    cache: tuple[KeyValues, ...]
+    adapters: Adapter | None
+
+
+@records.record
+class Group:
+    """The agents that share one model.
+
+    Attributes:
+      weights: the parameters of the model.
+      tokens: `(m, P)` the prompts of its `m` agents, padded on the right with 0.
+      lengths: `(m,)` the lengths of the prompts; the longest is `P`.
+      adapters: the distinct adapters, with a leading axis; None if no agent has one.
+      choice: `(m,)` which of them each agent has; None if no agent has one.
+      graph: the model without its parameters.
+      agents: the `m` places of these agents in the pool.
+      context_length: of the model.
+    """
+
+    weights: Any
+    tokens: jax.Array
+    lengths: jax.Array
+    adapters: Adapter | None
+    choice: jax.Array | None
+    graph: nnx.GraphDef = records.static_field()
+    agents: tuple[int, ...] = records.static_field()
+    context_length: int = records.static_field()
+
+    def init(self, num_auctions: int, num_tokens: int) -> GroupState:
+        """Reads the prompts and makes room for `num_tokens` tokens of `A` texts."""
+        length = self.tokens.shape[1]
+        if length + num_tokens > self.context_length:
+            raise ValueError(
+                f"the longest prompt of agents {list(self.agents)}, of {length} tokens,"
+                f" and num_tokens {num_tokens} exceed the model's context of "
+                f"{self.context_length}: shorten the prompt or the text"
+            )
+        adapters = jax.tree.map(lambda leaf: leaf[self.choice], self.adapters)
+        model = self._model(adapters, agents_axis=0)
+        _, prompts = model.prefill(self.tokens, self.lengths)
+        prompts = prompts._replace(lengths=self.lengths - 1)
+        cache = model.empty_cache(num_auctions, len(self.agents), num_tokens)
+        return GroupState(prompts, cache, adapters)
+
+    def step(
+        self, state: GroupState, position: jax.Array, tokens: jax.Array
+    ) -> tuple[GroupState, jax.Array]:
+        """Reads the last tokens `(A,)` and answers logits `(A, m, V)`.
+
+        At position 0 the prompts' last tokens are read instead.
+        """
+        last = jnp.take_along_axis(self.tokens, self.lengths[:, None] - 1, axis=1)
+        read = jnp.where(position == 0, last[:, 0][None], tokens[:, None])
+        model = self._model(state.adapters, agents_axis=1)
+        logits, cache = model.decode(read, position, state.prompts, state.cache)
+        return state._replace(cache=cache), logits
+
+    def _model(self, adapters: Adapter | None, agents_axis: int) -> Decoder:
+        """The model, with the agents' adapters if there are any."""
+        model = nnx.merge(self.graph, self.weights)
+        if adapters is None:
+            return model
+        return attach(model, adapters, agents_axis=agents_axis)
+
+
+def new_group(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    adapters: Sequence[Adapter | None],
+    agents: Sequence[int],
+) -> Group:
+    """The group of some agents of a pool, each with a prompt of at least one token."""
+    changed = any(adapter is not None for adapter in adapters)
+    stacked, choice = stack(model, adapters) if changed else (None, None)
+    graph, weights = nnx.split(model)
+    lengths = [len(prompt) for prompt in prompts]
+    tokens = np.zeros((len(agents), max(lengths)), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    return Group(
+        weights=weights,
+        tokens=jnp.asarray(tokens),
+        lengths=jnp.asarray(lengths, jnp.int32),
+        adapters=stacked,
+        choice=choice,
+        graph=graph,
+        agents=tuple(agents),
+        context_length=model.config.context_length,
+    )

@@ -1,0 +1,3 @@
+"""The `tokenauction` command, the only place that prints."""
+
+from tokenauction_jax.cli.main import main as main

@@ -1,0 +1,187 @@
+"""The `tokenauction study` command."""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from tokenauction_jax.cli import study_display
+from tokenauction_jax.scenarios import population
+from tokenauction_jax.scenarios.store import StoreError, check_new
+from tokenauction_jax.studies import config, launch, results
+from tokenauction_jax.studies.cost import estimate
+from tokenauction_jax.studies.parts import Folder
+from tokenauction_jax.studies.plan import Plan, make_plan
+from tokenauction_jax.studies.session import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class New:
+    """Write a study file to start from."""
+
+    path: tyro.conf.Positional[pathlib.Path]
+    """The new TOML file."""
+    template: str = "welfare"
+    """The built-in study to copy: lambda, misreport, welfare."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Validate a study, and print its cells, auctions, memory and time."""
+
+    study: tyro.conf.Positional[str]
+    """A TOML file or a built-in study: lambda, misreport, welfare."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Run a study into a new folder.
+
+    Every finished chunk is kept: after an interruption, `resume` goes on.
+    """
+
+    study: tyro.conf.Positional[str]
+    """A TOML file or a built-in study: lambda, misreport, welfare."""
+    out: pathlib.Path | None = None
+    """The new folder; by default the study's name."""
+    blocks_per_chunk: int | None = None
+    """How many blocks of auctions a chunk has; by default seconds of work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Go on with an interrupted study; it ends as an uninterrupted one would."""
+
+    folder: tyro.conf.Positional[pathlib.Path]
+    """The folder of the study."""
+    study: str | None = None
+    """Its TOML file, to make sure that it is the one the folder is of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write figures and a page on what a study found, finished or not."""
+
+    folder: tyro.conf.Positional[pathlib.Path]
+    """The folder of the study."""
+    out: pathlib.Path | None = None
+    """Folder of the report; by default `report` in that of the study."""
+
+
+def _named(name: str) -> Any:
+    return tyro.conf.subcommand(name, prefix_name=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyCommand:
+    """Monte Carlo studies: factors that cross, intervals, resume and reports."""
+
+    command: tyro.conf.OmitArgPrefixes[
+        Annotated[New, _named("new")]
+        | Annotated[Check, _named("check")]
+        | Annotated[Run, _named("run")]
+        | Annotated[Resume, _named("resume")]
+        | Annotated[Report, _named("report")]
+    ]
+
+
+def run(study_command: StudyCommand) -> None:
+    """Runs a subcommand of `tokenauction study`."""
+    command = study_command.command
+    console = Console(highlight=False)
+    if isinstance(command, New):
+        _new(command, console)
+    elif isinstance(command, Check):
+        _check(command, console)
+    elif isinstance(command, Run):
+        _run(command, console)
+    elif isinstance(command, Resume):
+        _resume(command, console)
+    else:
+        _report(command, console)
+
+
+def _new(command: New, console: Console) -> None:
+    config.read_study(command.template)
+    text = config.study_text(command.template)
+    check_new(command.path)
+    try:
+        command.path.write_text(text)
+    except OSError as error:
+        raise StoreError(f"cannot write {command.path}: {error.strerror}") from None
+    console.print(
+        f"Written to {command.path}; next: tokenauction study check {command.path}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _check(command: Check, console: Console) -> None:
+    study = config.read_study(command.study)
+    cells = study.cells()
+    with Console(stderr=True).status("loading the agents") as status:
+        populations = population.build([cell.setting for cell in cells])
+        plan = make_plan(study, populations)
+
+        def on_cell(index: int) -> None:
+            status.update(f"timing cell {index + 1} of {len(cells)}")
+
+        cost = estimate(study, populations, plan, on_cell)
+    study_display.show_plan(console, study, cells, plan, cost)
+
+
+def _run(command: Run, console: Console) -> None:
+    out = command.out or pathlib.Path(config.read_study(command.study).name)
+    with _interruptible(out, console) as listen:
+        launch.run(
+            command.study,
+            out,
+            blocks_per_chunk=command.blocks_per_chunk,
+            listen=listen,
+        )
+
+
+def _resume(command: Resume, console: Console) -> None:
+    with _interruptible(command.folder, console) as listen:
+        launch.resume(command.folder, study=command.study, listen=listen)
+
+
+@contextlib.contextmanager
+def _interruptible(folder: pathlib.Path, console: Console) -> Iterator[Any]:
+    """Shows the progress of a run and then what was found, even if interrupted."""
+    interrupted = False
+    with contextlib.ExitStack() as stack:
+
+        def listen(study: config.Study, plan: Plan) -> Callable[[Progress], None]:
+            stderr = Console(stderr=True, highlight=False)
+            shown = study_display.StudyProgress(stderr, study, plan)
+            return stack.enter_context(shown).show
+
+        try:
+            yield listen
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        go_on = f"to go on: tokenauction study resume {folder}"
+        print(f"tokenauction: interrupted; {go_on}", file=sys.stderr)
+        if not Folder(folder).num_parts():
+            raise KeyboardInterrupt
+    found = results.load(folder)
+    study_display.show_results(console, found)
+    study_display.show_session(console, found)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _report(command: Report, console: Console) -> None:
+    from tokenauction_jax.reports import pages
+
+    page = pages.write_report(
+        results.load(command.folder), command.out or command.folder / "report"
+    )
+    console.print(f"Written to {page}", markup=False, soft_wrap=True)

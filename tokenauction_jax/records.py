@@ -1,0 +1,93 @@
+"""Records: frozen dataclasses that are pytrees, and checks of what goes into them.
+
+Shapes use one legend throughout the package: ``A`` auctions, ``n`` agents, ``T``
+tokens of a text, ``V`` vocabulary, ``K`` samples.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, TypeVar, dataclass_transform
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.tree_util import GetAttrKey
+from jax.typing import ArrayLike
+
+T = TypeVar("T")
+# A leaf of a rule: a weakly typed Python float, or a (perhaps traced) scalar array.
+Number = float | jax.Array
+
+
+def static_field() -> Any:
+    """A field of a `record` that belongs to its tree structure."""
+    return dataclasses.field(metadata={"static": True})
+
+
+@dataclass_transform(
+    frozen_default=True, eq_default=False, field_specifiers=(static_field,)
+)
+def record(cls: type[T]) -> type[T]:
+    """Makes a class a frozen dataclass and a pytree.
+
+    Fields are children, except those that are a `static_field`. Transformations rebuild
+    a record without running its constructor.
+
+    `jax.tree_util.register_dataclass` will not do: the tree structures that it gives to
+    two classes with the same fields compare equal, so that `jit` may run the program of
+    one rule for another.
+    """
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    leaves = [field.name for field in fields if not field.metadata.get("static")]
+    static = [field.name for field in fields if field.metadata.get("static")]
+
+    def flatten(tree: T) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        children = [(GetAttrKey(name), getattr(tree, name)) for name in leaves]
+        return children, tuple(getattr(tree, name) for name in static)
+
+    def unflatten(structure: tuple[Any, ...], children: Iterable[Any]) -> T:
+        tree = object.__new__(cls)
+        for name, value in zip(leaves + static, (*children, *structure), strict=True):
+            object.__setattr__(tree, name, value)
+        return tree
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether every value can be looked at now, outside any transformation."""
+    return not any(isinstance(value, Tracer) for value in values)
+
+
+def as_number(name: str, value: ArrayLike) -> Number:
+    """A scalar leaf: Python and NumPy numbers become floats, arrays stay.
+
+    Floats stay weakly typed, so that a rule never decides the dtype of an auction.
+    """
+    wrong = f"{name} must be a real scalar, got {value!r}"
+    if isinstance(value, jax.Array):
+        if value.ndim or not jnp.issubdtype(value.dtype, jnp.number):
+            raise ValueError(wrong)
+        floating = jnp.issubdtype(value.dtype, jnp.floating)
+        return value if floating else value.astype(float)
+    if isinstance(value, str):
+        raise ValueError(wrong)
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(wrong) from None
+
+
+def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
+    """Raises `ValueError` unless `value` has `shape`, where None matches any size."""
+    try:
+        chex.assert_shape(value, shape)
+    except AssertionError:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        comma = "," if len(shape) == 1 else ""
+        raise ValueError(
+            f"{name} has shape {jnp.shape(value)}, expected ({wanted}{comma})"
+        ) from None

@@ -1,0 +1,235 @@
+"""A study's report: one self-contained page, and its figures as files."""
+
+import math
+import numbers
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup, escape
+
+from tokenauction_jax.reports import figures, labels, tables
+from tokenauction_jax.reports.figures import Chart
+from tokenauction_jax.reports.labels import Row
+from tokenauction_jax.reports.plots import COLOURS
+from tokenauction_jax.scenarios.store import StoreError
+from tokenauction_jax.studies.results import Results
+
+_TEMPLATE = "page.html.jinja"
+_SAMPLES = 3
+
+
+def write_report(results: Results, folder: pathlib.Path) -> pathlib.Path:
+    """Writes `index.html`, which needs no other file, and the figures as SVG and PNG.
+
+    The folder appears whole or not at all, in place of an earlier report.
+
+    Args:
+      results: Of a study, finished or not.
+      folder: Where to write; its parent must exist.
+
+    Returns:
+      The page.
+
+    Raises:
+      StoreError: If it cannot be written, or `folder` holds anything else.
+    """
+    _check_replaceable(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as scratch:
+            part = pathlib.Path(scratch) / "report"
+            part.mkdir()
+            charts = figures.charts(results)
+            for chart in charts:
+                figures.save(chart, part)
+            page = _render(results, [(c, Markup(_inline(part, c))) for c in charts])
+            (part / "index.html").write_text(page, encoding="utf-8")
+            if folder.exists():
+                folder.rename(pathlib.Path(scratch) / "earlier")
+            part.rename(folder)
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error}") from None
+    return folder / "index.html"
+
+
+def _check_replaceable(folder: pathlib.Path) -> None:
+    """Nothing but an earlier report is ever replaced."""
+    if not folder.absolute().parent.is_dir():
+        raise StoreError(f"{folder.absolute().parent} is no folder: create it first")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise StoreError(f"{folder} is no folder: give another one")
+    names = [file.name for file in folder.iterdir()] if folder.exists() else []
+    ours = all(
+        name.endswith((".svg", ".png")) or name == "index.html" for name in names
+    )
+    if names and not (ours and "index.html" in names):
+        raise StoreError(f"{folder} holds other files than a report: give another one")
+
+
+def _inline(folder: pathlib.Path, chart: Chart) -> str:
+    """The SVG element, its ids made different from those of the other figures."""
+    svg = (folder / f"{chart.name}.svg").read_text(encoding="utf-8")
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub("<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\1{chart.name}-", svg)
+    return svg.replace(
+        "<svg ", f'<svg role="img" aria-label="{escape(chart.title)}" ', 1
+    )
+
+
+def _render(results: Results, charts: Sequence[tuple[Chart, str]]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    study = results.study
+    return environment.get_template(_TEMPLATE).render(
+        study=study,
+        valuation=labels.measure_label(study.valuation),
+        finished=results.finished,
+        status=_status(results),
+        facts=_facts(results),
+        intervals=_intervals(results),
+        factors={labels.factor_label(k): list(v) for k, v in results.factors.items()},
+        headline=tables.headline(results),
+        undefined=tables.undefined(results),
+        effects=tables.effects(results),
+        differences=tables.differences(results),
+        regrets=tables.regrets(results),
+        charts=charts,
+        ratios=tables.ratios(results),
+        measures=tables.measures(results),
+        agents=[(name, i % len(COLOURS)) for i, name in enumerate(_names(results))],
+        samples=_samples(results),
+        performance=_plain_rows(results.performance),
+        environment=list(_flat(results.environment)),
+        colours=[_rgb(colour) for colour in COLOURS],
+    )
+
+
+def _status(results: Results) -> str:
+    if results.finished:
+        return "finished"
+    return f"interrupted: {results.num_auctions:,} auctions so far"
+
+
+def _intervals(results: Results) -> str:
+    if results.sequential:
+        return (
+            "Intervals are 95 % confidence sequences: they hold at every number of "
+            "auctions at once, so also where the study stopped because of them."
+        )
+    return (
+        "Intervals are 95 % intervals for a number of auctions that was fixed in "
+        "advance."
+    )
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    study, environment = results.study, results.environment
+    versions = environment.get("versions", {})
+    cells = len(labels.cells(results))
+    where = f"each of {cells:,} cells" if cells > 1 else "one cell"
+    software = [("tokenauction_jax", environment.get("tokenauction_jax"))]
+    software += [(name, versions.get(name)) for name in ("jax", "numpy")]
+    return [
+        ("status", _status(results)),
+        ("auctions", f"{results.num_auctions:,} in {where}"),
+        ("texts", f"at most {study.num_tokens:,} tokens"),
+        ("valuation", labels.measure_label(study.valuation)),
+        ("seed", str(study.seed)),
+        ("versions", ", ".join(f"{k} {v}" for k, v in software if v)),
+    ]
+
+
+def _names(results: Results) -> list[str]:
+    return [labels.agent_label(name) for name in results.agent_names]
+
+
+def _samples(results: Results) -> list[dict[str, Any]]:
+    """The first texts of each cell, their tokens with who they are owed to."""
+    factors = labels.varying(results)
+    kept = results.auctions.sort_values(["cell", "auction"])
+    found = []
+    for cell, levels in labels.cells(results).items():
+        texts = kept.loc[kept["cell"] == cell]
+        found.append(
+            {
+                "cell": labels.cell_label(levels, factors) or "all auctions",
+                "kept": len(texts),
+                "texts": [
+                    _text(results, row) for row in labels.rows(texts.head(_SAMPLES))
+                ],
+            }
+        )
+    return found
+
+
+def _text(results: Results, row: Row) -> dict[str, Any]:
+    tokens = [
+        _token(results, str(piece), int(agent), [float(x) for x in shares])
+        for piece, agent, shares in zip(
+            row["pieces"], row["favoured_by"], row["influence"], strict=True
+        )
+    ]
+    # Tokens of tables are numbers, which need spaces between them.
+    separator = "" if row["text"] else " "
+    return {
+        "auction": int(row["auction"]),
+        "valid": bool(row["valid"]),
+        "tokens": tokens,
+        "separator": separator,
+    }
+
+
+def _token(
+    results: Results, piece: str, agent: int, shares: list[float]
+) -> dict[str, Any]:
+    known = [
+        f"{name} {100 * share:.0f} %"
+        for name, share in zip(_names(results), shares, strict=False)
+        if math.isfinite(share)
+    ]
+    share = shares[agent] if agent < len(shares) else math.nan
+    return {
+        "piece": piece,
+        "colour": agent % len(COLOURS),
+        "opacity": f"{min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0:.2f}",
+        "title": ", ".join(known),
+    }
+
+
+def _plain_rows(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The cells of a table as text, under a first row of names."""
+    names = [str(name).replace("_", " ") for name in frame.columns]
+    values = [tuple(_plain(v) for v in row.values()) for row in labels.rows(frame)]
+    return [tuple(names), *values]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        real = float(value)
+        return f"{real:,.0f}" if real.is_integer() else labels.number(real)
+    return labels.DASH if value is None or value is pd.NaT else str(value)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{name}", ", ".join(map(str, value))
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+def _rgb(colour: str) -> str:
+    """`#rrggbb` as the numbers that CSS takes."""
+    return " ".join(str(byte) for byte in bytes.fromhex(colour[1:]))

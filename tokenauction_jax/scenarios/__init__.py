@@ -1,0 +1,1 @@
+"""What is to be run: files, their validation, rules by name, populations."""

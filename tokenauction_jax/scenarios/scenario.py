@@ -1,0 +1,298 @@
+"""Scenario files: who bids for which text, in TOML.
+
+A scenario is read into frozen dataclasses and validated whole: every wrong key, type
+or range is reported at once, with the nearest valid name.
+"""
+
+import dataclasses
+import importlib.resources
+import pathlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import pydantic
+from scipy import special
+
+from tokenauction_jax import mechanism
+from tokenauction_jax.agents import HOUSE
+from tokenauction_jax.scenarios import validation
+
+_STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+_Positive = Annotated[float, pydantic.Field(gt=0)]
+_NonNegative = Annotated[float, pydantic.Field(ge=0)]
+_Share = Annotated[float, pydantic.Field(gt=0, le=1)]
+_Count = Annotated[int, pydantic.Field(ge=1)]
+_Text = Annotated[str, pydantic.Field(min_length=1)]
+
+_VALUATIONS = {
+    "total_variation": mechanism.total_variation,
+    "forward_kl": mechanism.forward_kl,
+    "reverse_kl": mechanism.reverse_kl,
+}
+_DEFAULT_PAYMENTS = {"linear": "second_price", "log_linear": "clarke"}
+
+
+class ScenarioError(ValueError):
+    """A scenario that cannot be run, with what to change in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What is done to an agent's distribution before it is submitted.
+
+    Top-p is off by default: it leaves many log-linear auctions without a token that
+    every agent can produce.
+    """
+
+    __pydantic_config__ = _STRICT
+    temperature: _Positive = 0.6
+    top_k: _Count | None = 50
+    top_p: _Share | None = None
+    min_p: _Share | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """One bidder.
+
+    Attributes:
+      name: Shown in tables.
+      prompt: The agent's instruction; ``{query}`` stands for the scenario's query.
+      bid: Money per unit of value and token.
+      value: True value per unit of valuation; the bid if not given.
+      mentions: Phrases that count as a mention; the name if not given.
+      model: A model of its own, with the same vocabulary; else the scenario's.
+      adapter: A folder with a low-rank adapter of the model, in the format of PEFT.
+      sampling: Applied to its distribution before aggregation.
+    """
+
+    __pydantic_config__ = _STRICT
+    name: _Text
+    prompt: _Text
+    bid: _NonNegative = 1.0
+    value: _NonNegative | None = None
+    mentions: tuple[_Text, ...] = ()
+    model: _Text | None = None
+    adapter: _Text | None = None
+    sampling: Sampling = Sampling()
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An aggregation and its payment, by name.
+
+    Attributes:
+      aggregation: Name of the aggregation.
+      payment: Name of the payment; by default the truthful one of the aggregation.
+      order: For `power_mean` only.
+      influence: Exponent on the bids.
+    """
+
+    __pydantic_config__ = _STRICT
+    aggregation: Literal["linear", "log_linear", "power_mean"]
+    payment: (
+        Literal[
+            "second_price",
+            "clarke",
+            "pay_your_bid",
+            "myerson(total_variation)",
+            "myerson(forward_kl)",
+            "myerson(reverse_kl)",
+        ]
+        | None
+    ) = None
+    order: float | None = None
+    influence: _Positive = 1.0
+
+    @property
+    def name(self) -> str:
+        """The rule as shown in tables, such as ``power_mean(0.5)``."""
+        numbers = [f"{self.order:g}"] if self.order is not None else []
+        numbers += [f"influence={self.influence:g}"] if self.influence != 1 else []
+        return self.aggregation + (f"({', '.join(numbers)})" if numbers else "")
+
+    def build(self) -> mechanism.Mechanism:
+        """The mechanism that this rule names.
+
+        Raises:
+          ScenarioError: If the payment is not defined for the aggregation.
+        """
+        try:
+            return mechanism.Mechanism(rule := self._aggregation(), self._payment(rule))
+        except ValueError as error:
+            raise ScenarioError(f"rule {self.name!r}: {error}") from None
+
+    def _aggregation(self) -> mechanism.Aggregation:
+        if (self.aggregation == "power_mean") != (self.order is not None):
+            raise ValueError("order is needed by power_mean, and by no other rule")
+        if self.order is not None:
+            return mechanism.power_mean(self.order, self.influence)
+        if self.aggregation == "linear":
+            return mechanism.linear(self.influence)
+        return mechanism.log_linear(self.influence)
+
+    def _payment(self, rule: Any) -> mechanism.Payment:
+        name = self.payment or _DEFAULT_PAYMENTS.get(self.aggregation)
+        if name == "second_price":
+            return mechanism.second_price(rule)
+        if name == "clarke":
+            return mechanism.clarke(rule)
+        if name == "pay_your_bid":
+            return mechanism.pay_your_bid()
+        if name is not None:
+            valuation = _VALUATIONS[name.removeprefix("myerson(").removesuffix(")")]
+            return mechanism.myerson(rule, valuation())
+        raise ValueError('has no default payment; name one, e.g. "pay_your_bid"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """Agents, rules and sizes of one demonstration.
+
+    Attributes:
+      query: What the reader asked; prompts refer to it as ``{query}``.
+      agents: The bidders.
+      description: One line for the reader of the file and of the output.
+      model: A checkpoint's path, hub name or alias, for agents without their own.
+      rules: The rules to compare.
+      valuation: How welfare is measured.
+      num_auctions: Texts per rule and influence share.
+      num_tokens: The cap on tokens of a text.
+      seed: Of all randomness.
+    """
+
+    __pydantic_config__ = _STRICT
+    query: _Text
+    agents: Annotated[tuple[Agent, ...], pydantic.Field(min_length=1)]
+    description: str = ""
+    model: _Text = HOUSE
+    rules: Annotated[tuple[Rule, ...], pydantic.Field(min_length=1)] = (
+        Rule("linear"),
+        Rule("log_linear"),
+    )
+    valuation: Literal["total_variation", "forward_kl", "reverse_kl"] = (
+        "total_variation"
+    )
+    num_auctions: _Count = 64
+    num_tokens: _Count = 48
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 0
+
+    @property
+    def bids(self) -> np.ndarray:
+        """The agents' bids `(n,)`."""
+        return np.array([agent.bid for agent in self.agents])
+
+    @property
+    def values(self) -> np.ndarray:
+        """The agents' true values `(n,)`, where not given their bids."""
+        return np.array(
+            [a.bid if a.value is None else a.value for a in self.agents], float
+        )
+
+    def measure(self) -> mechanism.Valuation:
+        """The valuation that welfare is measured by."""
+        return _VALUATIONS[self.valuation]()
+
+
+def builtin_scenarios() -> dict[str, pathlib.Path]:
+    """The scenario files that come with the package, by name."""
+    folder = importlib.resources.files("tokenauction_jax.scenarios") / "library"
+    files = cast(pathlib.Path, folder).glob("*.toml")
+    return {file.stem: file for file in sorted(files)}
+
+
+def read_scenario(name_or_path: str) -> Scenario:
+    """Reads and validates a built-in scenario or a TOML file.
+
+    Raises:
+      ScenarioError: If there is no such scenario, or anything in it is wrong.
+    """
+    built_in = builtin_scenarios()
+    path = built_in.get(name_or_path, pathlib.Path(name_or_path))
+    try:
+        content, lines = validation.read_toml(path)
+    except FileNotFoundError:
+        raise ScenarioError(
+            f"no scenario {name_or_path!r}: give a TOML file or one of "
+            f"{', '.join(built_in)}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ScenarioError(f"cannot read {name_or_path}: {error}") from None
+    try:
+        return validate_scenario(content, lines)
+    except ScenarioError as error:
+        raise ScenarioError(f"{name_or_path}: {error}") from None
+
+
+def validate_scenario(
+    content: dict[str, Any], lines: Mapping[validation.Place, int] | None = None
+) -> Scenario:
+    """A `Scenario` from nested dictionaries; a rule may be just its name.
+
+    Args:
+      content: As in the TOML file.
+      lines: Where in the file each value stands, for the message.
+
+    Raises:
+      ScenarioError: Listing everything that is wrong.
+    """
+    content = dict(content)
+    if isinstance(rules := content.get("rules"), list):
+        content["rules"] = [
+            {"aggregation": rule} if isinstance(rule, str) else rule for rule in rules
+        ]
+    scenario, problems = validation.validate(Scenario, content, _SECTIONS)
+    if problems:
+        raise ScenarioError(validation.describe(problems, lines or {}))
+    for rule in scenario.rules:
+        rule.build()
+    if len({agent.name for agent in scenario.agents}) < len(scenario.agents):
+        raise ScenarioError("agents must have different names")
+    if len(set(scenario.rules)) < len(scenario.rules):
+        raise ScenarioError("rules must differ from each other")
+    check_bids(scenario.bids)
+    return scenario
+
+
+def check_bids(bids: np.ndarray) -> None:
+    """Raises `ScenarioError` if the bids `(n,)` define no auction in float32."""
+    with np.errstate(over="ignore"):
+        total = bids.astype(np.float32).sum()
+    if not 0 < total < np.inf:
+        raise ScenarioError(
+            "bids must not all be zero, and have a finite sum, in float32: got "
+            f"{bids.tolist()}"
+        )
+
+
+def shifted_bids(bids: np.ndarray, share: float, influence: float = 1.0) -> np.ndarray:
+    """Bids `(n,)` of the same total that give the first agent an influence `share`.
+
+    The other agents keep their proportions (equal ones if all of them bid 0).
+    """
+    others = bids[1:]
+    if not others.size:
+        raise ScenarioError("a sweep over influence shares needs at least two agents")
+    others = (
+        others / others.sum()
+        if others.sum() > 0
+        else np.full(others.shape, 1 / others.size)
+    )
+    # b^a / (b^a + sum_j b_j^a) = share, in units of the total bid.
+    with np.errstate(divide="ignore"):
+        log_odds = np.log(share) - np.log1p(-share) + np.log((others**influence).sum())
+    log_odds /= influence
+    if 0 < share < 1 and abs(log_odds) > 60:
+        raise ScenarioError(
+            f"influence {influence:g} needs bids too far apart for a share of {share:g}"
+        )
+    first, rest = special.expit(log_odds), special.expit(-log_odds)
+    return bids.sum() * np.concatenate([[first], rest * others])
+
+
+_SECTIONS: dict[str | int, type] = {
+    "agents": Agent,
+    "rules": Rule,
+    "sampling": Sampling,
+}

@@ -1,0 +1,12 @@
+"""What numbers over auctions mean: moments, estimators, intervals. Knows no auction."""
+
+from tokenauction_jax.statistics.estimators import Estimate as Estimate
+from tokenauction_jax.statistics.estimators import mean_per_token as mean_per_token
+from tokenauction_jax.statistics.estimators import rate as rate
+from tokenauction_jax.statistics.intervals import Intervals as Intervals
+from tokenauction_jax.statistics.intervals import sequential as sequential
+from tokenauction_jax.statistics.moments import BUCKETS as BUCKETS
+from tokenauction_jax.statistics.moments import Moments as Moments
+from tokenauction_jax.statistics.moments import PairMoments as PairMoments
+from tokenauction_jax.statistics.moments import Sketch as Sketch
+from tokenauction_jax.statistics.moments import Statistics as Statistics

@@ -1,0 +1,92 @@
+"""Single auctions of a study: their texts, who is mentioned, and what is kept whole."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tokenauction_jax import measures
+from tokenauction_jax.scenarios.population import Population
+from tokenauction_jax.scenarios.runner import mentions
+
+
+def decode(cell: Population, texts: measures.Texts) -> list[str]:
+    """The texts of language models, without their end tokens; "" for tables."""
+    if cell.tokenizer is None:
+        return [""] * len(texts.valid)
+    return [cell.tokenizer.decode(tokens) for tokens in _tokens(cell, texts)]
+
+
+def all_measures(
+    cell: Population, texts: measures.Texts, written: Sequence[str]
+) -> np.ndarray:
+    """The measures `(A, M)` in the order of the cell's columns, mentions included."""
+    if cell.scenario is None:
+        return np.asarray(texts.measures)
+    named = [
+        [mentions(text, agent) for agent in cell.scenario.agents] for text in written
+    ]
+    named = np.where(np.asarray(texts.valid)[:, None], np.array(named, float), np.nan)
+    return np.concatenate([texts.measures, named.astype(np.float32)], axis=1)
+
+
+def table(
+    index: int,
+    cell: Population,
+    auctions: range,
+    texts: measures.Texts,
+    written: Sequence[str],
+    columns: Sequence[measures.Column],
+    rows: np.ndarray,
+) -> pa.Table:
+    """The first auctions of a chunk, one row each.
+
+    Args:
+      index: Of the cell.
+      cell: Its population.
+      auctions: The numbers of those to keep.
+      texts: The chunk's auctions.
+      written: Their texts.
+      columns: The study's measures.
+      rows: `(A, M)`, NaN for measures the cell does not have.
+    """
+    kept = slice(0, len(auctions))
+    lengths = texts.length[kept]
+    tokens = _tokens(cell, texts)[kept]
+    pieces = [
+        [str(token) for token in text]
+        if cell.tokenizer is None
+        else cell.tokenizer.pieces(text)
+        for text in tokens
+    ]
+    influence = [
+        texts.influence[i, : len(text)].tolist() for i, text in enumerate(tokens)
+    ]
+    content = {
+        "cell": np.full(len(auctions), index),
+        "auction": np.array(auctions),
+        "valid": texts.valid[kept],
+        "length": lengths,
+        "text": list(written[kept]),
+        "tokens": pa.array(tokens, pa.list_(pa.int32())),
+        "pieces": pa.array(pieces, pa.list_(pa.string())),
+        "favoured_by": pa.array(
+            [np.argmax(x, axis=-1).tolist() if x else [] for x in influence],
+            pa.list_(pa.int32()),
+        ),
+        "influence": pa.array(influence, pa.list_(pa.list_(pa.float32()))),
+    }
+    content |= {
+        column.key: rows[kept, i].astype(np.float32) for i, column in enumerate(columns)
+    }
+    return pa.table(content)
+
+
+def _tokens(cell: Population, texts: measures.Texts) -> list[list[int]]:
+    """The tokens of each text, without the one that ended it."""
+    ends = () if cell.tokenizer is None else tuple(cell.tokenizer.end_tokens)
+    found = []
+    for tokens, length in zip(texts.tokens, texts.length, strict=False):
+        ended = length and int(tokens[length - 1]) in ends
+        found.append(tokens[: length - 1 if ended else length].tolist())
+    return found
