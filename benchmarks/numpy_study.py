@@ -256,7 +256,10 @@ def measure_texts(
     found: dict[Key, Array] = {"length": np.full(auctions, float(num_tokens))}
     for name in VALUATIONS:
         worth = values * valued[name]
-        text_worth = worth.sum(0)
+        text_worth, token_worth = worth.sum(0), worth.sum(1)
+        infinite = np.isinf(token_worth)
+        found["finite_welfare", name] = np.where(infinite, 0, token_worth).sum(0)
+        found["infinite_tokens", name] = infinite.sum(0).astype(bids.dtype)
         welfare = found["welfare", name] = text_worth.sum(0)
         single = (values[:, None] * alone[name]).sum(0).max(0)
         found["realized_welfare", name] = (values * estimated[name]).sum(0)
@@ -275,7 +278,8 @@ def measure_texts(
     likelihood = found["log_likelihood"] = np.log(np.exp(log_p).mean(1)).sum(0)
     found["log_ratio"] = log_p.sum(0) - likelihood
     found["entropy"] = -own[:, n].mean(0)
-    found["influence"] = bids / bids.sum(0)
+    found["log_prob"] = work.drawn[:, n].sum(0)
+    found["weight"] = bids / bids.sum(0)
     found["robustly_gains"] = work.gains / num_tokens
     found["robustly_loses"] = work.loses / num_tokens
     return found, work.last[1:], paid

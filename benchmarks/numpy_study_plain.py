@@ -12,7 +12,7 @@ import numpy as np
 from numpy_study import SPREAD, TOLERANCE, VALUATIONS, Array, Key, Moments, Rng
 
 # Averaged over the tokens of a text; all others are summed.
-MEANS = ("entropy", "influence", "robustly_gains", "robustly_loses")
+MEANS = ("entropy", "weight", "robustly_gains", "robustly_loses")
 
 
 def log(p: Array) -> Array:
@@ -178,6 +178,8 @@ def measure_token(
         found["optimum_shortfall", name] = gap
         found["single_agent_shortfall", name] = single_agents(name, values, p, log_p)
         found["minimum_welfare", name] = worth.min(1)
+        found["finite_welfare", name] = np.where(np.isinf(total), 0, total)
+        found["infinite_tokens", name] = np.isinf(total).astype(p.dtype)
         found["utility", name] = worth - realized
         found["expected_utility", name] = worth - conditional
     found["nash_welfare"] = log(1 - tv(q[:, None], p)).sum(1)
@@ -187,7 +189,8 @@ def measure_token(
     found["log_likelihood"] = log(p_drawn.mean(1))  # the mean of the agents
     found["log_ratio"] = log_p_drawn - found["log_likelihood"][:, None]
     found["entropy"] = -kl(q, log_q, np.zeros_like(q))
-    found["influence"] = bids / bids.sum(1, keepdims=True)
+    found["log_prob"] = log(q_drawn)[:, 0]
+    found["weight"] = bids / bids.sum(1, keepdims=True)
     gains = robustly_prefers(q[:, None], r, p)
     loses = robustly_prefers(r, q[:, None], p) & ~gains
     found["robustly_gains"] = gains.astype(p.dtype)

@@ -17,7 +17,7 @@ UNITS = {
     **dict.fromkeys(("expected_revenue", "payment"), "money per text"),
     **dict.fromkeys(("expected_payment", "expected_utility"), "money per text"),
     "entropy": "nats per token",
-    "influence": "share",
+    "weight": "share",
     "length": "tokens per text",
 }
 FACTORS = {
@@ -28,7 +28,7 @@ FACTORS = {
     },
     "lambda": {
         "rule": ["linear, second_price", "log_linear, clarke"],
-        "bids.share": [f"{share:g}" for share in np.linspace(0, 1, 11)],
+        "values.share": [f"{share:g}" for share in np.linspace(0, 1, 11)],
     },
     "misreport": {
         "rule": [
@@ -131,7 +131,7 @@ def _means(cell, names, rng):
     agents = _agents(cell, names)
     n = len(agents)
     skill = 0.15 * sum(map(ord, cell.get("rule", "")[:9])) % 1
-    share = float(cell.get("bids.share", 0.5 if n == 2 else 1 / n))
+    share = float(cell.get("values.share", 0.5 if n == 2 else 1 / n))
     factor = float(cell.get("bids.factor", 1.0))
     share = factor * share / (factor * share + 1 - share)
     noise = rng.normal(0, 0.01)
@@ -153,7 +153,7 @@ def _means(cell, names, rng):
     found["entropy", "", ""] = 1.9
     found["length", "", ""] = 23.4
     for i, agent in enumerate(agents):
-        found["influence", "", agent] = share if i == 0 else (1 - share) / (n - 1)
+        found["weight", "", agent] = share if i == 0 else (1 - share) / (n - 1)
         found["payment", "", agent] = revenue / n
     return found
 
@@ -203,7 +203,7 @@ def _effects(differences):
 
 def _auction(cell, auction, n, words, rng):
     length = 12 if words is None else len(words)
-    influence = rng.dirichlet(np.ones(n), length)
+    attribution = rng.dirichlet(np.ones(n), length)
     pieces = [str(i) for i in rng.integers(0, 32, length)] if words is None else words
     return {
         "cell": cell,
@@ -212,8 +212,8 @@ def _auction(cell, auction, n, words, rng):
         "length": length,
         "text": "" if words is None else "".join(words),
         "pieces": list(pieces),
-        "favoured_by": influence.argmax(1).tolist(),
-        "influence": influence.tolist(),
+        "favoured_by": attribution.argmax(1).tolist(),
+        "attribution": attribution.tolist(),
         "welfare": -2.0,
     }
 

@@ -4,9 +4,9 @@ import jax
 
 from tokenauction_jax.scenarios import population
 from tokenauction_jax.studies import engine, results
-from tokenauction_jax.studies.config import read_study
 from tokenauction_jax.studies.parts import Folder
 from tokenauction_jax.studies.plan import make_plan
+from tokenauction_jax.studies.reading import read_study
 
 # A block has 1,024 auctions: three blocks, the last one not full.
 TEXT = """
@@ -40,7 +40,7 @@ def run(path, folder, *, blocks_per_chunk=1, stop_after=None, devices=None):
     cells = population.build([cell.setting for cell in study.cells()])
     plan = make_plan(study, cells, blocks_per_chunk)
     if not folder.path.exists():
-        folder.create(study, path.read_text(), plan)
+        folder.create(study, plan, path)
 
     def on_progress(progress):
         if stop_after is not None and folder.num_parts() >= stop_after:

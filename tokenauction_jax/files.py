@@ -27,15 +27,14 @@ def check_new(path: pathlib.Path) -> None:
       ExistsError: If `path` exists.
       StoreError: If its parent does not, or cannot be written to.
     """
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            path.lstat()
-        except (NotADirectoryError, PermissionError):
-            pass  # What is wrong is said below.
-        except OSError as error:  # Such as a name that is too long.
-            raise StoreError(f"cannot write {path}: {error.strerror}") from None
-        else:
-            raise ExistsError(f"{path} exists and is kept: choose another place")
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # If this is wrong, it is told below.
+    except OSError as error:  # Such as a name that is too long.
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+    else:
+        raise ExistsError(f"{path} exists and is kept: choose another place")
     parent = path.absolute().parent
     if not parent.is_dir():
         raise StoreError(f"{parent} is not a folder: create it, or choose another")

@@ -91,3 +91,23 @@ def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
         raise ValueError(
             f"{name} has shape {jnp.shape(value)}, expected ({wanted}{comma})"
         ) from None
+
+
+def describe(rule: Any) -> str:
+    """A record in a few words, such as ``power_mean(order=0.5)`` or ``clarke``.
+
+    Its name, its numbers, and the names of records inside it; an influence of 1, the
+    default, is left out, as is the aggregation that a payment was built for.
+    """
+    parts = []
+    for field in dataclasses.fields(rule) if dataclasses.is_dataclass(rule) else ():
+        value = getattr(rule, field.name)
+        if isinstance(value, float | int | jax.Array) and jnp.ndim(value) == 0:
+            parts.append(f"{field.name}={float(value):g}")
+        elif field.name != "aggregation" and isinstance(
+            name := getattr(value, "name", None), str
+        ):
+            parts.append(name)
+    shown = [part for part in parts if part != "influence=1"]
+    name = getattr(rule, "name", type(rule).__name__)
+    return f"{name}({', '.join(shown)})" if shown else name

@@ -18,7 +18,7 @@ VALUATIONS = {
 }
 TOLERANCE = 1e-6
 # Averaged over the tokens of a text; all others are summed.
-MEANS = ("entropy", "influence", "robustly_gains", "robustly_loses")
+MEANS = ("entropy", "weight", "robustly_gains", "robustly_loses")
 # Of a token only: `W(p_k)` for each agent k. `single_agent_shortfall` of a text needs
 # their sums over its tokens.
 ALONE = "single_agent_welfare"
@@ -149,6 +149,9 @@ def token_measures(
         welfare = agents_welfare(name, values, log_q, log_probs)
         found["welfare", name] = welfare.sum()
         found["minimum_welfare", name] = welfare.min()
+        finite = np.isfinite(welfare.sum())
+        found["finite_welfare", name] = welfare.sum() if finite else LD(0)
+        found["infinite_tokens", name] = LD(not finite)
         found["utility", name] = welfare - realized
         found["expected_utility", name] = welfare - conditional
         estimate = LD(0)
@@ -186,8 +189,9 @@ def token_measures(
     found["expected_revenue"] = conditional.sum()
     found["log_likelihood"] = log_reference(reference, log_probs, token)
     found["log_ratio"] = log_probs[:, token] - found["log_likelihood"]
+    found["log_prob"] = log_q[token]
     found["entropy"] = valuations.entropy(log_q)
-    found["influence"] = bids / bids.sum()
+    found["weight"] = bids / bids.sum()
     found["robustly_gains"], found["robustly_loses"] = gains, loses
     return {key: np.asarray(value, float)[()] for key, value in found.items()}
 

@@ -141,7 +141,7 @@ def test_agents_that_agree_lose_nothing(rule):
         assert abs(found["realized_welfare", name]) < 1e-15
     np.testing.assert_array_equal(found["robustly_gains"], 1)
     np.testing.assert_array_equal(found["robustly_loses"], 0)
-    np.testing.assert_allclose(found["influence"], [1 / 6, 1 / 3, 1 / 2])
+    np.testing.assert_allclose(found["weight"], [1 / 6, 1 / 3, 1 / 2])
     np.testing.assert_allclose(found["log_likelihood"], -2 * np.log(4))
     np.testing.assert_allclose(found["log_ratio"], 2 * np.log(0.3 * 4))
     assert found["length"] == 2

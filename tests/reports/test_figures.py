@@ -11,8 +11,8 @@ from tokenauction_jax.reports import figures, labels, plots
 
 EXPECTED = {
     "welfare": {"response-agents-num-agents", "revenue-welfare", "effects"},
-    "lambda": {"response-bids-share", "influence", "revenue-welfare", "effects"},
-    "misreport": {"regret", "influence", "revenue-welfare", "effects"},
+    "lambda": {"response-values-share", "weight", "revenue-welfare", "effects"},
+    "misreport": {"regret", "weight", "revenue-welfare", "effects"},
     "single": set(),
 }
 
@@ -65,19 +65,19 @@ def test_regret_is_the_paired_difference_to_the_truth_under_each_valuation():
             assert curve[:, 0] == pytest.approx([float(x) for x in order])
 
 
-def test_influence_is_on_the_x_axis():
+def test_weight_is_on_the_x_axis():
     results = fake_results("misreport")
     table = labels.estimates(results)
-    axes = figures.influence(results).figure.axes[0]
-    shares = [table[cell, "influence", "", "Alpha"]["mean"] for cell in range(8)]
+    axes = figures.weight(results).figure.axes[0]
+    shares = [table[cell, "weight", "", "Alpha"]["mean"] for cell in range(8)]
     np.testing.assert_allclose(curves(axes)[0][:, 0], sorted(shares))
 
 
-def test_influence_that_only_follows_the_number_of_agents_is_no_sweep():
+def test_a_weight_that_only_follows_the_number_of_agents_is_not_swept():
     results = fake_results("welfare")
-    moved = results.summary.query("measure == 'influence' and agent == '0'")
+    moved = results.summary.query("measure == 'weight' and agent == '0'")
     assert np.ptp(moved["mean"]) > 0.1
-    assert figures.influence(results) is None
+    assert figures.weight(results) is None
 
 
 def test_what_excludes_zero_is_filled():
@@ -132,15 +132,15 @@ def test_a_measure_that_was_not_taken():
     for name in ("summary", "differences", "effects"):
         frame = getattr(results, name)
         setattr(results, name, frame[frame["measure"] == "welfare"])
-    assert set(charts(results)) == {"welfare", "response-bids-share", "effects"}
+    assert set(charts(results)) == {"welfare", "response-values-share", "effects"}
 
 
 def test_names_are_text_whatever_they_hold(tmp_path):
     names = ("<script>$\\frac$&amp;", "\N{ROCKET} " + "long " * 30)
-    factors = {"rule": ["$x_$", names[1], "<b>"], "bids.share": ["0", "0.5", "1"]}
+    factors = {"rule": ["$x_$", names[1], "<b>"], "values.share": ["0", "0.5", "1"]}
     found = charts(fake_results("lambda", names, factors))
     assert len(found) == 6
-    for name in ("influence", "welfare", "effects"):
+    for name in ("weight", "welfare", "effects"):
         figures.save(found[name], tmp_path)
     for path in tmp_path.glob("*.svg"):
         assert "<script" not in path.read_text()

@@ -13,9 +13,9 @@ from fake_results import fake_results
 from markupsafe import escape
 from matplotlib import image
 
+from tokenauction_jax.files import StoreError
 from tokenauction_jax.reports import figures
 from tokenauction_jax.reports import pages as report
-from tokenauction_jax.scenarios.store import StoreError
 
 HOSTILE = '<script>document.title = "taken"</script>', "B\"'&<img src=https://x.test/y>"
 WORDS = ["Fly", " Alpha", "</span>", "<script>alert(1)</script>", "\n", "& more", "."]
@@ -23,7 +23,7 @@ SECTIONS = {
     *("about", "headline", "effects", "figures", "variance", "measures"),
     *("texts", "performance"),
 }
-FIGURES = ("welfare", "regret", "influence", "revenue-welfare", "effects", "shortfalls")
+FIGURES = ("welfare", "regret", "weight", "revenue-welfare", "effects", "shortfalls")
 
 
 def written(folder, *args, **changes):
@@ -121,7 +121,7 @@ def test_tokens_have_the_colour_and_share_of_the_agent_they_are_owed_to(page):
     shown = tokens[: len(WORDS)]
     assert [piece for *_, piece in shown] == WORDS
     for (style, opacity, title, _), agent, shares in zip(
-        shown, first["favoured_by"], first["influence"], strict=True
+        shown, first["favoured_by"], first["attribution"], strict=True
     ):
         assert style == f"token agent{agent}"
         assert opacity == f"--s:{shares[agent]:.2f}"
@@ -159,7 +159,7 @@ def test_a_study_of_many_cells_and_groups_of_agents(tmp_path, no_figures):
 
 
 def test_missing_infinite_and_undefined_numbers(tmp_path, no_figures):
-    factors = {"rule": ["linear", "log_linear"], "bids.share": ["0", "0.3", "1"]}
+    factors = {"rule": ["linear", "log_linear"], "values.share": ["0", "0.3", "1"]}
     results = fake_results("lambda", factors=factors)
     for name in ("summary", "differences", "effects", "variance_ratios"):
         frame = getattr(results, name)
@@ -177,7 +177,7 @@ def test_missing_infinite_and_undefined_numbers(tmp_path, no_figures):
     assert not re.search(r"\b(nan|inf|None|NaT)\b", text, flags=re.IGNORECASE)
     headline = page[page.index('id="headline"') : page.index('id="effects"')]
     assert headline.count("1,234 infinite left out") == 6
-    assert "log_linear · bid share 0: 2,345 of 4,096." in text
+    assert "log_linear · share of the first agent 0: 2,345 of 4,096." in text
     assert "No texts were kept" in text
     assert 'title="n = 0"' in page
     assert "∞" in text
@@ -204,7 +204,7 @@ def test_what_the_intervals_are(tmp_path, sequential):
 
 
 def test_an_undefined_auction_and_one_without_tokens(tmp_path):
-    empty = {"pieces": [], "favoured_by": [], "influence": [], "text": "", "cell": 0}
+    empty = {"pieces": [], "favoured_by": [], "attribution": [], "text": "", "cell": 0}
     auctions = pd.DataFrame([empty | {"auction": 4, "valid": False}])
     page = written(tmp_path, "single", auctions=auctions)
     assert "<em>no tokens</em> <em" in page
@@ -213,9 +213,9 @@ def test_an_undefined_auction_and_one_without_tokens(tmp_path):
 
 def test_an_earlier_report_is_replaced_whole(tmp_path):
     written(tmp_path, "single")
-    (tmp_path / "report" / "influence.svg").write_text("an earlier figure")
+    (tmp_path / "report" / "weight.svg").write_text("an earlier figure")
     written(tmp_path, "single")
-    assert not (tmp_path / "report" / "influence.svg").exists()
+    assert not (tmp_path / "report" / "weight.svg").exists()
     assert [file.name for file in tmp_path.iterdir()] == ["report"]
 
 
@@ -231,7 +231,7 @@ def test_nothing_but_a_report_is_replaced(tmp_path):
         written(tmp_path / "no", "single")
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "report").write_text("mine")
-    with pytest.raises(StoreError, match="is no folder"):
+    with pytest.raises(StoreError, match="is not a folder"):
         written(tmp_path / "file", "single")
 
 

@@ -4,10 +4,11 @@ from scipy import stats
 
 from tokenauction_jax.scenarios import population, settings
 from tokenauction_jax.scenarios.settings import Setting
+from tokenauction_jax.scenarios.values import draw_values, make_bids
 
 
 def values(kind, num_agents=2, first=0, size=4000, seed=0):
-    return population.draw_values(kind, seed, num_agents, first, size)
+    return draw_values(kind, seed, num_agents, first, size)
 
 
 DISTRIBUTIONS = {
@@ -56,7 +57,7 @@ def test_bids():
     drawn = np.array([[1.0, 2.0, 4.0]], np.float32)
 
     def bids(kind):
-        return population.make_bids(kind, drawn).tolist()
+        return make_bids(kind, drawn).tolist()
 
     assert bids(settings.TruthfulBids()) == [[1, 2, 4]]
     assert bids(settings.ShadedBids(factor=0.5)) == [[0.5, 1, 2]]

@@ -77,7 +77,7 @@ def test_rules_take_numbers():
             {"rules": ["quadratic"]},
             r"rules\[0\].aggregation: no 'quadratic' here, choices are linear",
         ),
-        ({"rules": ["power_mean"]}, "order is needed by power_mean"),
+        ({"rules": ["power_mean"]}, "'power_mean' needs its order, as in"),
         (
             {"rules": [{"aggregation": "power_mean", "order": 0.5}]},
             "no default payment",

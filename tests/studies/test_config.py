@@ -1,20 +1,21 @@
 import pytest
 
 from tokenauction_jax.scenarios import validation
-from tokenauction_jax.studies import config
-from tokenauction_jax.studies.config import StudyError, validate_study
+from tokenauction_jax.studies import reading
+from tokenauction_jax.studies.config import StudyError
+from tokenauction_jax.studies.reading import validate_study
 
 
 def read(tmp_path, text):
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    return config.read_study(path)
+    return reading.read_study(path)
 
 
 def test_built_in_studies_are_valid():
-    assert set(config.builtin_studies()) == {"lambda", "misreport", "welfare"}
-    for name in config.builtin_studies():
-        study = config.read_study(name)
+    assert set(reading.builtin_studies()) == {"lambda", "misreport", "welfare"}
+    for name in reading.builtin_studies():
+        study = reading.read_study(name)
         assert study.name == name
         assert study.description
 
@@ -153,7 +154,7 @@ def test_wrong_studies_say_what_to_change(content, message):
 
 def test_missing_and_unreadable_files(tmp_path):
     with pytest.raises(StudyError, match="no study 'welfar': did you mean 'welfare'"):
-        config.read_study("welfar")
+        reading.read_study("welfar")
     with pytest.raises(StudyError, match=r"cannot read .*at line 1"):
         read(tmp_path, "num_auctions = \n")
 

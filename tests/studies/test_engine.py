@@ -11,10 +11,11 @@ import tiny_study
 import tokenauction_jax as ta
 from tokenauction_jax.measures import Column
 from tokenauction_jax.scenarios import population
+from tokenauction_jax.scenarios.values import draw_values
 from tokenauction_jax.statistics.moments import Statistics
 from tokenauction_jax.studies import results
-from tokenauction_jax.studies.config import validate_study
 from tokenauction_jax.studies.plan import make_plan, precise_enough
+from tokenauction_jax.studies.reading import read_study, validate_study
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,12 @@ def test_every_auction_of_every_cell_ran(whole):
     assert not whole.summary["infinite"].any()
 
 
-def test_texts_are_those_that_simulate_draws(whole):
+def test_texts_are_those_that_simulate_draws(whole, study):
     """Auction 2,047 of the study is auction 2,047 of `ta.simulate`."""
     rows = whole.auctions
     rows = rows[(rows["cell"] == 0) & rows["auction"].between(2040, 2059)]
-    setting = whole.cells[0].setting
-    values = population.draw_values(setting.values, setting.seed, 2, 2040, 20)
+    setting = read_study(study).cells()[0].setting
+    values = draw_values(setting.values, setting.seed, 2, 2040, 20)
     rollout = ta.simulate(
         jax.random.key(setting.seed),
         setting.rule.build(),
@@ -213,7 +214,7 @@ def test_two_agents_and_two_tokens_match_the_exact_values(folder):
         ("nash_welfare", "", ""): np.log(1 - distance).sum(),
     }
     per_token = {
-        ("influence", "", "0"): 2 / 3,
+        ("weight", "", "0"): 2 / 3,
         ("entropy", "", ""): -(q @ np.log(q)),
         ("robustly_gains", "", "0"): 1,
     }
@@ -258,7 +259,7 @@ def test_a_study_stops_once_it_is_precise_enough(folder):
     assert (row["high"] - row["low"]) / 2 <= 0.01
     # Not precise enough one chunk earlier.
     parts = range(found.folder.num_parts() - 1)
-    chunks = [found.folder.read_part(k, found.manifest["digest"]) for k in parts]
+    chunks = [found.folder.read_part(k) for k in parts]
     before = functools.reduce(Statistics.merge, chunks)
     assert before.num_auctions == found.num_auctions - 1024
     assert not precise_enough(found.study, found.plan, before)

@@ -4,20 +4,23 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from tokenauction_jax.cli import study_display
+from tokenauction_jax import files
+from tokenauction_jax.cli import accelerators
+from tokenauction_jax.cli.displays import progress
+from tokenauction_jax.cli.displays import study as display
+from tokenauction_jax.files import StoreError
 from tokenauction_jax.scenarios import population
-from tokenauction_jax.scenarios.store import StoreError, check_new
-from tokenauction_jax.studies import config, launch, results
+from tokenauction_jax.studies import launch, reading, results
 from tokenauction_jax.studies.cost import estimate
+from tokenauction_jax.studies.launch import Listener
 from tokenauction_jax.studies.parts import Folder
-from tokenauction_jax.studies.plan import Plan, make_plan
-from tokenauction_jax.studies.session import Progress
+from tokenauction_jax.studies.plan import make_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +95,7 @@ class StudyCommand:
 
 def run(study_command: StudyCommand) -> None:
     """Runs a subcommand of `tokenauction study`."""
+    accelerators.warn_about_idle_ones()
     command = study_command.command
     console = Console(highlight=False)
     if isinstance(command, New):
@@ -107,11 +111,11 @@ def run(study_command: StudyCommand) -> None:
 
 
 def _new(command: New, console: Console) -> None:
-    config.read_study(command.template)
-    text = config.study_text(command.template)
-    check_new(command.path)
+    reading.read_study(command.template)
+    text = reading.study_text(command.template)
+    files.check_new(command.path)
     try:
-        command.path.write_text(text)
+        files.write(command.path, text)
     except OSError as error:
         raise StoreError(f"cannot write {command.path}: {error.strerror}") from None
     console.print(
@@ -122,7 +126,7 @@ def _new(command: New, console: Console) -> None:
 
 
 def _check(command: Check, console: Console) -> None:
-    study = config.read_study(command.study)
+    study = reading.read_study(command.study)
     cells = study.cells()
     with Console(stderr=True).status("loading the agents") as status:
         populations = population.build([cell.setting for cell in cells])
@@ -132,11 +136,11 @@ def _check(command: Check, console: Console) -> None:
             status.update(f"timing cell {index + 1} of {len(cells)}")
 
         cost = estimate(study, populations, plan, on_cell)
-    study_display.show_plan(console, study, cells, plan, cost)
+    display.show_plan(console, study, cells, plan, cost)
 
 
 def _run(command: Run, console: Console) -> None:
-    out = command.out or pathlib.Path(config.read_study(command.study).name)
+    out = command.out or pathlib.Path(reading.read_study(command.study).name)
     with _interruptible(out, console) as listen:
         launch.run(
             command.study,
@@ -152,16 +156,10 @@ def _resume(command: Resume, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible(folder: pathlib.Path, console: Console) -> Iterator[Any]:
+def _interruptible(folder: pathlib.Path, console: Console) -> Iterator[Listener]:
     """Shows the progress of a run and then what was found, even if interrupted."""
     interrupted = False
-    with contextlib.ExitStack() as stack:
-
-        def listen(study: config.Study, plan: Plan) -> Callable[[Progress], None]:
-            stderr = Console(stderr=True, highlight=False)
-            shown = study_display.StudyProgress(stderr, study, plan)
-            return stack.enter_context(shown).show
-
+    with progress.listener(Console(stderr=True, highlight=False)) as listen:
         try:
             yield listen
         except KeyboardInterrupt:
@@ -172,8 +170,8 @@ def _interruptible(folder: pathlib.Path, console: Console) -> Iterator[Any]:
         if not Folder(folder).num_parts():
             raise KeyboardInterrupt
     found = results.load(folder)
-    study_display.show_results(console, found)
-    study_display.show_session(console, found)
+    display.show_results(console, found)
+    display.show_session(console, Folder(folder))
     if interrupted:
         raise KeyboardInterrupt
 

@@ -1,38 +1,65 @@
-"""Names, units and order of what is measured of a text."""
+"""Names, units and order of what is measured of a text.
 
+Three numbers are easily taken for one another: ``influence`` is the exponent ``a`` of a
+rule, the *weight* of an agent is ``lambda_i = b_i^a / sum_j b_j^a``, and its
+*attribution* of a drawn token is the share ``lambda_i p_i / sum_j lambda_j p_j`` of the
+token's probability that it brought.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
+# Always measured; a study may add one of its own.
 VALUATIONS = ("total_variation", "forward_kl", "reverse_kl")
 
-# The measures of a text, in the order of its row: unit, one for each valuation, one for
-# each agent.
+
+class Measure(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      unit: Of the number.
+      by_valuation: Whether there is one for each valuation.
+      by_agent: Whether there is one for each agent.
+      averaged: Whether it is the mean over the tokens of a text, not the sum.
+      closed_form: Whether it needs a formula that only built-in valuations have.
+    """
+
+    unit: str
+    by_valuation: bool = False
+    by_agent: bool = False
+    averaged: bool = False
+    closed_form: bool = False
+
+
+# In the order of the row of a text.
 MEASURES = {
-    "welfare": ("money per text", True, False),
-    "realized_welfare": ("money per text", True, False),
-    "optimum_shortfall": ("money per text", True, False),
-    "single_agent_shortfall": ("money per text", True, False),
-    "minimum_welfare": ("money per text", True, False),
-    "nash_welfare": ("nats per text", False, False),
-    "revenue": ("money per text", False, False),
-    "expected_revenue": ("money per text", False, False),
-    "payment": ("money per text", False, True),
-    "expected_payment": ("money per text", False, True),
-    "utility": ("money per text", True, True),
-    "expected_utility": ("money per text", True, True),
-    "influence": ("share", False, True),
-    "robustly_gains": ("share of tokens", False, True),
-    "robustly_loses": ("share of tokens", False, True),
-    "entropy": ("nats per token", False, False),
-    "log_likelihood": ("nats per text", False, False),
-    "log_ratio": ("nats per text", False, True),
-    "length": ("tokens", False, False),
-    "mention": ("share of texts", False, True),
+    "welfare": Measure("money per text", by_valuation=True),
+    "realized_welfare": Measure("money per text", by_valuation=True, closed_form=True),
+    "optimum_shortfall": Measure("money per text", by_valuation=True, closed_form=True),
+    "single_agent_shortfall": Measure("money per text", by_valuation=True),
+    "minimum_welfare": Measure("money per text", by_valuation=True),
+    "finite_welfare": Measure("money per text", by_valuation=True),
+    "infinite_tokens": Measure("tokens", by_valuation=True),
+    "nash_welfare": Measure("nats per text"),
+    "revenue": Measure("money per text"),
+    "expected_revenue": Measure("money per text"),
+    "payment": Measure("money per text", by_agent=True),
+    "expected_payment": Measure("money per text", by_agent=True),
+    "utility": Measure("money per text", by_valuation=True, by_agent=True),
+    "expected_utility": Measure("money per text", by_valuation=True, by_agent=True),
+    "weight": Measure("share", by_agent=True, averaged=True),
+    "robustly_gains": Measure("share of tokens", by_agent=True, averaged=True),
+    "robustly_loses": Measure("share of tokens", by_agent=True, averaged=True),
+    "entropy": Measure("nats per token", averaged=True),
+    "log_prob": Measure("nats per text"),
+    "log_likelihood": Measure("nats per text"),
+    "log_ratio": Measure("nats per text", by_agent=True),
+    "length": Measure("tokens"),
+    "mention": Measure("share of texts", by_agent=True),
 }
-UNITS = {name: unit for name, (unit, _, _) in MEASURES.items()}
+UNITS = {name: measure.unit for name, measure in MEASURES.items()}
 # Means of numbers in [0, 1] that are often 0 or 1 throughout.
 SHARES = ("robustly_gains", "robustly_loses", "mention")
-# Averaged over the tokens of a text; what else is observed is summed.
-AVERAGED = ("influence", "robustly_gains", "robustly_loses", "entropy")
 
 
 class Column(NamedTuple):
@@ -49,12 +76,17 @@ class Column(NamedTuple):
         return "/".join(str(part) for part in parts if part != "")
 
 
-def columns(num_agents: int, with_mentions: bool = False) -> list[Column]:
+def columns(
+    num_agents: int,
+    with_mentions: bool = False,
+    valuations: Sequence[str] = VALUATIONS,
+) -> list[Column]:
     """The columns of `Texts.measures`, and those of mentions if texts have them."""
     return [
         Column(name, valuation, agent)
-        for name, (_, by_valuation, by_agent) in MEASURES.items()
+        for name, measure in MEASURES.items()
         if with_mentions or name != "mention"
-        for valuation in (VALUATIONS if by_valuation else [""])
-        for agent in (range(num_agents) if by_agent else [None])
+        for valuation in (valuations if measure.by_valuation else [""])
+        if not measure.closed_form or valuation in VALUATIONS
+        for agent in (range(num_agents) if measure.by_agent else [None])
     ]

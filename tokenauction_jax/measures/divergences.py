@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tokenauction_jax.mechanism import distributions
+from tokenauction_jax.mechanism.base import Valuation
 from tokenauction_jax.mechanism.optimum import (
     MOST_LISTED,
     dual_total_variation_optimum,
@@ -64,7 +65,36 @@ def divergence_measures(
         "optimum_shortfall": jnp.stack(shortfall),
         "single_agents": jnp.array(alone, p.dtype),
         "minimum_welfare": jnp.stack([functools.reduce(jnp.minimum, x) for x in worth]),
+        **_finite_parts([functools.reduce(jnp.add, x) for x in worth]),
         "nash_welfare": distributions.safe_log(1 - jnp.stack(variation)).sum(),
+    }
+
+
+def valuation_measures(
+    valuation: Valuation, values: jax.Array, log_probs: jax.Array, log_q: jax.Array
+) -> dict[str, jax.Array]:
+    """What `divergence_measures` says of a valuation, without its best outcome."""
+    value = jax.vmap(valuation.value, (None, 0))
+    found = value(log_q, log_probs)
+    worth = _times(values, found)
+    of_agents = jax.vmap(value, (0, None))(log_probs, log_probs)
+    alone = jnp.where(values[None] > 0, values[None] * of_agents, 0).sum(1)
+    finite = _finite_parts([worth.sum()])
+    return {
+        "values": found,
+        "single_agents": alone,
+        "minimum_welfare": worth.min(),
+        **{name: x[0] for name, x in finite.items()},
+    }
+
+
+def _finite_parts(welfare: list[jax.Array]) -> dict[str, jax.Array]:
+    """The token's welfare where it is finite, and whether it is not."""
+    infinite = [jnp.isinf(x) for x in welfare]
+    finite = [jnp.where(i, 0, x) for i, x in zip(infinite, welfare, strict=True)]
+    return {
+        "finite_welfare": jnp.stack(finite),
+        "infinite_tokens": jnp.stack(infinite).astype(welfare[0].dtype),
     }
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from tokenauction_jax.agents.pool import AgentPool
-from tokenauction_jax.measures.columns import AVERAGED, MEASURES
+from tokenauction_jax.measures.columns import MEASURES
 from tokenauction_jax.measures.tokens import Attribution, Reference, TokenMeasures
-from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.mechanism.base import Mechanism, Valuation
 from tokenauction_jax.simulation import Rollout, simulate
 
 
@@ -25,7 +25,7 @@ class Texts(NamedTuple):
       valid: `(A,)`, False where an auction became undefined.
       length: `(A,)` tokens of each text.
       tokens: `(A, T)`.
-      influence: `(A, T, n)`, the share of the drawn token's probability that each
+      attribution: `(A, T, n)`, the share of the drawn token's probability that each
         agent brought, ``lambda_i p_i / sum_j lambda_j p_j``.
     """
 
@@ -33,7 +33,7 @@ class Texts(NamedTuple):
     valid: Any
     length: Any
     tokens: Any
-    influence: Any
+    attribution: Any
 
 
 def run_texts(
@@ -46,6 +46,7 @@ def run_texts(
     *,
     num_tokens: int,
     reference: Reference,
+    valuation: Valuation | None = None,
 ) -> Texts:
     """Simulates and measures one block of auctions; pure, to be jitted whole.
 
@@ -58,6 +59,7 @@ def run_texts(
       first_auction: The number of the block's first auction.
       num_tokens: The cap on the tokens of a text.
       reference: See `TokenMeasures`.
+      valuation: One to measure besides the built-in ones.
     """
     if reference == "agent":
         bids_in = jnp.concatenate([bids, jnp.zeros_like(bids[:, :1])], axis=1)
@@ -71,7 +73,7 @@ def run_texts(
         num_tokens=num_tokens,
         first_auction=first_auction,
         observe=Attribution(mechanism.aggregation),
-        accumulate=TokenMeasures(mechanism.aggregation, reference),
+        accumulate=TokenMeasures(mechanism.aggregation, reference, valuation),
         observe_args=(values,),
     )
     return text_measures(rollout, values)
@@ -87,8 +89,9 @@ def text_measures(rollout: Rollout, values: jax.Array) -> Texts:
         return kept.sum(axis=1)
 
     seen = dict(rollout.totals)
-    for name in AVERAGED:
-        of_text = seen[name]
+    for name, of_text in rollout.totals.items():
+        if name not in MEASURES or not MEASURES[name].averaged:
+            continue
         tokens = jnp.maximum(length, 1).reshape(-1, *[1] * (of_text.ndim - 1))
         seen[name] = of_text / tokens
     paid = total(rollout.payments[..., :n])
@@ -105,6 +108,7 @@ def text_measures(rollout: Rollout, values: jax.Array) -> Texts:
         "expected_payment": expected,
         "utility": worth - paid[:, None],
         "expected_utility": worth - expected[:, None],
+        "log_prob": total(rollout.log_prob),
         "length": length.astype(paid.dtype),
     }
     rows = [seen[name].reshape(mask.shape[0], -1) for name in MEASURES if name in seen]
@@ -114,11 +118,11 @@ def text_measures(rollout: Rollout, values: jax.Array) -> Texts:
         valid=rollout.valid,
         length=length,
         tokens=rollout.tokens,
-        influence=rollout.observations,
+        attribution=rollout.observations,
     )
 
 
 def _worth(values: jax.Array, x: jax.Array) -> jax.Array:
-    """``w_i x_i`` `(A, 3, n)`, 0 for agents of value 0."""
+    """``w_i x_i`` `(A, v, n)` under v valuations, 0 for agents of value 0."""
     values = values[:, None]
     return jnp.where(values > 0, values * x, 0)

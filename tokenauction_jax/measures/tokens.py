@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from tokenauction_jax import records
-from tokenauction_jax.measures.divergences import divergence_measures
+from tokenauction_jax.measures.divergences import (
+    divergence_measures,
+    valuation_measures,
+)
 from tokenauction_jax.mechanism import distributions
 from tokenauction_jax.mechanism.aggregation import Linear
-from tokenauction_jax.mechanism.base import Aggregation
+from tokenauction_jax.mechanism.base import Aggregation, Valuation
 from tokenauction_jax.mechanism.incentives import outcomes_without, preference_violation
 
 Reference = Literal["uniform", "mean", "agent"]
@@ -25,10 +28,12 @@ class TokenMeasures:
       aggregation: The rule of the auction.
       reference: The model of fluency: the uniform distribution, the mean of the
         agents', or that of a last "agent" which bids 0 and takes no part.
+      valuation: One to measure besides the built-in ones.
     """
 
     aggregation: Aggregation
     reference: Reference = records.static_field()
+    valuation: Valuation | None = None
 
     def __call__(
         self,
@@ -44,9 +49,14 @@ class TokenMeasures:
         drawn = log_probs[:, token]
         log_reference = self._log_reference(drawn, n, log_probs.shape[-1])
         gains, loses = self._robust_preferences(bids, log_probs, log_q, n)
-        return divergence_measures(values, log_probs[:n], log_q) | {
+        seen = divergence_measures(values, log_probs[:n], log_q)
+        if self.valuation is not None:
+            own = valuation_measures(self.valuation, values, log_probs[:n], log_q)
+            for name, x in own.items():
+                seen[name] = jnp.concatenate([seen[name], x[None]])
+        return seen | {
             "realized": _realized_values(drawn[:n] - log_q[token]),
-            "influence": weights,
+            "weight": weights,
             "robustly_gains": gains,
             "robustly_loses": loses,
             "entropy": distributions.entropy(log_q),

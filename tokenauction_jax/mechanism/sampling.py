@@ -13,6 +13,9 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 
+# What results record of how they were drawn.
+SAMPLER = "exponential race in two levels, 64-bit uniforms, keys by auction"
+
 
 def sample_token(key: jax.Array, log_q: ArrayLike) -> jax.Array:
     """Draws one token from `log_q`, exact in the tails.

@@ -36,7 +36,7 @@ def charts(results: Results) -> list[Chart]:
     found = [
         welfare(results),
         *(response(results, factor) for factor in swept),
-        influence(results),
+        weight(results),
         revenue_welfare(results),
         effects(results),
         shortfalls(results),
@@ -106,17 +106,17 @@ def effects(results: Results) -> Chart | None:
     return Chart("effects", "Effects", caption, figure)
 
 
-def influence(results: Results) -> Chart | None:
-    """Welfare against the first agent's share of influence, if a factor moves it."""
+def weight(results: Results) -> Chart | None:
+    """Welfare against the first agent's weight, if a factor moves it."""
     agent = next(iter(results.agent_names), "")
-    factor = _influence_factor(results, agent)
+    factor = _weight_factor(results, agent)
     if factor is None:
         return None
     table, name = labels.estimates(results), labels.agent_label(agent)
     valuations = labels.valuations(results, "welfare", "")
 
     def points(cells: Sequence[int], valuation: str) -> Sequence[Point]:
-        keys = [("influence", "", agent), ("welfare", valuation, "")]
+        keys = [("weight", "", agent), ("welfare", valuation, "")]
         found = _points(table, cells, *keys)
         found.sort(key=lambda point: point[0]["mean"])
         return found
@@ -129,13 +129,13 @@ def influence(results: Results) -> Chart | None:
             (labels.measure_label(v), y, partial(points, valuation=v))
             for v in valuations
         ],
-        f"influence of {plots.short(name)} (share)",
+        f"weight of {plots.short(name)} (share)",
     )
     caption = (
-        f"Mean welfare under each valuation against the influence of {name}, moved by "
+        f"Mean welfare under each valuation against the weight of {name}, moved by "
         f"the {labels.factor_label(factor)}."
     )
-    return Chart("influence", "Welfare against influence", caption, figure)
+    return Chart("weight", "Welfare by weight", caption, figure)
 
 
 def revenue_welfare(results: Results) -> Chart | None:
@@ -328,12 +328,12 @@ def _curves(
     return plots.curves(grid, list(names), x, zero=zero, growing=growing, same_y=single)
 
 
-def _influence_factor(results: Results, agent: str) -> str | None:
-    """A factor that alone moves the agent's influence among the same agents."""
+def _weight_factor(results: Results, agent: str) -> str | None:
+    """A factor that alone moves the agent's weight among the same agents."""
     cells = labels.cells(results)
     shares: dict[int, dict[str, float]] = {cell: {} for cell in cells}
     for (cell, measure, _, name), row in labels.estimates(results).items():
-        if measure == "influence":
+        if measure == "weight":
             shares[cell][name] = row["mean"]
     for factor in labels.varying(results):
         families: dict[tuple[str, ...], list[int]] = {}

@@ -17,14 +17,18 @@ REGRET_FACTOR = "bids.factor"
 
 _FACTORS = {
     "agents.num_agents": "number of agents",
-    "bids.share": "bid share",
+    "bids.weight": "weight of the first agent",
+    "values.share": "share of the first agent",
     REGRET_FACTOR: "bid factor",
 }
 _MEASURES = {
     "expected_payment": "conditional payment",
     "expected_revenue": "revenue",
     "expected_utility": "utility",
+    "finite_welfare": "welfare of the tokens where it is finite",
     "forward_kl": "forward KL",
+    "infinite_tokens": "tokens of infinite welfare",
+    "log_prob": "log-probability under the auction",
     "minimum_welfare": "welfare of the worst-off agent",
     "nash_welfare": "Nash welfare",
     "optimum_shortfall": "shortfall from the optimum",

@@ -4,7 +4,6 @@ import math
 import numbers
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +11,12 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
+from tokenauction_jax import files
+from tokenauction_jax.files import StoreError
 from tokenauction_jax.reports import figures, labels, tables
 from tokenauction_jax.reports.figures import Chart
 from tokenauction_jax.reports.labels import Row
 from tokenauction_jax.reports.plots import COLOURS
-from tokenauction_jax.scenarios.store import StoreError
 from tokenauction_jax.studies.results import Results
 
 _TEMPLATE = "page.html.jinja"
@@ -40,17 +40,12 @@ def write_report(results: Results, folder: pathlib.Path) -> pathlib.Path:
     """
     _check_replaceable(folder)
     try:
-        with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as scratch:
-            part = pathlib.Path(scratch) / "report"
-            part.mkdir()
+        with files.write_folder(folder, replace=True) as part:
             charts = figures.charts(results)
             for chart in charts:
                 figures.save(chart, part)
             page = _render(results, [(c, Markup(_inline(part, c))) for c in charts])
-            (part / "index.html").write_text(page, encoding="utf-8")
-            if folder.exists():
-                folder.rename(pathlib.Path(scratch) / "earlier")
-            part.rename(folder)
+            files.write(part / "index.html", page)
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error}") from None
     return folder / "index.html"
@@ -59,15 +54,16 @@ def write_report(results: Results, folder: pathlib.Path) -> pathlib.Path:
 def _check_replaceable(folder: pathlib.Path) -> None:
     """Nothing but an earlier report is ever replaced."""
     if not folder.absolute().parent.is_dir():
-        raise StoreError(f"{folder.absolute().parent} is no folder: create it first")
+        parent = folder.absolute().parent
+        raise StoreError(f"{parent} is not a folder: create it first")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise StoreError(f"{folder} is no folder: give another one")
+        raise StoreError(f"{folder} is not a folder: choose another one")
     names = [file.name for file in folder.iterdir()] if folder.exists() else []
     ours = all(
         name.endswith((".svg", ".png")) or name == "index.html" for name in names
     )
     if names and not (ours and "index.html" in names):
-        raise StoreError(f"{folder} holds other files than a report: give another one")
+        raise StoreError(f"{folder} holds other files than a report: choose another")
 
 
 def _inline(folder: pathlib.Path, chart: Chart) -> str:
@@ -176,7 +172,7 @@ def _text(results: Results, row: Row) -> dict[str, Any]:
     tokens = [
         _token(results, str(piece), int(agent), [float(x) for x in shares])
         for piece, agent, shares in zip(
-            row["pieces"], row["favoured_by"], row["influence"], strict=True
+            row["pieces"], row["favoured_by"], row["attribution"], strict=True
         )
     ]
     # Tokens of tables are numbers, which need spaces between them.

@@ -1,23 +1,23 @@
-"""From a setting to what is simulated: agents, their values and their bids."""
+"""From a setting to what is simulated: rules, agents, their values and bids."""
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from tokenauction_jax import agents
 from tokenauction_jax.agents import AgentPool, filters
 from tokenauction_jax.mechanism import Mechanism
-from tokenauction_jax.scenarios import settings
+from tokenauction_jax.mechanism.base import SupportsInfluence
+from tokenauction_jax.scenarios import settings, values
 from tokenauction_jax.scenarios.scenario import Agent, Sampling, Scenario, ScenarioError
 
-# Tells the randomness of values from that of the auctions under the same seed.
-_VALUES = 0x76616C75
-# And that of Markov tables: the keys of agents would be those of auctions else.
+# Tells the randomness of Markov tables from that of the auctions under the same seed:
+# the keys of agents would be those of auctions else.
 _TABLES = 0x7461626C
 
 
@@ -72,6 +72,20 @@ def load_pool(
     return pool, checkpoints[names[0]]
 
 
+class Cast(NamedTuple):
+    """Agents, and how their tokens are read.
+
+    Attributes:
+      pool: The agents, and after them the reference model if it is one.
+      tokenizer: Of language models, else None.
+      mentions: The phrases that count as a mention of each, if there is a tokenizer.
+    """
+
+    pool: AgentPool
+    tokenizer: agents.Tokenizer | None = None
+    mentions: Sequence[Sequence[str]] = ()
+
+
 class Population(NamedTuple):
     """Who bids in the auctions of a cell, under which rules.
 
@@ -79,17 +93,18 @@ class Population(NamedTuple):
       setting: What it was made from.
       agent_names: What tables call the bidders.
       mechanism: The rules.
-      pool: The agents, and after them the reference model if it is one.
-      scenario: Of language models, else None: their names and mentions.
-      tokenizer: Of language models, else None.
+      cast: The agents.
     """
 
     setting: settings.Setting
     agent_names: list[str]
     mechanism: Mechanism
-    pool: AgentPool
-    scenario: Scenario | None = None
-    tokenizer: agents.Tokenizer | None = None
+    cast: Cast
+
+    @property
+    def pool(self) -> AgentPool:
+        """The agents, and after them the reference model if it is one."""
+        return self.cast.pool
 
     @property
     def num_agents(self) -> int:
@@ -101,8 +116,22 @@ class Population(NamedTuple):
         """Whether the pool has a reference model after the agents."""
         return self.pool.num_agents > self.num_agents
 
+    def draw(self, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Values and bids `(size, n)` of the auctions from number `first` on."""
+        about = self.setting
+        drawn = values.draw_values(
+            about.values, about.seed, self.num_agents, first, size
+        )
+        return drawn, values.make_bids(about.bids, drawn, first, self._influence)
 
-def build(cells: list[settings.Setting]) -> list[Population]:
+    @property
+    def _influence(self) -> float:
+        """The exponent on the bids."""
+        rule = self.mechanism.aggregation
+        return float(rule.influence) if isinstance(rule, SupportsInfluence) else 1.0
+
+
+def build(cells: Sequence[settings.Setting]) -> list[Population]:
     """The populations of all cells; those with the same agents share their pool.
 
     Raises:
@@ -113,78 +142,22 @@ def build(cells: list[settings.Setting]) -> list[Population]:
     return [
         Population(
             *(cell, cell.agent_names, cell.rule.build()),
-            *load(cell.agents, cell.sampling),
+            load(cell.agents, cell.sampling),
         )
         for cell in cells
     ]
 
 
-def draw_values(
-    values: settings.Values,
-    seed: int,
-    num_agents: int,
-    first_auction: int,
-    num_auctions: int,
-) -> np.ndarray:
-    """True values `(A, n)`, money per unit of valuation.
-
-    The value of agent i in auction k depends on the seed, k and i alone.
-    """
-    n, shape = num_agents, (num_auctions, num_agents)
-    if isinstance(values, settings.FixedValues):
-        return np.broadcast_to(np.asarray(values.amounts, np.float32), shape)
-    if isinstance(values, settings.SharedValues):
-        rest = (1 - values.share) / (n - 1)
-        amounts = values.total * np.array([values.share, *[rest] * (n - 1)])
-        return np.broadcast_to(amounts.astype(np.float32), shape)
-    words = np.asarray(_words(seed, first_auction, num_auctions, n), np.float64)
-    # Here and in double precision: XLA rounds a normal by the shape of its batch.
-    z = special.ndtri((words[..., 0] + (words[..., 1] + 0.5) * 2.0**-32) * 2.0**-32)
-    c = values.correlation
-    z = np.sqrt(c) * z[:, :1] + np.sqrt(1 - c) * z[:, 1:]
-    if isinstance(values, settings.LogNormalValues):
-        drawn = values.median * np.exp(values.sigma * z)
-    elif isinstance(values, settings.UniformValues):
-        drawn = values.low + (values.high - values.low) * special.ndtr(z)
-    else:
-        quantile = special.gammaincinv(values.shape, special.ndtr(z))
-        drawn = values.mean / values.shape * quantile
-    with np.errstate(over="ignore"):
-        return drawn.astype(np.float32)
-
-
-def make_bids(bids: settings.Bids, values: np.ndarray) -> np.ndarray:
-    """Bids `(A, n)` of agents with these values."""
-    if isinstance(bids, settings.FixedBids):
-        return np.broadcast_to(np.asarray(bids.amounts, np.float32), values.shape)
-    if isinstance(bids, settings.TruthfulBids):
-        return values
-    factors = np.ones(values.shape[1], np.float32)
-    factors[slice(None) if bids.agents is None else list(bids.agents)] = bids.factor
-    return values * factors
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _words(
-    seed: Any, first_auction: Any, num_auctions: int, num_agents: int
-) -> jax.Array:
-    """Random bits `(A, 1 + n, 2)`: what the agents of an auction share, and own."""
-    key = jax.random.fold_in(jax.random.key(seed), _VALUES)
-    numbers = jnp.arange(num_auctions, dtype=jnp.uint32)
-    numbers = jnp.asarray(first_auction, jnp.uint32) + numbers
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
-    own = jnp.arange(1 + num_agents, dtype=jnp.uint32)
-    draw = jax.vmap(jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32)))
-    return draw(jax.vmap(lambda key: fold(key, own))(fold(key, numbers)))
-
-
-def _load(
-    chosen: settings.Agents, filtered: settings.Filters
-) -> tuple[AgentPool, Scenario | None, agents.Tokenizer | None]:
+def _load(chosen: settings.Agents, filtered: settings.Filters) -> Cast:
     if isinstance(chosen, settings.ScenarioAgents):
         scenario = _filtered(chosen.read(), filtered)
         pool, checkpoint = load_pool(scenario, chosen.reference_prompt)
-        return pool, scenario, checkpoint.tokenizer
+        return Cast(pool, checkpoint.tokenizer, scenario.mentions)
+    if isinstance(chosen, settings.PoolAgents):
+        if filtered != settings.Filters():
+            raise ScenarioError("a pool of your own filters by itself: no [sampling]")
+        mentions = chosen.mentions or tuple((name,) for name in chosen.names or ())
+        return Cast(chosen.build(), chosen.tokenizer, mentions)
     n, size, sampling = chosen.num_agents, chosen.vocab_size, None
     if filtered != settings.Filters():
         sampling = filters.sampling(
@@ -196,19 +169,18 @@ def _load(
         )
     if isinstance(chosen, settings.DirichletAgents):
         concentration = chosen.concentration
-        return agents.dirichlet(n, size, concentration, sampling=sampling), None, None
+        return Cast(agents.dirichlet(n, size, concentration, sampling=sampling))
     if isinstance(chosen, settings.ZipfAgents):
-        return agents.zipf(n, size, chosen.exponent, sampling=sampling), None, None
+        return Cast(agents.zipf(n, size, chosen.exponent, sampling=sampling))
     if isinstance(chosen, settings.MarkovAgents):
         key = jax.random.fold_in(jax.random.key(chosen.table_seed), _TABLES)
         concentration = chosen.concentration
-        table = agents.markov(key, n, size, concentration, sampling=sampling)
-        return table, None, None
+        return Cast(agents.markov(key, n, size, concentration, sampling=sampling))
     with np.errstate(divide="ignore"):
         log_probs = jnp.log(jnp.asarray(chosen.probs, jnp.float32))
     if sampling is not None:
         log_probs = filters.filter_logits(sampling, log_probs)
-    return agents.tabular(log_probs), None, None
+    return Cast(agents.tabular(log_probs))
 
 
 def _filtered(scenario: Scenario, filtered: settings.Filters) -> Scenario:

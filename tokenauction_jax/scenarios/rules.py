@@ -1,141 +1,130 @@
-"""Rules by name, as the command line takes them: built in, or objects of a user's."""
+"""The rules of an auction as a file or a study has them: by name, or as objects."""
 
-import difflib
-import importlib
-import importlib.util
-import pathlib
-import re
-from typing import Any
+import dataclasses
+from typing import Annotated, Any
 
-from tokenauction_jax import mechanism
+import pydantic
+from pydantic_core import PydanticCustomError
 
-_VALUATIONS = {
-    "total_variation": mechanism.total_variation(),
-    "forward_kl": mechanism.forward_kl(),
-    "reverse_kl": mechanism.reverse_kl(),
-}
-_AGGREGATIONS = ("linear", "log_linear", "power_mean(0.5)")
-_PAYMENTS = (
-    "pay_your_bid",
-    "second_price",
-    "clarke",
-    *(f"myerson({valuation})" for valuation in _VALUATIONS),
-)
+from tokenauction_jax import records
+from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
+from tokenauction_jax.scenarios import names, objects
+from tokenauction_jax.scenarios.validation import nearest
 
 
-class RuleError(ValueError):
-    """A name that is no rule, with what to write instead in one line."""
+def _check_aggregation(given: Any) -> Any:
+    return _check(given, Aggregation, names.AGGREGATIONS)
 
 
-def aggregation(name: str, influence: float = 1.0) -> mechanism.Aggregation:
-    """The aggregation called `name`, or the user's object ``FILE.py:NAME``.
+def _check_payment(given: Any) -> Any:
+    return _check(given, Payment, names.PAYMENTS)
 
-    Raises:
-      RuleError: If there is none, or it is no aggregation.
+
+def _check(given: Any, kind: type, known: tuple[str, ...]) -> Any:
+    """A name that may be one of a rule, or an object that is one."""
+    if isinstance(given, kind) and not isinstance(given, type):
+        return given
+    if not isinstance(given, str):
+        message = "should be {kind} or the name of one"
+        kinds = f"an {kind.__name__}" if kind is Aggregation else f"a {kind.__name__}"
+        raise PydanticCustomError("own", message, {"kind": kinds})
+    bases = dict.fromkeys(name.partition("(")[0] for name in known)
+    if not objects.is_reference(given) and given.partition("(")[0] not in bases:
+        hint = nearest(given, known, "choices")
+        message = "no {given} here, {hint}"
+        raise PydanticCustomError("own", message, {"given": repr(given), "hint": hint})
+    return given
+
+
+def _check_valuation(given: Any) -> Any:
+    return _check(given, Valuation, names.VALUATIONS)
+
+
+# A valuation by name, as ``FILE.py:NAME``, or the object.
+ValuationName = Annotated[Any, pydantic.AfterValidator(_check_valuation)]
+
+
+def as_rule(given: Any) -> Any:
+    """The section that a rule's name, or a `Mechanism`, is short for."""
+    if isinstance(given, str):
+        return {"aggregation": given}
+    if isinstance(given, Mechanism):
+        return {"aggregation": given.aggregation, "payment": given.payment}
+    return given
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An aggregation and its payment.
+
+    Attributes:
+      aggregation: By name, such as ``linear`` or ``power_mean(0.5)``, as
+        ``FILE.py:NAME`` (which may be a whole `Mechanism`), or the object.
+      payment: Likewise; by default the truthful one of a built-in aggregation. Under a
+        name, ``FILE.py:NAME`` may be a function of the aggregation.
+      order: Of ``power_mean``, if it is not in the name.
+      influence: Exponent on the bids, of a built-in aggregation.
     """
-    if ":" in name:
-        return _expect(name, _call_if_class(_load(name)), mechanism.Aggregation)
-    base, argument = _split(name)
-    try:
-        if base == "linear" and argument is None:
-            return mechanism.linear(influence)
-        if base == "log_linear" and argument is None:
-            return mechanism.log_linear(influence)
-        if base == "power_mean" and argument is not None:
-            return mechanism.power_mean(float(argument), influence)
-    except ValueError as error:
-        raise RuleError(f"{name!r}: {error}") from None
-    raise RuleError(_unknown("an aggregation", name, _AGGREGATIONS))
 
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    aggregation: Annotated[Any, pydantic.AfterValidator(_check_aggregation)]
+    payment: Annotated[
+        Any, pydantic.AfterValidator(lambda x: None if x is None else _check_payment(x))
+    ] = None
+    order: Annotated[float, pydantic.Field(strict=True)] | None = None
+    influence: Annotated[float, pydantic.Field(strict=True, gt=0)] = 1.0
 
-def payment(name: str, rule: mechanism.Aggregation) -> mechanism.Payment:
-    """The payment called `name` for a rule, or the user's object ``FILE.py:NAME``.
+    @property
+    def name(self) -> str:
+        """The rule as shown in tables, such as ``power_mean(0.5)``."""
+        if not isinstance(self.aggregation, str):
+            return records.describe(self.aggregation)
+        numbers = [f"{self.order:g}"] if self.order is not None else []
+        numbers += [f"influence={self.influence:g}"] if self.influence != 1 else []
+        return self.aggregation + (f"({', '.join(numbers)})" if numbers else "")
 
-    The object may be a payment, or a function of the aggregation that makes one.
+    @property
+    def references(self) -> list[str]:
+        """The ``FILE.py:NAME`` among its parts."""
+        given = (self.aggregation, self.payment)
+        named = [part for part in given if isinstance(part, str)]
+        return [found for name in named for found in names.references(name)]
 
-    Raises:
-      RuleError: If there is none, or it is not defined for the aggregation.
-    """
-    if ":" in name:
-        found = _load(name)
-        # A class has a payment's methods too, but is none before it is called.
-        if isinstance(found, type) or not isinstance(found, mechanism.Payment):
-            try:
-                found = found(rule)
-            except Exception as error:
-                raise RuleError(f"{name}: called with {rule}: {error}") from None
-        return _expect(name, found, mechanism.Payment)
-    base, argument = _split(name)
-    try:
-        if argument is None and base == "pay_your_bid":
-            return mechanism.pay_your_bid()
-        if argument is None and base == "second_price":
-            return mechanism.second_price(rule)
-        if argument is None and base == "clarke":
-            return mechanism.clarke(rule)  # type: ignore[arg-type]
-        if base == "myerson" and argument in _VALUATIONS:
-            return mechanism.myerson(rule, _VALUATIONS[argument])
-    except ValueError as error:
-        raise RuleError(f"{name!r}: {error}") from None
-    raise RuleError(_unknown("a payment", name, _PAYMENTS))
+    def build(self) -> Mechanism:
+        """The mechanism.
 
-
-def payments_of(rule: mechanism.Aggregation) -> list[str]:
-    """Names of the built-in payments that are defined for a rule."""
-    names = []
-    for name in _PAYMENTS:
+        Raises:
+          RuleError: If a name leads nowhere, or the payment is not defined for the
+            aggregation.
+        """
         try:
-            payment(name, rule)
-        except RuleError:
-            continue
-        names.append(name)
-    return names
+            return self._build()
+        except ValueError as error:
+            raise names.RuleError(f"rule {self.name!r}: {error}") from None
 
+    def _build(self) -> Mechanism:
+        aggregation, payment = self._aggregation(), self.payment
+        if isinstance(aggregation, Mechanism):
+            if payment is not None:
+                raise ValueError("has a payment already, and is given another")
+            return aggregation
+        if payment is None and isinstance(self.aggregation, str):
+            payment = names.default_payment(self.aggregation)
+        if payment is None:
+            raise ValueError('has no default payment; name one, e.g. "pay_your_bid"')
+        if isinstance(payment, str):
+            payment = names.payment(payment, aggregation)
+        for part in (aggregation, payment):
+            names.check_record(part.name, part)
+        return Mechanism(aggregation, payment)
 
-def _split(name: str) -> tuple[str, str | None]:
-    """``"base(argument)"`` in two; the argument is None if there is none."""
-    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", name.strip())
-    return (match[1], match[2]) if match else (name, None)
-
-
-def _load(name: str) -> Any:
-    """The object that ``FILE.py:NAME`` or ``MODULE:NAME`` refers to."""
-    where, _, attribute = name.rpartition(":")
-    try:
-        if where.endswith(".py"):
-            path = pathlib.Path(where)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            if spec is None or spec.loader is None:
-                raise RuleError(f"{where} cannot be imported")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(where)
-        return getattr(module, attribute)
-    except RuleError:
-        raise
-    except Exception as error:  # Whatever the user's file raises.
-        raise RuleError(f"{name}: {type(error).__name__}: {error}") from None
-
-
-def _call_if_class(found: Any) -> Any:
-    if not isinstance(found, type):
-        return found
-    try:
-        return found()
-    except TypeError as error:
-        raise RuleError(f"{found.__name__} needs arguments: {error}") from None
-
-
-def _expect(name: str, found: Any, kind: Any) -> Any:
-    if isinstance(found, type) or not isinstance(found, kind):
-        members = {*kind.__annotations__, *vars(kind)}
-        public = ", ".join(sorted(x for x in members if not x.startswith("_")))
-        raise RuleError(f"{name} is no {kind.__name__}, which has {public}")
-    return found
-
-
-def _unknown(kind: str, name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{name!r} is not {kind} ({', '.join(known)}, FILE.py:NAME){hint}"
+    def _aggregation(self) -> Aggregation | Mechanism:
+        numbers = {} if self.order is None else {"order": self.order}
+        numbered = bool(numbers) or self.influence != 1
+        if not isinstance(self.aggregation, str):
+            if numbered:
+                raise ValueError("sets its own numbers: leave out order and influence")
+            return self.aggregation
+        if objects.is_reference(self.aggregation) and not numbered:
+            return names.mechanism_or_aggregation(self.aggregation)
+        return names.aggregation(self.aggregation, self.influence, **numbers)

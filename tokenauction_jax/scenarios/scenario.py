@@ -8,15 +8,15 @@ import dataclasses
 import importlib.resources
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import pydantic
 from scipy import special
 
-from tokenauction_jax import mechanism
 from tokenauction_jax.agents import HOUSE
-from tokenauction_jax.scenarios import validation
+from tokenauction_jax.scenarios import names, validation
+from tokenauction_jax.scenarios.rules import Rule, ValuationName, as_rule
 
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 _Positive = Annotated[float, pydantic.Field(gt=0)]
@@ -24,13 +24,6 @@ _NonNegative = Annotated[float, pydantic.Field(ge=0)]
 _Share = Annotated[float, pydantic.Field(gt=0, le=1)]
 _Count = Annotated[int, pydantic.Field(ge=1)]
 _Text = Annotated[str, pydantic.Field(min_length=1)]
-
-_VALUATIONS = {
-    "total_variation": mechanism.total_variation,
-    "forward_kl": mechanism.forward_kl,
-    "reverse_kl": mechanism.reverse_kl,
-}
-_DEFAULT_PAYMENTS = {"linear": "second_price", "log_linear": "clarke"}
 
 
 class ScenarioError(ValueError):
@@ -79,74 +72,6 @@ class Agent:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """An aggregation and its payment, by name.
-
-    Attributes:
-      aggregation: Name of the aggregation.
-      payment: Name of the payment; by default the truthful one of the aggregation.
-      order: For `power_mean` only.
-      influence: Exponent on the bids.
-    """
-
-    __pydantic_config__ = _STRICT
-    aggregation: Literal["linear", "log_linear", "power_mean"]
-    payment: (
-        Literal[
-            "second_price",
-            "clarke",
-            "pay_your_bid",
-            "myerson(total_variation)",
-            "myerson(forward_kl)",
-            "myerson(reverse_kl)",
-        ]
-        | None
-    ) = None
-    order: float | None = None
-    influence: _Positive = 1.0
-
-    @property
-    def name(self) -> str:
-        """The rule as shown in tables, such as ``power_mean(0.5)``."""
-        numbers = [f"{self.order:g}"] if self.order is not None else []
-        numbers += [f"influence={self.influence:g}"] if self.influence != 1 else []
-        return self.aggregation + (f"({', '.join(numbers)})" if numbers else "")
-
-    def build(self) -> mechanism.Mechanism:
-        """The mechanism that this rule names.
-
-        Raises:
-          ScenarioError: If the payment is not defined for the aggregation.
-        """
-        try:
-            return mechanism.Mechanism(rule := self._aggregation(), self._payment(rule))
-        except ValueError as error:
-            raise ScenarioError(f"rule {self.name!r}: {error}") from None
-
-    def _aggregation(self) -> mechanism.Aggregation:
-        if (self.aggregation == "power_mean") != (self.order is not None):
-            raise ValueError("order is needed by power_mean, and by no other rule")
-        if self.order is not None:
-            return mechanism.power_mean(self.order, self.influence)
-        if self.aggregation == "linear":
-            return mechanism.linear(self.influence)
-        return mechanism.log_linear(self.influence)
-
-    def _payment(self, rule: Any) -> mechanism.Payment:
-        name = self.payment or _DEFAULT_PAYMENTS.get(self.aggregation)
-        if name == "second_price":
-            return mechanism.second_price(rule)
-        if name == "clarke":
-            return mechanism.clarke(rule)
-        if name == "pay_your_bid":
-            return mechanism.pay_your_bid()
-        if name is not None:
-            valuation = _VALUATIONS[name.removeprefix("myerson(").removesuffix(")")]
-            return mechanism.myerson(rule, valuation())
-        raise ValueError('has no default payment; name one, e.g. "pay_your_bid"')
-
-
-@dataclasses.dataclass(frozen=True)
 class Scenario:
     """Agents, rules and sizes of one demonstration.
 
@@ -171,9 +96,7 @@ class Scenario:
         Rule("linear"),
         Rule("log_linear"),
     )
-    valuation: Literal["total_variation", "forward_kl", "reverse_kl"] = (
-        "total_variation"
-    )
+    valuation: ValuationName = "total_variation"
     num_auctions: _Count = 64
     num_tokens: _Count = 48
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 0
@@ -190,9 +113,10 @@ class Scenario:
             [a.bid if a.value is None else a.value for a in self.agents], float
         )
 
-    def measure(self) -> mechanism.Valuation:
-        """The valuation that welfare is measured by."""
-        return _VALUATIONS[self.valuation]()
+    @property
+    def mentions(self) -> tuple[tuple[str, ...], ...]:
+        """The phrases that count as a mention of each agent."""
+        return tuple(agent.mentions or (agent.name,) for agent in self.agents)
 
 
 def builtin_scenarios() -> dict[str, pathlib.Path]:
@@ -204,6 +128,8 @@ def builtin_scenarios() -> dict[str, pathlib.Path]:
 
 def read_scenario(name_or_path: str) -> Scenario:
     """Reads and validates a built-in scenario or a TOML file.
+
+    Its references ``FILE.py:NAME`` are relative to the file.
 
     Raises:
       ScenarioError: If there is no such scenario, or anything in it is wrong.
@@ -220,33 +146,40 @@ def read_scenario(name_or_path: str) -> Scenario:
     except (OSError, ValueError) as error:
         raise ScenarioError(f"cannot read {name_or_path}: {error}") from None
     try:
-        return validate_scenario(content, lines)
+        return validate_scenario(content, lines, base=path.parent)
     except ScenarioError as error:
         raise ScenarioError(f"{name_or_path}: {error}") from None
 
 
 def validate_scenario(
-    content: dict[str, Any], lines: Mapping[validation.Place, int] | None = None
+    content: dict[str, Any],
+    lines: Mapping[validation.Place, int] | None = None,
+    *,
+    base: pathlib.Path = pathlib.Path(),
 ) -> Scenario:
     """A `Scenario` from nested dictionaries; a rule may be just its name.
 
     Args:
       content: As in the TOML file.
       lines: Where in the file each value stands, for the message.
+      base: The folder that references ``FILE.py:NAME`` are relative to.
 
     Raises:
       ScenarioError: Listing everything that is wrong.
     """
     content = dict(content)
-    if isinstance(rules := content.get("rules"), list):
-        content["rules"] = [
-            {"aggregation": rule} if isinstance(rule, str) else rule for rule in rules
-        ]
+    if isinstance(rules := content.get("rules"), list | tuple):
+        content["rules"] = [as_rule(rule) for rule in rules]
+    content = names.resolved(content, base)
     scenario, problems = validation.validate(Scenario, content, _SECTIONS)
     if problems:
         raise ScenarioError(validation.describe(problems, lines or {}))
-    for rule in scenario.rules:
-        rule.build()
+    try:
+        for rule in scenario.rules:
+            rule.build()
+        names.valuation(scenario.valuation)
+    except names.RuleError as error:
+        raise ScenarioError(str(error)) from None
     if len({agent.name for agent in scenario.agents}) < len(scenario.agents):
         raise ScenarioError("agents must have different names")
     if len(set(scenario.rules)) < len(scenario.rules):

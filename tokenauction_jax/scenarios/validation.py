@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import pathlib
 import re
 import tomllib
@@ -44,12 +45,18 @@ def validate(
         a key or the tag of a union: their fields are what an unknown key is near to.
     """
     try:
-        return pydantic.TypeAdapter(kind).validate_python(content), []
+        return _adapter(kind).validate_python(content), []
     except pydantic.ValidationError as error:
         found = error.errors()
     # A list with a wrong element is also "too short": that says nothing new.
     found = [e for e in found if e["type"] != "too_short" or e["input"] in ([], ())]
     return None, [_explain(problem, kind, sections) for problem in found]
+
+
+@functools.cache
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    """Made once: studies have thousands of cells."""
+    return pydantic.TypeAdapter(kind)
 
 
 def nearest(name: str, names: Iterable[str], what: str) -> str:
@@ -129,6 +136,8 @@ def _explain(problem: Any, kind: Any, sections: Mapping[str | int, type]) -> Pro
         names = re.findall("'([^']*)'", problem["ctx"]["expected"])
         hint = nearest(problem["input"], names, "choices")
         return Problem(place, f"no {problem['input']!r} here, {hint}")
+    if problem["type"] == "own":  # Says all by itself.
+        return Problem(place, problem["msg"])
     if problem["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
         wanted = problem["msg"][0].lower() + problem["msg"][1:].replace("tuple", "list")
         got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"

@@ -4,30 +4,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenauction_jax.studies.config import Level as Level
     from tokenauction_jax.studies.config import Study as Study
     from tokenauction_jax.studies.config import StudyError as StudyError
-    from tokenauction_jax.studies.config import read_study as read_study
     from tokenauction_jax.studies.launch import resume as resume
     from tokenauction_jax.studies.launch import run as run
+    from tokenauction_jax.studies.reading import read_study as read_study
     from tokenauction_jax.studies.results import Results as Results
     from tokenauction_jax.studies.results import load as load
 
 # Tables and figures bring pandas and Matplotlib: imported at first use.
 _LAZY = {
-    "Results": "studies.results",
-    "Study": "studies.config",
-    "StudyError": "studies.config",
-    "load": "studies.results",
-    "read_study": "studies.config",
-    "resume": "studies.launch",
-    "run": "studies.launch",
+    "Level": "config",
+    "Results": "results",
+    "Study": "config",
+    "StudyError": "config",
+    "load": "results",
+    "read_study": "reading",
+    "resume": "launch",
+    "run": "launch",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tokenauction_jax.{_LAZY[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,27 +1,27 @@
-"""Study files: a setting, and the factors that cross it into cells, in TOML.
-
-Each combination of the levels of the factors is a cell, validated as if it had been
-written out in full.
-"""
+"""What a study is: a setting, and the factors that cross it into cells."""
 
 import dataclasses
+import functools
 import hashlib
-import importlib.resources
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import pydantic
 
-from tokenauction_jax.measures import UNITS
-from tokenauction_jax.scenarios import settings, validation
+from tokenauction_jax import agents, measures, records
+from tokenauction_jax.mechanism import Valuation
+from tokenauction_jax.scenarios import names, objects, settings, validation, values
+from tokenauction_jax.scenarios.rules import ValuationName
 from tokenauction_jax.scenarios.settings import Setting
-from tokenauction_jax.scenarios.validation import Place, Problem
 
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 _Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")]
+# Of values and bids that functions make so many auctions are part of the digest.
+_HASHED_AUCTIONS = 1024
 
 
 class StudyError(ValueError):
@@ -33,9 +33,9 @@ class Stop:
     """Stops before `num_auctions`, once an estimate is as precise as wanted.
 
     Attributes:
-      measure: Of which measure, under the study's valuation if it has one.
       half_width: Of its interval in each cell and in each paired difference.
-      agent: Whose, if the measure is one of each agent.
+      measure: Which estimate; under the study's valuation, if the measure has one.
+      agent: Whose estimate, for a measure that each agent has.
     """
 
     __pydantic_config__ = _STRICT
@@ -44,21 +44,37 @@ class Stop:
     agent: Annotated[int, pydantic.Field(strict=True, ge=0)] = 0
 
 
-_DEFAULT_KINDS = {"agents": "dirichlet", "values": "log_normal", "bids": "truthful"}
-_SETTING = tuple(field.name for field in dataclasses.fields(Setting))
+class Level(tuple[str, Any]):
+    """A level of a factor with the label that tables show, for studies in Python."""
+
+    __slots__ = ()
+
+    def __new__(cls, label: str, value: Any) -> "Level":
+        """Of a label and what the factor's key is set to."""
+        return super().__new__(cls, (label, value))
+
+
+SETTING = tuple(field.name for field in dataclasses.fields(Setting))
+SECTIONS = settings.SECTIONS | {"stop": Stop}
 
 
 @dataclasses.dataclass(frozen=True)
 class Study(Setting):
-    """A study as its file says: the setting that cells vary, and the factors.
+    """A study: the setting that cells vary, and the factors.
+
+    In Python, sections may be objects: `agents` an `AgentPool`, `rule` a `Mechanism`,
+    `values` and `bids` arrays or functions (see `settings.GivenValues` and
+    `settings.GivenBids`), `valuation` a `Valuation`; and so may the levels of factors.
+    `studies.run` checks them.
 
     Attributes:
       name: Of its folder and report.
       description: One line for the reader.
       num_auctions: Auctions per cell; the most, if there is a `stop`.
-      valuation: What the report and `stop` are about; all are measured.
-      reference: The model that fluency is measured by, unless the agents have a
-        `reference_prompt`: ``uniform``, or the ``mean`` of the agents.
+      valuation: What the report and `stop` are about. All built-in ones are measured,
+        and this one.
+      reference: The model that fluency is measured by, unless the agents bring one:
+        ``uniform``, or the ``mean`` of the agents.
       factors: Levels by the key that they set, such as ``"values.sigma"``; a level
         of a section is a table of its keys. The first level is the baseline.
       stop: Sequential stopping.
@@ -67,10 +83,8 @@ class Study(Setting):
 
     name: _Name = "study"
     description: str = ""
-    num_auctions: Annotated[int, pydantic.Field(strict=True, ge=2, lt=2**31)] = 10_000
-    valuation: Literal["total_variation", "forward_kl", "reverse_kl"] = (
-        "total_variation"
-    )
+    num_auctions: Annotated[int, pydantic.Field(strict=True, ge=1, lt=2**31)] = 10_000
+    valuation: ValuationName = "total_variation"
     reference: Literal["uniform", "mean"] = "mean"
     factors: dict[str, Annotated[tuple[Any, ...], pydantic.Field(min_length=1)]] = (
         dataclasses.field(default_factory=dict)
@@ -78,39 +92,97 @@ class Study(Setting):
     stop: Stop | None = None
     keep_auctions: Annotated[int, pydantic.Field(strict=True, ge=0)] = 100
 
+    def __post_init__(self) -> None:
+        for name in SETTING:
+            given = settings.section(name, getattr(self, name))
+            object.__setattr__(self, name, given)
+        factors = {
+            key: tuple(section_level(key, level) for level in levels)
+            for key, levels in self.factors.items()
+        }
+        object.__setattr__(self, "factors", factors)
+
     def cells(self) -> list["Cell"]:
-        """Every combination of levels, the last factor varying fastest."""
-        base = {name: getattr(self, name) for name in _SETTING}
+        """Every combination of levels, the last factor varying fastest.
+
+        Raises:
+          StudyError: If a level is not what its key takes.
+        """
+        return self._cells
+
+    @functools.cached_property
+    def _cells(self) -> list["Cell"]:
+        base = {name: getattr(self, name) for name in SETTING}
         cells = []
         for levels in itertools.product(*self.factors.values()):
-            content = _with_levels(
-                _plain(base), dict(zip(self.factors, levels, strict=True))
+            chosen = dict(zip(self.factors, levels, strict=True))
+            setting, problems = validation.validate(
+                Setting, with_levels(plain(base), chosen), settings.SECTIONS
             )
-            setting, problems = validation.validate(Setting, content, settings.SECTIONS)
             if problems:
                 raise StudyError(validation.describe(problems, {}))
-            labels = tuple(_label(level) for level in levels)
-            cells.append(Cell(dict(zip(self.factors, labels, strict=True)), setting))
+            labels = {key: label(level) for key, level in chosen.items()}
+            cells.append(Cell(labels, setting))
         return cells
+
+    def own_valuation(self) -> Valuation | None:
+        """The valuation, if it is not one of those that are always measured.
+
+        Raises:
+          RuleError: If its name leads to none.
+        """
+        chosen = self.valuation
+        if isinstance(chosen, str):
+            chosen = names.valuation(chosen)
+        names.check_record(chosen.name, chosen)
+        return None if chosen.name in measures.VALUATIONS else chosen
+
+    def outline(self) -> "Outline":
+        """What a reader of its results must know."""
+        own = self.own_valuation()
+        return Outline(
+            name=self.name,
+            description=self.description,
+            num_auctions=self.num_auctions,
+            num_tokens=self.num_tokens,
+            seed=self.seed,
+            valuation=own.name if own else valuation_name(self.valuation),
+            valuations=(*measures.VALUATIONS, *([own.name] if own else [])),
+            stop=self.stop,
+            levels=tuple(dict(cell.levels) for cell in self.cells()),
+            rule=self.cells()[0].setting.rule.name,
+        )
 
     def canonical(self) -> str:
         """The whole study, one key a line: what is hashed.
 
-        Defaults are included, and scenarios as they are in their files now.
+        Defaults are included, scenarios as they are in their files now, and objects by
+        their fingerprints (`scenarios.objects`).
         """
-        content = _plain(dataclasses.asdict(self))
-        for cell in self.cells():
-            agents = cell.setting.agents
-            if isinstance(agents, settings.ScenarioAgents):
-                content.setdefault("scenarios", {})[agents.scenario] = _plain(
-                    agents.read()
-                )
-        flat = dict(_flatten(content))
+        content = hashable(plain(self))
+        for number, cell in enumerate(self.cells()):
+            setting = cell.setting
+            if isinstance(setting.agents, settings.ScenarioAgents):
+                file = pathlib.Path(setting.agents.scenario).name
+                found = content.setdefault("scenarios", {})
+                found[f"{file} {len(found)}"] = hashable(plain(setting.agents.read()))
+            given = settings.GivenValues | settings.GivenBids
+            if isinstance(setting.values, given) or isinstance(setting.bids, given):
+                content.setdefault("given", {})[str(number)] = self._amounts(setting)
+        flat = dict(flatten(content))
         return "".join(f"{key} = {json.dumps(flat[key])}\n" for key in sorted(flat))
 
     def digest(self) -> str:
         """SHA-256 of `canonical`."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def _amounts(self, setting: Setting) -> str:
+        """SHA-256 of the first values and bids."""
+        size = min(self.num_auctions, _HASHED_AUCTIONS)
+        n = setting.agents.num_agents
+        drawn = values.draw_values(setting.values, setting.seed, n, 0, size)
+        bids = values.make_bids(setting.bids, drawn)
+        return hashlib.sha256(np.stack([drawn, bids]).tobytes()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,202 +203,124 @@ class Cell:
         return "; ".join(self.levels.values()) or self.setting.rule.name
 
 
-def builtin_studies() -> dict[str, pathlib.Path]:
-    """The study files that come with the package, by name."""
-    folder = importlib.resources.files("tokenauction_jax.studies") / "library"
-    files = cast(pathlib.Path, folder).glob("*.toml")
-    return {file.stem: file for file in sorted(files)}
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What a reader of a study's results must know; part of the manifest.
 
-
-def read_study(name_or_path: str | pathlib.Path, name: str | None = None) -> Study:
-    """Reads and validates a built-in study or a TOML file.
-
-    Args:
-      name_or_path: Which.
-      name: The study's name if the file has none; by default that of the file.
-
-    Raises:
-      StudyError: If there is no such study, or naming everything that is wrong in it.
+    Attributes:
+      name: Of the study.
+      description: One line for the reader.
+      num_auctions: Auctions per cell; the most, if there is a `stop`.
+      num_tokens: The cap on the tokens of a text, before factors.
+      seed: Of the auctions, before factors.
+      valuation: Name of the valuation that the report and `stop` are about.
+      valuations: Names of all that are measured.
+      stop: Sequential stopping.
+      levels: Of each cell, the label of each factor's level.
+      rule: Of the first cell, which a study without factors is called by.
     """
-    content, lines = _read(name_or_path, name)
-    try:
-        return validate_study(content, lines)
-    except StudyError as error:
-        raise StudyError(f"{name_or_path}: {error}") from None
+
+    name: str
+    description: str
+    num_auctions: int
+    num_tokens: int
+    seed: int
+    valuation: str
+    valuations: Sequence[str]
+    stop: Stop | None
+    levels: Sequence[Mapping[str, str]]
+    rule: str
+
+    @classmethod
+    def from_manifest(cls, content: Mapping[str, Any]) -> "Outline":
+        """The outline that was written with `dataclasses.asdict`."""
+        stop = content["stop"]
+        stop = None if stop is None else Stop(**stop)
+        return cls(**dict(content, stop=stop))
+
+    def label(self, cell: int) -> str:
+        """All levels of a cell in one line."""
+        return "; ".join(self.levels[cell].values()) or self.rule
 
 
-def parse_study(path: pathlib.Path, name: str) -> Study:
-    """A study that was validated when it ran; what it refers to may be gone by now.
-
-    Raises:
-      StudyError: If the file cannot be read or is no study.
-    """
-    content, lines = _read(path, name)
-    content, lines = _prepared(content, lines)
-    study, problems = validation.validate(Study, content, _ALL_SECTIONS)
-    if problems:
-        raise StudyError(f"{path}: {validation.describe(problems, lines)}")
-    return study
+def valuation_name(chosen: Any) -> str:
+    """The name of a valuation that is given by name or as an object."""
+    return chosen if isinstance(chosen, str) else chosen.name
 
 
-def validate_study(
-    content: Mapping[str, Any], lines: Mapping[Place, int] | None = None
-) -> Study:
-    """A `Study` from nested dictionaries.
-
-    Args:
-      content: As in the TOML file.
-      lines: Where in the file each value stands, for the message.
-
-    Raises:
-      StudyError: Listing everything that is wrong.
-    """
-    content, lines = _prepared(content, lines or {})
-    study, problems = validation.validate(Study, content, _ALL_SECTIONS)
-    if problems:
-        # What does not depend on the wrong sections can be looked at all the same.
-        wrong = {problem.place[0] for problem in problems if problem.place}
-        content = {key: value for key, value in content.items() if key not in wrong}
-        content["factors"] = {
-            key: levels
-            for key, levels in content.get("factors", {}).items()
-            if key.split(".")[0] not in wrong
-        }
-        study, _ = validation.validate(Study, content, _ALL_SECTIONS)
-    if study is not None:
-        found = list(_factor_problems(study))
-        problems += found or list(_cell_problems(study))
-    if problems or study is None:
-        raise StudyError(validation.describe(problems, lines))
-    return study
-
-
-def study_text(name_or_path: str | pathlib.Path) -> str:
-    """The file of a study as it is written, comments included."""
-    path = builtin_studies().get(str(name_or_path), pathlib.Path(name_or_path))
-    return path.read_text(encoding="utf-8")
-
-
-def _read(
-    name_or_path: str | pathlib.Path, name: str | None
-) -> tuple[dict[str, Any], dict[Place, int]]:
-    built_in = builtin_studies()
-    path = built_in.get(str(name_or_path), pathlib.Path(name_or_path))
-    try:
-        content, lines = validation.read_toml(path)
-    except FileNotFoundError:
-        hint = validation.nearest(str(name_or_path), built_in, "those built in")
-        raise StudyError(f"no study {str(name_or_path)!r}: {hint}") from None
-    except (OSError, ValueError) as error:
-        raise StudyError(f"cannot read {name_or_path}: {error}") from None
-    return {"name": name or path.stem} | content, lines
-
-
-def _prepared(
-    content: Mapping[str, Any], lines: Mapping[Place, int]
-) -> tuple[dict[str, Any], dict[Place, int]]:
-    """The content as it is validated, and where its parts stand.
-
-    ``values.sigma`` is the factor ``"values.sigma"``, and a section without a `kind`
-    is of the default one.
-    """
-    content, lines = dict(content), dict(lines)
-    for section, kind in _DEFAULT_KINDS.items():
-        if isinstance(given := content.get(section), dict):
-            content[section] = {"kind": kind} | given
-    if isinstance(factors := content.get("factors"), dict):
-        content["factors"] = dict(_flatten(factors))
-        for key in content["factors"]:
-            written: Place = ("factors", *key.split("."))
-            lines.setdefault(("factors", key), lines.get(written, 0))
-    return content, lines
-
-
-def _factor_problems(study: Study) -> Iterator[Problem]:
-    """Factors that set nothing, or to what cannot be."""
-    base = _plain({name: getattr(study, name) for name in _SETTING})
-    known = [key for key, _ in _flatten(base, with_sections=True)]
-    for key, levels in study.factors.items():
-        place: Place = ("factors", key)
-        if key not in known:
-            hint = validation.nearest(key, known, "factors")
-            yield Problem(place, f"unknown factor, {hint}")
-            continue
-        labels = [_label(level) for level in levels]
-        for label in {x for x in labels if labels.count(x) > 1}:
-            yield Problem(place, f"level {label!r} is there twice")
-        for i, level in enumerate(levels):
-            content = _with_levels(base, {key: level})
-            _, problems = validation.validate(Setting, content, settings.SECTIONS)
-            inside = len(key.split("."))
-            for found in problems:
-                # The same mistake as in the file's own section, but in this level.
-                yield Problem((*place, i, *found.place[inside:]), found.message)
-
-
-def _cell_problems(study: Study) -> Iterator[Problem]:
-    """What is wrong with whole cells, once each."""
-    seen = set()
-    for cell in study.cells():
-        for problem in settings.problems(cell.setting):
-            key = next(
-                (k for k in study.factors if k.split(".")[0] == problem.place[0]), None
-            )
-            if problem in seen:
-                continue
-            seen.add(problem)
-            if key is None:
-                yield problem
-            else:
-                yield Problem(
-                    ("factors", key), f"{problem.message} (cell {cell.label!r})"
-                )
-    stop = study.stop
-    if stop is None:
-        return
-    if stop.measure not in UNITS:
-        hint = validation.nearest(stop.measure, UNITS, "measures")
-        yield Problem(("stop", "measure"), f"no measure {stop.measure!r}, {hint}")
-    elif stop.measure == "mention" and not all(
-        isinstance(cell.setting.agents, settings.ScenarioAgents)
-        for cell in study.cells()
-    ):
-        yield Problem(("stop", "measure"), "only language models mention anyone")
-    elif min(cell.setting.agents.num_agents for cell in study.cells()) <= stop.agent:
-        yield Problem(("stop", "agent"), f"not every cell has an agent {stop.agent}")
-
-
-def _with_levels(base: dict[str, Any], levels: Mapping[str, Any]) -> dict[str, Any]:
+def with_levels(base: dict[str, Any], levels: Mapping[str, Any]) -> dict[str, Any]:
     """A setting's content with some of its keys set; tables only set their own keys."""
-    content = json.loads(json.dumps(base))
+    content = _copied(base)
     for key, level in levels.items():
         *sections, name = key.split(".")
         inside = content
         for section in sections:
             inside = inside[section]
-        if not isinstance(level, dict):
-            inside[name] = level
-        elif "kind" in level or not isinstance(inside[name], dict):
-            inside[name] = dict(level)
+        value = plain(level[1] if isinstance(level, Level) else level)
+        if not isinstance(value, dict):
+            inside[name] = value
+        elif _is_whole(value) or not isinstance(inside[name], dict):
+            inside[name] = dict(value)
         else:
-            inside[name] = inside[name] | level
+            inside[name] = inside[name] | value
     return content
 
 
-def _label(level: Any) -> str:
+def _is_whole(section: Mapping[str, Any]) -> bool:
+    """Whether a level of a section replaces it, and keeps none of its other keys.
+
+    A kind has its own keys, and the numbers of a built-in rule are not an object's.
+    """
+    rule = section.get("aggregation", "")
+    return "kind" in section or not isinstance(rule, str) or objects.is_reference(rule)
+
+
+def section_level(key: str, level: Any) -> Any:
+    """A level as it is validated: a section for an object or a short form of one."""
+    if isinstance(level, Level):
+        return Level(level[0], section_level(key, level[1]))
+    return settings.section(key, level)
+
+
+def label(level: Any) -> str:
     """A level as tables show it: the words of a section, and its numbers by name."""
+    if isinstance(level, Level):
+        return level[0]
+    if hasattr(level, "__pydantic_config__"):
+        level = plain(level)
     if isinstance(level, dict):
-        shown = [
-            value if isinstance(value, str) else f"{key}={_label(value)}"
-            for key, value in level.items()
-        ]
+        # An object speaks for itself.
+        hidden = ("kind",) if level.get("kind") in ("given", "pool") else ()
+        shown = [_part(key, x) for key, x in level.items() if key not in hidden]
         return ", ".join(shown)
     if isinstance(level, list | tuple):
-        return "[" + ", ".join(map(_label, level)) + "]"
-    return f"{level:g}" if isinstance(level, float) else str(level)
+        return "[" + ", ".join(map(label, level)) + "]"
+    if isinstance(level, float):
+        return f"{level:g}"
+    if isinstance(level, str | int | None):
+        return _short(str(level))
+    if isinstance(level, np.ndarray):
+        return f"array of shape {level.shape}"
+    name = getattr(level, "__name__", None)
+    return name if isinstance(name, str) else records.describe(level)
 
 
-def _flatten(
+def _part(key: str, value: Any) -> str:
+    """One key of a section: words and objects speak for themselves."""
+    if isinstance(value, str):
+        return _short(value)
+    plain_number = isinstance(value, bool | int | float | list | tuple | dict | None)
+    return f"{key}={label(value)}" if plain_number else label(value)
+
+
+def _short(text: str) -> str:
+    """A name whose ``FILE.py:NAME`` is without the folders of the file."""
+    for reference in names.references(text) if ".py:" in text else ():
+        text = text.replace(reference, pathlib.Path(reference).name)
+    return text
+
+
+def flatten(
     content: Mapping[str, Any], prefix: str = "", with_sections: bool = False
 ) -> Iterator[tuple[str, Any]]:
     """Every value by its dotted key."""
@@ -336,18 +330,49 @@ def _flatten(
             continue
         if with_sections:
             yield prefix + key, value
-        yield from _flatten(value, f"{prefix}{key}.", with_sections)
+        yield from flatten(value, f"{prefix}{key}.", with_sections)
 
 
-def _plain(content: Any) -> Any:
-    """Dataclasses and tuples as dictionaries and lists."""
-    if dataclasses.is_dataclass(content) and not isinstance(content, type):
-        return _plain(dataclasses.asdict(content))
+def plain(content: Any) -> Any:
+    """Sections and tuples as dictionaries and lists; objects stay as they are."""
+    if hasattr(content, "__pydantic_config__") and not isinstance(content, type):
+        fields = dataclasses.fields(content)
+        return {field.name: plain(getattr(content, field.name)) for field in fields}
     if isinstance(content, Mapping):
-        return {key: _plain(value) for key, value in content.items()}
+        return {key: plain(value) for key, value in content.items()}
+    if isinstance(content, Level):
+        return content
     if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
+        return [plain(value) for value in content]
     return content
 
 
-_ALL_SECTIONS = settings.SECTIONS | {"stop": Stop}
+def _copied(content: Any) -> Any:
+    """The dictionaries inside are copies, so that setting a key changes no other."""
+    if isinstance(content, dict):
+        return {key: _copied(value) for key, value in content.items()}
+    return content
+
+
+def hashable(content: Any, key: str = "") -> Any:
+    """Plain content for JSON: references and objects by their fingerprints.
+
+    Where files are does not count, only what is in them.
+    """
+    if isinstance(content, Mapping):
+        return {k: hashable(v, k.rpartition(".")[2]) for k, v in content.items()}
+    if isinstance(content, Level):
+        return {"label": content[0], "level": hashable(plain(content[1]), key)}
+    if isinstance(content, list | tuple):
+        return [hashable(value, key) for value in content]
+    if isinstance(content, str) and key == "scenario":
+        return pathlib.Path(content).name
+    if isinstance(content, str) and key in names.REFERENCE_KEYS:
+        found = [objects.fingerprint_of(name) for name in names.references(content)]
+        return {"name": _short(content), **found[0]} if found else content
+    if isinstance(content, agents.Tokenizer):
+        entries = json.dumps(sorted(content.vocabulary.items()))
+        return {"vocabulary": hashlib.sha256(entries.encode()).hexdigest()}
+    if content is None or isinstance(content, bool | int | float | str):
+        return content
+    return objects.fingerprint(content)

@@ -1,9 +1,10 @@
 """Which cells of a study are compared: those that differ in one factor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tokenauction_jax.studies.config import Cell
+# Of each cell, the label of each factor's level.
+Levels = Sequence[Mapping[str, str]]
 
 
 class Comparison(NamedTuple):
@@ -22,12 +23,12 @@ class Comparison(NamedTuple):
     pairs: tuple[tuple[int, int], ...]
 
 
-def series(cells: Sequence[Cell]) -> list[Comparison]:
+def series(cells: Levels) -> list[Comparison]:
     """All that a study takes statistics of: differences of two cells, then effects."""
     return differences(cells) + effects(cells)
 
 
-def differences(cells: Sequence[Cell]) -> list[Comparison]:
+def differences(cells: Levels) -> list[Comparison]:
     """Every cell against the one at a factor's first level, factor by factor."""
     return [
         Comparison(effect.factor, effect.level, effect.baseline, (pair,))
@@ -36,12 +37,12 @@ def differences(cells: Sequence[Cell]) -> list[Comparison]:
     ]
 
 
-def effects(cells: Sequence[Cell]) -> list[Comparison]:
+def effects(cells: Levels) -> list[Comparison]:
     """Every level of every factor against the first, averaged over the others."""
-    where = {tuple(cell.levels.values()): i for i, cell in enumerate(cells)}
+    where = {tuple(levels.values()): i for i, levels in enumerate(cells)}
     found = []
-    for position, factor in enumerate(cells[0].levels):
-        labels = list(dict.fromkeys(cell.levels[factor] for cell in cells))
+    for position, factor in enumerate(cells[0]):
+        labels = list(dict.fromkeys(levels[factor] for levels in cells))
         for label in labels[1:]:
             pairs: list[tuple[int, int]] = []
             for levels, cell in where.items():

@@ -9,22 +9,46 @@ import ctypes
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 
 from tokenauction_jax import measures
-from tokenauction_jax.scenarios import population
+from tokenauction_jax.agents import AgentPool
+from tokenauction_jax.mechanism import Mechanism, Valuation
 from tokenauction_jax.scenarios.population import Population
+from tokenauction_jax.statistics import Statistics
 from tokenauction_jax.studies import contrasts
 from tokenauction_jax.studies.config import Study
-from tokenauction_jax.studies.parts import Folder
 from tokenauction_jax.studies.plan import Plan, precise_enough
 from tokenauction_jax.studies.session import Progress, Session
+
+
+class Parts(Protocol):
+    """Where the parts of a study are: a folder, or memory."""
+
+    def num_parts(self) -> int:
+        """How many chunks are finished."""
+        ...
+
+    def statistics(self) -> Statistics | None:
+        """All finished chunks together, None if there are none."""
+        ...
+
+    def write_part(
+        self, chunk: int, statistics: Statistics, auctions: pa.Table | None
+    ) -> None:
+        """Adds a finished chunk: its statistics, and auctions that are kept whole."""
+        ...
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Adds what one session of running did."""
+        ...
 
 
 def reference(study: Study, cell: Population) -> measures.Reference:
@@ -34,19 +58,19 @@ def reference(study: Study, cell: Population) -> measures.Reference:
 
 def run(
     study: Study,
-    folder: Folder,
+    parts: Parts,
     cells: Sequence[Population],
     plan: Plan,
     on_progress: Callable[[Progress], None] | None = None,
     devices: Sequence[Any] | None = None,
 ) -> bool:
-    """Runs what is left of a study and adds its parts to the folder.
+    """Runs what is left of a study, part by part.
 
     Args:
       study: What to run.
-      folder: Where the manifest and finished parts are.
+      parts: Where finished parts are, and new ones go.
       cells: The study's populations.
-      plan: The one in the manifest.
+      plan: How it is cut.
       on_progress: Called after every block.
       devices: To run on; by default all of this process.
 
@@ -56,13 +80,13 @@ def run(
     Raises:
       StoreError: If a part is damaged or cannot be written.
     """
-    digest = study.digest()
-    compared = contrasts.series(study.cells())
-    total = folder.statistics(digest)
+    outline = study.outline()
+    compared = contrasts.series(outline.levels)
+    total = parts.statistics()
     session = Session(study, cells, plan, compared, on_progress)
-    chunks = range(folder.num_parts(), plan.num_chunks)
+    chunks = range(parts.num_parts(), plan.num_chunks)
     session.show(total, chunks.start)
-    stopped = precise_enough(study, plan, total)
+    stopped = precise_enough(outline, plan, total)
     with _Workers(study, cells, plan, devices) as workers:
         try:
             ahead: list[Future[measures.Texts]] = []
@@ -72,16 +96,16 @@ def run(
                 ahead = workers.start(chunk + 1) if chunk + 1 in chunks else []
                 part, kept = session.finish(chunk, waiting)
                 with session.overhead():
-                    folder.write_part(chunk, digest, part, kept)
+                    parts.write_part(chunk, part, kept)
                     total = part if total is None else total.merge(part)
                 session.show(total, chunk + 1)
-                if stopped := precise_enough(study, plan, total):
+                if stopped := precise_enough(outline, plan, total):
                     break
         finally:
             workers.cancel()
             # Not worth hiding what went wrong, such as a full disk.
             with contextlib.suppress(OSError):
-                folder.log(session.summary())
+                parts.log(session.summary())
     return stopped
 
 
@@ -89,10 +113,11 @@ def run(
 def run_block(
     seed: jax.Array,
     first_auction: jax.Array,
-    mechanism: Any,
+    mechanism: Mechanism,
     bids: jax.Array,
     values: jax.Array,
-    pool: Any,
+    valuation: Valuation | None,
+    pool: AgentPool,
     *,
     num_tokens: int,
     reference: measures.Reference,
@@ -102,6 +127,7 @@ def run_block(
         *(jax.random.key(seed), mechanism, pool, bids, values, first_auction),
         num_tokens=num_tokens,
         reference=reference,
+        valuation=valuation,
     )
 
 
@@ -110,12 +136,14 @@ def block_arguments(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arrays and the static arguments that `run_block` takes for a block."""
     setting, first = cell.setting, block * plan.block
-    about = (setting.values, setting.seed, cell.num_agents)
-    values = population.draw_values(*about, first, plan.block)
-    bids = population.make_bids(setting.bids, values)
+    size = min(plan.block, plan.num_auctions - first)
+    # The last block is filled up by auctions that nobody will look at.
+    missing = ((0, plan.block - size), (0, 0))
+    values, bids = (np.pad(x, missing, "edge") for x in cell.draw(first, size))
     numbers = (np.uint32(setting.seed), np.uint32(first))
     static = {"num_tokens": setting.num_tokens, "reference": reference(study, cell)}
-    return (*numbers, cell.mechanism, bids, values, cell.pool), static
+    own = study.own_valuation()
+    return (*numbers, cell.mechanism, bids, values, own, cell.pool), static
 
 
 def program_key(arguments: Any, static: Any) -> tuple[Any, ...]:
@@ -178,7 +206,7 @@ class _Workers:
             done = run_block(*arguments, **static)
             return measures.Texts(*(np.asarray(x) for x in done))
 
-    def _place(self, pool: Any, device: Any) -> Any:
+    def _place(self, pool: AgentPool, device: Any) -> AgentPool:
         """The agents on a device, put there once."""
         with self._lock:
             if (id(pool), device) not in self._placed:

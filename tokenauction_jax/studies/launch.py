@@ -1,33 +1,35 @@
-"""From a study file to a folder of results, in one call; and on after a kill."""
+"""From a study to its results, in one call; and on after a kill."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tokenauction_jax.scenarios import population
-from tokenauction_jax.studies import config, engine, results
-from tokenauction_jax.studies.config import Study
-from tokenauction_jax.studies.parts import Folder
+from tokenauction_jax.scenarios.population import Population
+from tokenauction_jax.studies import engine, reading, results
+from tokenauction_jax.studies.config import Study, StudyError
+from tokenauction_jax.studies.parts import Folder, Memory, new_manifest
 from tokenauction_jax.studies.plan import Plan, make_plan
 from tokenauction_jax.studies.results import Results
 from tokenauction_jax.studies.session import Progress
 
 # Given the study and its plan, makes what is told of the progress.
-_Listener = Callable[[Study, Plan], Callable[[Progress], None]]
+Listener = Callable[[Study, Plan], Callable[[Progress], None]]
 
 
 def run(
-    study: str | pathlib.Path,
-    out: str | pathlib.Path,
+    study: str | pathlib.Path | Study | Mapping[str, Any],
+    out: str | pathlib.Path | None = None,
     *,
     blocks_per_chunk: int | None = None,
-    listen: _Listener | None = None,
+    listen: Listener | None = None,
 ) -> Results:
-    """Runs a study into a new folder.
+    """Runs a study, into a new folder or in memory.
 
     Args:
-      study: A built-in study or a TOML file.
-      out: The folder, which must not exist yet.
+      study: A built-in study, a TOML file, or a `Study` (or nested dictionaries as in a
+        file) whose agents, rules, valuation, values and bids may be objects.
+      out: The folder, which must not exist yet; None keeps everything in memory.
       blocks_per_chunk: Blocks of auctions between two parts, which is what a kill can
         lose; by default seconds of work.
       listen: Called once with the study and its plan; what it returns is called after
@@ -40,31 +42,46 @@ def run(
     Raises:
       StudyError: Naming everything that is wrong in the study.
       StoreError: If the folder exists or cannot be written.
+
+    >>> import jax.numpy as jnp, tokenauction_jax as ta
+    >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
+    >>> study = ta.studies.Study(agents=pool, values=[2.0, 1.0], num_tokens=4,
+    ...                          num_auctions=100, factors={"rule": ["linear",
+    ...                          ta.Mechanism(ta.linear(), ta.pay_your_bid())]})
+    >>> results = ta.studies.run(study)
+    >>> revenue = results.summary.query("measure == 'revenue'")
+    >>> revenue["mean"].round(2).tolist()
+    [2.59, 12.0]
     """
-    chosen = config.read_study(study)
-    folder = Folder(pathlib.Path(out))
-    folder.check_new()
+    chosen = reading.check_study(study)
+    folder = Memory() if out is None else Folder(pathlib.Path(out))
+    if isinstance(folder, Folder):
+        folder.check_new()
     if blocks_per_chunk is not None and blocks_per_chunk < 1:
-        raise config.StudyError(
-            f"blocks_per_chunk must be at least 1, got {blocks_per_chunk}"
-        )
+        raise StudyError(f"blocks_per_chunk must be at least 1, got {blocks_per_chunk}")
     cells = population.build([cell.setting for cell in chosen.cells()])
     plan = make_plan(chosen, cells, blocks_per_chunk)
-    folder.create(chosen, config.study_text(study), plan)
+    if isinstance(folder, Memory):
+        on_progress = None if listen is None else listen(chosen, plan)
+        engine.run(chosen, folder, cells, plan, on_progress)
+        return results.collect(folder, new_manifest(chosen, plan))
+    file = study if isinstance(study, str | pathlib.Path) else None
+    folder.create(chosen, plan, file)
     return _go_on(chosen, folder, cells, plan, listen)
 
 
 def resume(
     path: str | pathlib.Path,
     *,
-    study: str | pathlib.Path | None = None,
-    listen: _Listener | None = None,
+    study: str | pathlib.Path | Study | Mapping[str, Any] | None = None,
+    listen: Listener | None = None,
 ) -> Results:
     """Goes on with an interrupted study; its tables become an uninterrupted run's.
 
     Args:
       path: The folder.
-      study: Its TOML file, to make sure that it is the one that the folder is of.
+      study: The study, to make sure that it is the one that the folder is of; needed if
+        it was built in Python.
       listen: As for `run`.
 
     Raises:
@@ -74,17 +91,22 @@ def resume(
     """
     folder = Folder(pathlib.Path(path))
     manifest = folder.manifest()
-    if study is not None:
-        given = config.read_study(study, manifest["study"])
-        folder.check_unchanged(given, manifest)
-    chosen = folder.read_study()
+    if study is None:
+        chosen = folder.read_study()
+    else:
+        chosen = reading.check_study(study, name=manifest["outline"]["name"])
+        folder.check_unchanged(chosen, manifest)
     folder.check_environment(manifest)
     cells = population.build([cell.setting for cell in chosen.cells()])
     return _go_on(chosen, folder, cells, Plan.from_manifest(manifest), listen)
 
 
 def _go_on(
-    study: Study, folder: Folder, cells: Any, plan: Plan, listen: _Listener | None
+    study: Study,
+    folder: Folder,
+    cells: Sequence[Population],
+    plan: Plan,
+    listen: Listener | None,
 ) -> Results:
     on_progress = None if listen is None else listen(study, plan)
     with folder.lock():

@@ -9,9 +9,9 @@ import dataclasses
 import difflib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,10 +19,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tokenauction_jax import files
 from tokenauction_jax.environment import environment
-from tokenauction_jax.scenarios.store import SAMPLER, StoreError
+from tokenauction_jax.files import ExistsError, StoreError
+from tokenauction_jax.mechanism.sampling import SAMPLER
 from tokenauction_jax.statistics.moments import Statistics
-from tokenauction_jax.studies import config, part_format
+from tokenauction_jax.studies import part_format, reading
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.plan import Plan
 
@@ -42,35 +44,41 @@ class Folder:
         """Where the manifest is."""
         return self.path / "manifest.json"
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the study that the parts are of."""
+        return self.manifest()["digest"]
+
     def check_new(self) -> None:
-        """Raises `StoreError` if the folder is there already."""
+        """Raises `ExistsError` if the folder is there already."""
         if self.path.exists():
-            raise StoreError(
-                f"{self.path} exists: go on with it by `tokenauction study resume "
-                f"{self.path}`, or give another --out"
+            raise ExistsError(
+                f"{self.path} exists: resume the study in it, or choose another folder"
             )
 
-    def create(self, study: Study, text: str, plan: Plan) -> None:
-        """Makes the folder with the study's file, `text`, and its manifest.
+    def create(
+        self, study: Study, plan: Plan, file: str | pathlib.Path | None = None
+    ) -> None:
+        """Makes the folder with the study's manifest, and its file if it has one.
+
+        Args:
+          study: What will run.
+          plan: How it is cut.
+          file: What it was read from.
 
         Raises:
-          StoreError: If it exists already or cannot be made.
+          StoreError: If the folder exists already or cannot be made.
         """
         self.check_new()
-        manifest = {
-            "study": study.name,
-            "digest": study.digest(),
-            "config": study.canonical().splitlines(),
-            "plan": dataclasses.asdict(plan),
-            "sampler": SAMPLER,
-            **environment(),
-        }
+        content = new_manifest(study, plan)
+        if file is not None:
+            content["base"] = str(reading.study_folder(file))
         try:
             (self.path / "parts").mkdir(parents=True)
             (self.path / "auctions").mkdir()
-            write_whole(self.path / "study.toml", text.encode())
-            content = json.dumps(manifest, indent=2) + "\n"
-            write_whole(self.manifest_path, content.encode())
+            if file is not None:
+                files.write(self.path / "study.toml", reading.study_text(file))
+            files.write_json(self.manifest_path, content)
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror}") from None
 
@@ -84,7 +92,7 @@ class Folder:
             return json.loads(self.manifest_path.read_text())
         except FileNotFoundError:
             raise StoreError(
-                f"{self.path} is no study's folder: it has no manifest.json"
+                f"{self.path} is not the folder of a study: it has no manifest.json"
             ) from None
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot read {self.manifest_path}: {error}") from None
@@ -93,10 +101,18 @@ class Folder:
         """The study that the folder's parts are of.
 
         Raises:
-          StoreError: If its file was changed since, with the difference.
+          StoreError: If its file was changed since, with the difference, or if it was
+            built in Python.
         """
         manifest = self.manifest()
-        study = config.read_study(self.path / "study.toml", manifest["study"])
+        if "base" not in manifest:
+            raise StoreError(
+                f"{self.path} is of a study that was built in Python: resume it there, "
+                "giving the study"
+            )
+        base = pathlib.Path(manifest["base"])
+        file = self.path / "study.toml"
+        study = reading.read_study(file, manifest["outline"]["name"], base)
         self.check_unchanged(study, manifest)
         return study
 
@@ -161,11 +177,7 @@ class Folder:
         return sum(name.startswith("parts/") for name in self.checksums())
 
     def write_part(
-        self,
-        chunk: int,
-        digest: str,
-        statistics: Statistics,
-        auctions: pa.Table | None,
+        self, chunk: int, statistics: Statistics, auctions: pa.Table | None
     ) -> None:
         """Adds a finished chunk: its statistics, and auctions that are kept whole.
 
@@ -173,18 +185,20 @@ class Folder:
           StoreError: If it cannot be written, for instance for want of space.
         """
         table = part_format.to_table(statistics)
-        table = table.replace_schema_metadata({"digest": digest, "chunk": str(chunk)})
-        files = {_part("parts", chunk): table}
+        table = table.replace_schema_metadata(
+            {"digest": self.digest, "chunk": str(chunk)}
+        )
+        tables = {_part("parts", chunk): table}
         if auctions is not None:
-            files[_part("auctions", chunk)] = auctions
+            tables[_part("auctions", chunk)] = auctions
         sums = self.checksums()
         try:
-            for name, content in files.items():
+            for name, content in tables.items():
                 data = to_parquet(content)
-                write_whole(self.path / name, data)
+                files.write(self.path / name, data)
                 sums[name] = hashlib.sha256(data).hexdigest()
             lines = "".join(f"{total}  {name}\n" for name, total in sums.items())
-            write_whole(self.path / _CHECKSUMS, lines.encode())
+            files.write(self.path / _CHECKSUMS, lines)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             remedy = "free some space and resume; " if full else ""
@@ -193,7 +207,7 @@ class Folder:
                 f"{remedy}the {chunk} chunks before it are kept"
             ) from None
 
-    def read_part(self, chunk: int, digest: str) -> Statistics:
+    def read_part(self, chunk: int) -> Statistics:
         """The statistics of a chunk.
 
         Raises:
@@ -201,7 +215,7 @@ class Folder:
         """
         table = self._read(_part("parts", chunk))
         about = table.schema.metadata or {}
-        if about.get(b"digest") != digest.encode():
+        if about.get(b"digest") != self.digest.encode():
             raise StoreError(f"{self.path / _part('parts', chunk)} is of another study")
         return part_format.from_table(table)
 
@@ -225,11 +239,11 @@ class Folder:
                 f"line and all below it from {self.path / _CHECKSUMS}, and resume"
             ) from None
 
-    def statistics(self, digest: str) -> Statistics | None:
+    def statistics(self) -> Statistics | None:
         """All finished chunks together, None if there are none."""
         total = None
         for chunk in range(self.num_parts()):
-            part = self.read_part(chunk, digest)
+            part = self.read_part(chunk)
             total = part if total is None else total.merge(part)
         return total
 
@@ -248,6 +262,62 @@ class Folder:
         )
 
 
+class Memory:
+    """The parts of a study that leaves no files."""
+
+    path = None
+
+    def __init__(self) -> None:
+        self._parts: list[Statistics] = []
+        self._auctions: list[pa.Table] = []
+        self._sessions: list[dict[str, Any]] = []
+
+    def num_parts(self) -> int:
+        """How many chunks are finished."""
+        return len(self._parts)
+
+    def statistics(self) -> Statistics | None:
+        """All finished chunks together, None if there are none."""
+        return functools.reduce(Statistics.merge, self._parts) if self._parts else None
+
+    def write_part(
+        self, chunk: int, statistics: Statistics, auctions: pa.Table | None
+    ) -> None:
+        """Adds a finished chunk: its statistics, and auctions that are kept whole."""
+        del chunk
+        self._parts.append(statistics)
+        self._auctions += [] if auctions is None else [auctions]
+
+    def read_part(self, chunk: int) -> Statistics:
+        """The statistics of a chunk."""
+        return self._parts[chunk]
+
+    def read_auctions(self) -> pa.Table | None:
+        """The auctions that were kept whole, None if there are none."""
+        return pa.concat_tables(self._auctions) if self._auctions else None
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Adds what one session of running did."""
+        self._sessions.append(dict(entry))
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """What `log` was given."""
+        return self._sessions
+
+
+def new_manifest(study: Study, plan: Plan) -> dict[str, Any]:
+    """What a study is and how it is cut, and what numbers depend on besides."""
+    config = study.canonical()
+    return {
+        "outline": dataclasses.asdict(study.outline()),
+        "digest": hashlib.sha256(config.encode()).hexdigest(),
+        "config": config.splitlines(),
+        "plan": dataclasses.asdict(plan),
+        "sampler": SAMPLER,
+        **environment(),
+    }
+
+
 def _part(kind: str, chunk: int) -> str:
     return f"{kind}/part-{chunk:06d}.parquet"
 
@@ -257,16 +327,3 @@ def to_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
-
-
-def write_whole(path: pathlib.Path, content: Any) -> None:
-    """Writes a file that exists whole or not at all, whatever happens meanwhile."""
-    scratch = path.with_name(f".{path.name}.writing")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from tokenauction_jax import measures
 from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.statistics import Intervals, sequential
 from tokenauction_jax.statistics.moments import Moments, Statistics
-from tokenauction_jax.studies.config import Study
+from tokenauction_jax.studies.config import Outline, Study
 
 # Language models read their prompts once a block, and their caches fill the memory.
 _LANGUAGE_MODEL_BLOCK = 32
@@ -36,6 +36,7 @@ class Plan:
       num_auctions: Auctions per cell, at most.
       agents: The agents' names, cell by cell.
       texts: Whether a cell's auctions have texts, cell by cell.
+      valuations: Names of all that are measured.
     """
 
     block: int
@@ -43,6 +44,7 @@ class Plan:
     num_auctions: int
     agents: Sequence[Sequence[str]]
     texts: Sequence[bool]
+    valuations: Sequence[str] = measures.VALUATIONS
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> "Plan":
@@ -67,11 +69,13 @@ class Plan:
     @property
     def columns(self) -> list[measures.Column]:
         """The measures that the cells have together, in the order of all arrays."""
-        return measures.columns(max(map(len, self.agents)), any(self.texts))
+        most = max(map(len, self.agents))
+        return measures.columns(most, any(self.texts), self.valuations)
 
     def columns_of(self, cell: int) -> list[measures.Column]:
         """The measures that one cell has."""
-        return measures.columns(len(self.agents[cell]), self.texts[cell])
+        size = len(self.agents[cell])
+        return measures.columns(size, self.texts[cell], self.valuations)
 
 
 def make_plan(
@@ -85,14 +89,18 @@ def make_plan(
       blocks_per_chunk: Instead of the default.
     """
     names = [cell.agent_names for cell in cells]
-    texts = [cell.scenario is not None for cell in cells]
+    texts = [cell.setting.has_texts for cell in cells]
     if any(texts):
         block = _LANGUAGE_MODEL_BLOCK
     else:
         most = max(cell.pool.num_agents * cell.pool.vocab_size for cell in cells)
         fitting = 2 ** int(math.log2(max(_BLOCK_NUMBERS / most, 1)))
         block = min(max(fitting, _LANGUAGE_MODEL_BLOCK), _LARGEST_BLOCK)
-    plan = Plan(block, block, study.num_auctions, names, texts)
+    # Fewer auctions than fill a block are not worth a whole one of language models.
+    block = min(block, study.num_auctions) if any(texts) else block
+    own = study.own_valuation()
+    valuations = (*measures.VALUATIONS, *([own.name] if own else []))
+    plan = Plan(block, block, study.num_auctions, names, texts, valuations)
     if blocks_per_chunk is None:
         blocks_per_chunk = math.ceil(plan.num_chunks / _MOST_CHUNKS)
         if not any(texts):
@@ -106,7 +114,7 @@ def make_plan(
     return dataclasses.replace(plan, chunk=block * blocks_per_chunk)
 
 
-def study_intervals(study: Study, plan: Plan) -> Intervals:
+def study_intervals(study: Outline, plan: Plan) -> Intervals:
     """The study's intervals: sequential ones if it may stop early."""
     if study.stop is None:
         return Intervals()
@@ -114,7 +122,7 @@ def study_intervals(study: Study, plan: Plan) -> Intervals:
     return sequential(first, plan.num_auctions)
 
 
-def precise_enough(study: Study, plan: Plan, statistics: Statistics | None) -> bool:
+def precise_enough(study: Outline, plan: Plan, statistics: Statistics | None) -> bool:
     """Whether every cell and paired difference is as narrow as `stop` asks."""
     if study.stop is None or statistics is None:
         return False
@@ -142,7 +150,7 @@ def cell_ends(
     return low, high
 
 
-def headline(study: Study, columns: Sequence[measures.Column]) -> int:
+def headline(study: Outline, columns: Sequence[measures.Column]) -> int:
     """Index of the measure that `stop` is about, else of the welfare."""
     name = study.stop.measure if study.stop else "welfare"
     agent = study.stop.agent if study.stop else 0

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tokenauction_jax import measures
-from tokenauction_jax.scenarios.store import StoreError
+from tokenauction_jax import files, measures
+from tokenauction_jax.files import StoreError
 from tokenauction_jax.statistics import Intervals
 from tokenauction_jax.statistics.moments import Moments, Sketch, Statistics
-from tokenauction_jax.studies import config, contrasts
-from tokenauction_jax.studies.config import Cell, Study
-from tokenauction_jax.studies.parts import Folder, write_whole
+from tokenauction_jax.studies import contrasts
+from tokenauction_jax.studies.config import Outline
+from tokenauction_jax.studies.parts import Folder, Memory
 from tokenauction_jax.studies.plan import (
     Plan,
     cell_ends,
@@ -43,22 +43,20 @@ class Results:
     valid at whatever number it stopped (`sequential`).
 
     Attributes:
-      study: Its configuration.
-      cells: Its cells, in the order of their indices.
+      study: What it is.
       plan: How it is cut, and whom it is about.
       statistics: Of all finished chunks.
       manifest: Versions, devices, digest.
       payments: `K` chunks' moments of realised and conditional payments, `(C, 2, n)`.
-      folder: Where it is.
+      folder: Where it is, on disk or in memory.
     """
 
-    study: Study
-    cells: Sequence[Cell]
+    study: Outline
     plan: Plan
     statistics: Statistics
     manifest: Mapping[str, Any]
     payments: Sequence[Moments]
-    folder: Folder
+    folder: Folder | Memory
 
     @property
     def num_auctions(self) -> int:
@@ -84,9 +82,14 @@ class Results:
     def factors(self) -> dict[str, list[str]]:
         """The labels of each factor's levels, its baseline first."""
         return {
-            factor: list(dict.fromkeys(cell.levels[factor] for cell in self.cells))
-            for factor in self.cells[0].levels
+            factor: list(dict.fromkeys(levels[factor] for levels in self.cells))
+            for factor in self.cells[0]
         }
+
+    @property
+    def cells(self) -> Sequence[Mapping[str, str]]:
+        """The labels of each cell's levels, in the order of the cells' indices."""
+        return self.study.levels
 
     @property
     def units(self) -> dict[str, str]:
@@ -101,7 +104,7 @@ class Results:
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, backend, devices, sampler: the manifest without the study."""
-        left_out = ("config", "plan", "study")
+        left_out = ("base", "config", "outline", "plan")
         return {k: v for k, v in self.manifest.items() if k not in left_out}
 
     @property
@@ -126,7 +129,7 @@ class Results:
                 if not self._has(i, column):
                     continue
                 moments = statistics.cells
-                row = {"cell": i, **cell.levels, **_place(column, names)}
+                row = {"cell": i, **cell, **_place(column, names)}
                 row |= {
                     "mean": moments.mean[i, m] if moments.n[i, m] else np.nan,
                     "low": low[i, m],
@@ -165,7 +168,7 @@ class Results:
             for agent, name in enumerate(self.plan.agents[i]):
                 ratio, low, high = ratios[:, i, agent]
                 rows.append(
-                    {"cell": i, **cell.levels, "agent": name}
+                    {"cell": i, **cell, "agent": name}
                     | {"ratio": ratio, "low": low, "high": high}
                     | {"n": self.num_auctions - self.statistics.undefined[i]}
                 )
@@ -275,12 +278,14 @@ class Results:
         Raises:
           StoreError: If they cannot be written.
         """
+        if isinstance(self.folder, Memory):
+            raise StoreError("a study in memory has no folder to write tables to")
         place = self.folder.path / "tables"
         try:
             place.mkdir(exist_ok=True)
             for name in _TABLES:
                 content = getattr(self, name).to_csv(index=False)
-                write_whole(place / f"{name}.csv", content.encode())
+                files.write(place / f"{name}.csv", content)
         except OSError as error:
             raise StoreError(f"cannot write {place}: {error.strerror}") from None
 
@@ -302,7 +307,7 @@ class Results:
             cell, base = comparison.pairs[0]
             if len(comparison.pairs) == 1:
                 about |= {"cell": cell, "baseline_cell": base}
-                about |= self.cells[cell].levels
+                about |= self.cells[cell]
             for m, column in enumerate(self.columns):
                 pairs = comparison.pairs
                 if all(self._has(c, column) for pair in pairs for c in pair):
@@ -330,16 +335,31 @@ def load(path: str | pathlib.Path) -> Results:
       StoreError: If it is no such folder, has no finished chunk, or a part is damaged.
     """
     folder = Folder(pathlib.Path(path))
-    manifest = folder.manifest()
-    study = config.parse_study(folder.path / "study.toml", manifest["study"])
+    return collect(folder, folder.manifest())
+
+
+def collect(folder: Folder | Memory, manifest: Mapping[str, Any]) -> Results:
+    """The results of all finished parts.
+
+    Raises:
+      StoreError: If there is none, one is damaged, or the manifest is of a version of
+        the package that wrote another one.
+    """
+    try:
+        study = Outline.from_manifest(manifest["outline"])
+        plan = Plan.from_manifest(manifest)
+    except (KeyError, TypeError):
+        version = manifest.get("tokenauction_jax", "another version")
+        raise StoreError(
+            f"the manifest is not one of this version: it was written by {version}"
+        ) from None
     total, payments, sketches = None, [], []
-    plan = Plan.from_manifest(manifest)
     places = [
         [i for i, column in enumerate(plan.columns) if column.measure == payment]
         for payment in _PAYMENTS
     ]
     for chunk in range(folder.num_parts()):
-        part = folder.read_part(chunk, manifest["digest"])
+        part = folder.read_part(chunk)
         total = part if total is None else total.merge(part)
         sketches.append(part.sketch)
         if len(sketches) == _MERGED_AT_ONCE:
@@ -349,11 +369,9 @@ def load(path: str | pathlib.Path) -> Results:
             Moments(*(getattr(cells, x)[:, places] for x in ("n", "mean", "m2")))
         )
     if total is None:
-        raise StoreError(
-            f"{path} has no finished chunk yet: `tokenauction study resume {path}`"
-        )
+        raise StoreError("no chunk of the study is finished yet: resume it")
     total = dataclasses.replace(total, sketch=Sketch.merge(sketches))
-    return Results(study, study.cells(), plan, total, manifest, payments, folder)
+    return Results(study, plan, total, manifest, payments, folder)
 
 
 def _place(column: measures.Column, names: Sequence[str]) -> dict[str, str]:

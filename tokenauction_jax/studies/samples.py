@@ -7,25 +7,24 @@ import pyarrow as pa
 
 from tokenauction_jax import measures
 from tokenauction_jax.scenarios.population import Population
-from tokenauction_jax.scenarios.runner import mentions
 
 
 def decode(cell: Population, texts: measures.Texts) -> list[str]:
     """The texts of language models, without their end tokens; "" for tables."""
-    if cell.tokenizer is None:
+    tokenizer = cell.cast.tokenizer
+    if tokenizer is None:
         return [""] * len(texts.valid)
-    return [cell.tokenizer.decode(tokens) for tokens in _tokens(cell, texts)]
+    return [tokenizer.decode(tokens) for tokens in _tokens(cell, texts)]
 
 
 def all_measures(
     cell: Population, texts: measures.Texts, written: Sequence[str]
 ) -> np.ndarray:
     """The measures `(A, M)` in the order of the cell's columns, mentions included."""
-    if cell.scenario is None:
+    if not cell.setting.has_texts:
         return np.asarray(texts.measures)
-    named = [
-        [mentions(text, agent) for agent in cell.scenario.agents] for text in written
-    ]
+    phrases = cell.cast.mentions
+    named = [[measures.mentions(text, own) for own in phrases] for text in written]
     named = np.where(np.asarray(texts.valid)[:, None], np.array(named, float), np.nan)
     return np.concatenate([texts.measures, named.astype(np.float32)], axis=1)
 
@@ -53,15 +52,15 @@ def table(
     kept = slice(0, len(auctions))
     lengths = texts.length[kept]
     tokens = _tokens(cell, texts)[kept]
+    tokenizer = cell.cast.tokenizer
     pieces = [
-        [str(token) for token in text]
-        if cell.tokenizer is None
-        else cell.tokenizer.pieces(text)
+        [str(token) for token in text] if tokenizer is None else tokenizer.pieces(text)
         for text in tokens
     ]
-    influence = [
-        texts.influence[i, : len(text)].tolist() for i, text in enumerate(tokens)
+    attribution = [
+        texts.attribution[i, : len(text)].tolist() for i, text in enumerate(tokens)
     ]
+    values, bids = cell.draw(auctions.start, len(auctions))
     content = {
         "cell": np.full(len(auctions), index),
         "auction": np.array(auctions),
@@ -71,10 +70,12 @@ def table(
         "tokens": pa.array(tokens, pa.list_(pa.int32())),
         "pieces": pa.array(pieces, pa.list_(pa.string())),
         "favoured_by": pa.array(
-            [np.argmax(x, axis=-1).tolist() if x else [] for x in influence],
+            [np.argmax(x, axis=-1).tolist() if x else [] for x in attribution],
             pa.list_(pa.int32()),
         ),
-        "influence": pa.array(influence, pa.list_(pa.list_(pa.float32()))),
+        "attribution": pa.array(attribution, pa.list_(pa.list_(pa.float32()))),
+        "bids": pa.array(bids.tolist(), pa.list_(pa.float32())),
+        "values": pa.array(values.tolist(), pa.list_(pa.float32())),
     }
     content |= {
         column.key: rows[kept, i].astype(np.float32) for i, column in enumerate(columns)
@@ -84,7 +85,8 @@ def table(
 
 def _tokens(cell: Population, texts: measures.Texts) -> list[list[int]]:
     """The tokens of each text, without the one that ended it."""
-    ends = () if cell.tokenizer is None else tuple(cell.tokenizer.end_tokens)
+    tokenizer = cell.cast.tokenizer
+    ends = () if tokenizer is None else tuple(tokenizer.end_tokens)
     found = []
     for tokens, length in zip(texts.tokens, texts.length, strict=False):
         ended = length and int(tokens[length - 1]) in ends

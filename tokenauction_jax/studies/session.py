@@ -107,9 +107,7 @@ class Session:
                 self._ran += ran
                 self._report()
             with self.overhead():
-                whole = _whole(
-                    done, len(auctions), cell.scenario is not None, len(keep)
-                )
+                whole = _whole(done, len(auctions), cell.setting.has_texts, len(keep))
                 self._tokens += int(whole.length.sum())
                 written = samples.decode(cell, whole)
                 columns = self._places[i]
@@ -173,7 +171,7 @@ def _whole(
 ) -> measures.Texts:
     """The blocks of a chunk in one: the first `size` auctions.
 
-    Of tokens and influence only as many as will be looked at.
+    Of tokens and attribution only as many as will be looked at.
     """
 
     def join(name: str, rows: int) -> np.ndarray:
@@ -186,5 +184,5 @@ def _whole(
         valid=join("valid", size),
         length=join("length", size),
         tokens=join("tokens", size if has_texts else keep),
-        influence=join("influence", keep),
+        attribution=join("attribution", keep),
     )

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tokenauction_jax.cli import study_display
+from tokenauction_jax.cli.displays import numbers
+from tokenauction_jax.cli.displays import progress as live
 from tokenauction_jax.reports import labels
 from tokenauction_jax.statistics.moments import Statistics
-from tokenauction_jax.studies.config import validate_study
 from tokenauction_jax.studies.plan import Plan
+from tokenauction_jax.studies.reading import validate_study
 from tokenauction_jax.studies.session import Progress
 
 STUDY = validate_study({"factors": {"values.sigma": [0.5, 1.0]}, "num_auctions": 100})
@@ -29,8 +30,8 @@ def shown(terminal, monkeypatch, *states):
         file=io.StringIO(), force_terminal=terminal, width=100, highlight=False
     )
     clock = iter(range(0, 10**6, 60))
-    monkeypatch.setattr(study_display.time, "monotonic", lambda: next(clock))
-    with study_display.StudyProgress(console, STUDY, PLAN) as display:
+    monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
+    with live.StudyProgress(console, STUDY, PLAN) as display:
         for state in states:
             display.show(state)
     return console.file.getvalue()
@@ -71,11 +72,11 @@ def test_nothing_is_invented_before_the_first_chunk(monkeypatch):
     ],
 )
 def test_numbers_have_the_digits_that_they_deserve(mean, half, expected):
-    assert study_display._pair(mean, half) == expected
+    assert numbers.pair(mean, half) == expected
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"), [(3.21, "3.2 s"), (123, "2:03"), (3723, "1:02:03")]
 )
 def test_durations(seconds, expected):
-    assert study_display._duration(seconds) == expected
+    assert numbers.duration(seconds) == expected

@@ -1,0 +1,108 @@
+"""What `tokenauction study` shows: plans, live progress and headline tables."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tokenauction_jax.cli.displays.numbers import duration, pair
+from tokenauction_jax.reports import labels
+from tokenauction_jax.studies.config import Cell, Study
+from tokenauction_jax.studies.cost import Cost
+from tokenauction_jax.studies.parts import Folder
+from tokenauction_jax.studies.plan import Plan
+from tokenauction_jax.studies.results import Results
+
+# Without a terminal: one line at most every so many seconds.
+_LINE_EVERY = 10.0
+_MOST_ROWS = 30
+# Measures in the table of results, which fit a terminal of 80 columns.
+_HEADLINE = 3
+
+
+def show_plan(
+    console: Console, study: Study, cells: Sequence[Cell], plan: Plan, cost: Cost
+) -> None:
+    """Prints the cells of a study and what it will cost."""
+    if study.description:
+        console.print(study.description, style="bold", markup=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("cell", *cells[0].levels, "auctions", "time on one core"):
+        table.add_column(
+            Text(name), justify="left" if name in cells[0].levels else "right"
+        )
+    for i, cell in enumerate(cells):
+        seconds = cost.seconds_per_auction[i] * study.num_auctions
+        row = [
+            str(i),
+            *cell.levels.values(),
+            f"{study.num_auctions:,}",
+            duration(seconds),
+        ]
+        table.add_row(*map(Text, row))
+    console.print(table)
+    most = "at most " if study.stop else ""
+    console.print(
+        f"\n{len(cells)} cells, {most}{len(cells) * study.num_auctions:,} auctions, in "
+        f"{plan.num_chunks} chunks of {plan.chunk:,} in each cell; about "
+        f"{cost.memory / 2**20:,.0f} MiB of memory and {most}"
+        f"{duration(cost.seconds)}, {cost.programs} programs compiled"
+    )
+
+
+def show_results(console: Console, results: Results) -> None:
+    """Prints the first measures of the report's headline table, cell by cell."""
+    shown = labels.headline(results)[:_HEADLINE]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for factor, levels in (results.factors or {"cell": ["0"]}).items():
+        label = labels.factor_label(factor)
+        width = min(max(map(len, (label, *levels))), 24)
+        table.add_column(Text(label), overflow="fold", min_width=width)
+    for measure, _ in shown:
+        table.add_column(Text(labels.measure_label(measure)), justify="right")
+    found = labels.estimates(results)
+    undefined = any(row["undefined"] for row in found.values())
+    if undefined:
+        table.add_column("undefined", justify="right")
+    for cell, levels in labels.cells(results).items():
+        rows = [found[cell, measure, valuation, ""] for measure, valuation in shown]
+        numbers = []
+        for row in rows:
+            text = _two_lines(row["mean"], (row["high"] - row["low"]) / 2)
+            if row["infinite"]:
+                text.append(f"\n{row['infinite']:,} infinite", style="yellow")
+            numbers.append(text)
+        if undefined:
+            numbers.append(Text(f"{rows[0]['undefined']:,}"))
+        table.add_row(*map(Text, levels.values() or ["0"]), *numbers)
+    console.print(table)
+    kind = (
+        "95 % confidence sequences, valid at any stopping time"
+        if results.sequential
+        else "95 % intervals"
+    )
+    console.print(
+        f"\nPer text, {kind}; {results.num_auctions:,} auctions in each cell; "
+        f"valuation {results.study.valuation}.",
+        style="dim",
+    )
+
+
+def show_session(console: Console, folder: Folder) -> None:
+    """Prints how fast the last session was, and where its results are."""
+    last, path = folder.sessions()[-1], folder.path
+    console.print(
+        f"{last['auctions']:,} auctions in {last['seconds']:,.1f} s, "
+        f"{last['auctions_per_second']:,.0f} auctions/s, peak memory "
+        f"{last['peak_memory_mib']:,.0f} MiB. Tables are in {path / 'tables'}; "
+        f"figures and a page: tokenauction study report {path}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _two_lines(mean: float, half: float) -> Text:
+    """A mean, and below it the half-width of its interval."""
+    mean_text, _, half_text = pair(mean, half).partition(" ± ")
+    return Text(mean_text).append(f"\n±{half_text}" if half_text else "", style="dim")

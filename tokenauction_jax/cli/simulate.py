@@ -1,0 +1,96 @@
+"""The `tokenauction simulate` command."""
+
+import dataclasses
+import pathlib
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from tokenauction_jax import files
+from tokenauction_jax.cli import accelerators
+from tokenauction_jax.cli.displays import progress
+from tokenauction_jax.cli.displays import simulate as display
+from tokenauction_jax.scenarios import population
+from tokenauction_jax.scenarios.scenario import (
+    Scenario,
+    ScenarioError,
+    read_scenario,
+    validate_scenario,
+)
+from tokenauction_jax.studies import sweep
+
+# Weights of the first agent.
+SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulate:
+    """Let language models write a text together under token auctions.
+
+    Prints, for every rule, a sample text with each token coloured by the agent that
+    favoured it most, how often each agent is mentioned, who pays what per token,
+    welfare, revenue and entropy, each with a 95 % interval.
+    """
+
+    scenario: tyro.conf.Positional[str] = "hawaii"
+    """A TOML file or a built-in scenario: hawaii, rivals."""
+    sweep: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Vary the first agent's weight over 0, .25, .5, .75 and 1 instead of running the
+    scenario's own bids; the total bid stays."""
+    model: str | None = None
+    """A .gguf file, a Hugging Face directory, a hub name, or a name that
+    `tokenauction models` lists."""
+    bids: tuple[float, ...] | None = None
+    """Bids of the agents, in their order."""
+    num_auctions: int | None = None
+    """Texts per rule and share."""
+    num_tokens: int | None = None
+    """Cap on the tokens of a text."""
+    seed: int | None = None
+    """Of all randomness."""
+    out: pathlib.Path | None = None
+    """New folder for every text (Parquet), the summary (CSV) and a manifest."""
+
+
+def run(command: Simulate) -> None:
+    """Runs the command."""
+    scenario = _override(read_scenario(command.scenario), command)
+    if command.out is not None:
+        files.check_new(command.out)
+    accelerators.warn_about_idle_ones()
+    console, stderr = Console(highlight=False), Console(stderr=True, highlight=False)
+    with progress.Activity(stderr) as activity:
+        activity.show("loading the model")
+        pool, checkpoint = population.load_pool(scenario)
+    cast = population.Cast(pool, checkpoint.tokenizer, scenario.mentions)
+    with progress.listener(stderr) as listen:
+        shares = SWEEP if command.sweep else None
+        runs, results = sweep.run_sweep(scenario, cast, shares, listen)
+    if command.out is not None:
+        # First of all: no failure to show results may lose them.
+        sweep.write(command.out, scenario, checkpoint.name, runs, results)
+    display.show_results(console, scenario, runs)
+    if command.out is not None:
+        console.print(f"Written to {command.out}", markup=False)
+
+
+def _override(scenario: Scenario, command: Simulate) -> Scenario:
+    """The scenario with what the command line says instead, validated again."""
+    content = dataclasses.asdict(scenario)
+    for name in ("model", "num_auctions", "num_tokens", "seed"):
+        if (value := getattr(command, name)) is not None:
+            content[name] = value
+    if command.model is not None:
+        for agent in content["agents"]:
+            agent["model"] = agent["adapter"] = None
+    if command.bids is not None:
+        if len(command.bids) != len(scenario.agents):
+            names = ", ".join(agent.name for agent in scenario.agents)
+            raise ScenarioError(
+                f"--bids has {len(command.bids)} numbers, expected "
+                f"{len(scenario.agents)}: one each for {names}"
+            )
+        for agent, bid in zip(content["agents"], command.bids, strict=True):
+            agent["bid"] = bid
+    return validate_scenario(content)

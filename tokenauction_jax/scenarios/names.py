@@ -1,0 +1,273 @@
+"""Rules by name, for commands, scenarios and studies: a new one is a row of a table.
+
+Wherever a name stands, ``FILE.py:NAME`` refers to an object of your own.
+"""
+
+import difflib
+import functools
+import pathlib
+import re
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+
+from tokenauction_jax import mechanism
+from tokenauction_jax.agents import AgentPool
+from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
+from tokenauction_jax.scenarios import objects
+
+
+class RuleError(ValueError):
+    """A name that is not a rule, with what to write instead in one line."""
+
+
+class _Aggregation(NamedTuple):
+    """A built-in aggregation.
+
+    Attributes:
+      make: Called with `parameter`, if it has one, and the influence.
+      payment: Its truthful payment, None if the user has to choose.
+      parameter: The number that is written in brackets, such as ``power_mean(0.5)``.
+      example: A value of it, for messages and default audits.
+    """
+
+    make: Callable[..., Aggregation]
+    payment: str | None = None
+    parameter: str | None = None
+    example: str | None = None
+
+
+_AGGREGATIONS = {
+    "linear": _Aggregation(mechanism.linear, "second_price"),
+    "log_linear": _Aggregation(mechanism.log_linear, "clarke"),
+    "power_mean": _Aggregation(mechanism.power_mean, None, "order", "0.5"),
+}
+_VALUATIONS: dict[str, Callable[[], Valuation]] = {
+    "total_variation": mechanism.total_variation,
+    "forward_kl": mechanism.forward_kl,
+    "reverse_kl": mechanism.reverse_kl,
+}
+# Each is called with the aggregation, and with a valuation if it takes one in brackets.
+_PAYMENTS: dict[str, Callable[..., Payment]] = {
+    "pay_your_bid": lambda rule: mechanism.pay_your_bid(),
+    "second_price": mechanism.second_price,
+    "clarke": mechanism.clarke,
+}
+_PAYMENTS_OF_A_VALUATION: dict[str, Callable[..., Payment]] = {
+    "myerson": mechanism.myerson,
+}
+
+# The keys of files under which a name may be a reference.
+REFERENCE_KEYS = ("aggregation", "payment", "valuation", "pool")
+
+AGGREGATIONS = tuple(
+    f"{name}({row.example})" if row.parameter else name
+    for name, row in _AGGREGATIONS.items()
+)
+VALUATIONS = tuple(_VALUATIONS)
+PAYMENTS = (
+    *_PAYMENTS,
+    *(f"{name}({v})" for name in _PAYMENTS_OF_A_VALUATION for v in _VALUATIONS),
+)
+
+
+def aggregation(name: str, influence: float = 1.0, **numbers: float) -> Aggregation:
+    """The aggregation called `name`.
+
+    Args:
+      name: Such as ``linear``, ``power_mean(0.5)`` or ``FILE.py:NAME``.
+      influence: The exponent on the bids, of a built-in rule.
+      **numbers: The rule's parameter by its name, instead of in brackets.
+
+    Raises:
+      RuleError: If there is none, or it is not an aggregation.
+    """
+    if objects.is_reference(name):
+        if influence != 1 or numbers:
+            given = ", ".join(["influence"] * (influence != 1) + list(numbers))
+            raise RuleError(f"{name} sets its own numbers: leave out {given}")
+        return _own(name, Aggregation)
+    base, argument = _split(name)
+    row = _AGGREGATIONS.get(base)
+    if row is None or (argument is not None and row.parameter is None):
+        raise RuleError(unknown("an aggregation", name, AGGREGATIONS))
+    if argument is not None and row.parameter is not None:
+        try:
+            numbers = {row.parameter: float(argument)} | numbers
+        except ValueError as error:
+            raise RuleError(f"{name!r}: {error}") from None
+    for number in numbers:
+        if number != row.parameter:
+            takers = [x for x, other in _AGGREGATIONS.items() if other.parameter]
+            raise RuleError(f"{name!r} takes no {number}, only {', '.join(takers)} do")
+    if row.parameter is not None and not numbers:
+        raise RuleError(
+            f"{name!r} needs its {row.parameter}, as in {base}({row.example})"
+        )
+    try:
+        return row.make(**numbers, influence=influence)
+    except ValueError as error:
+        raise RuleError(f"{name!r}: {error}") from None
+
+
+def default_payment(name: str) -> str | None:
+    """The truthful payment of a built-in aggregation, None if there is no such one."""
+    row = _AGGREGATIONS.get(_split(name)[0])
+    return None if row is None else row.payment
+
+
+def payment(name: str, rule: Aggregation) -> Payment:
+    """The payment called `name` for a rule.
+
+    ``FILE.py:NAME`` may be a payment, or a function of the aggregation that makes one.
+
+    Raises:
+      RuleError: If there is none, or it is not defined for the aggregation.
+    """
+    base, argument = _split(name)
+    if base in _PAYMENTS_OF_A_VALUATION and argument is not None:
+        make, chosen = _PAYMENTS_OF_A_VALUATION[base], [valuation(argument)]
+    elif objects.is_reference(name):
+        return _own_payment(name, rule)
+    elif base in _PAYMENTS and argument is None:
+        make, chosen = _PAYMENTS[base], []
+    else:
+        raise RuleError(unknown("a payment", name, PAYMENTS))
+    try:
+        return make(rule, *chosen)
+    except ValueError as error:
+        raise RuleError(f"{name!r}: {error}") from None
+
+
+def payments_of(rule: Aggregation) -> list[str]:
+    """Names of the built-in payments that are defined for a rule."""
+    names = []
+    for name in PAYMENTS:
+        try:
+            payment(name, rule)
+        except RuleError:
+            continue
+        names.append(name)
+    return names
+
+
+def valuation(name: str) -> Valuation:
+    """The valuation called `name`, or the object ``FILE.py:NAME``.
+
+    Raises:
+      RuleError: If there is none, or it is not a valuation.
+    """
+    if objects.is_reference(name):
+        return _own(name, Valuation)
+    if name not in _VALUATIONS:
+        raise RuleError(unknown("a valuation", name, VALUATIONS))
+    return _VALUATIONS[name]()
+
+
+def pool(name: str) -> AgentPool:
+    """The agents ``FILE.py:NAME``: a pool, or a function without arguments.
+
+    Raises:
+      RuleError: If there is none, or it is not a pool.
+    """
+    if not objects.is_reference(name):
+        raise RuleError(f"{name!r} is not FILE.py:NAME")
+    found = _own(name, AgentPool)
+    check_record(name, found)
+    return found
+
+
+def mechanism_or_aggregation(name: str) -> Mechanism | Aggregation:
+    """The object ``FILE.py:NAME``: a rule with or without its payment.
+
+    Raises:
+      RuleError: If there is none, or it is neither.
+    """
+    found = _load(name)
+    return found if isinstance(found, Mechanism) else _own(name, Aggregation)
+
+
+def check_record(name: str, found: Any) -> None:
+    """Raises `RuleError` unless an object's numbers are leaves of a pytree."""
+    if jax.tree_util.all_leaves([found]):
+        raise RuleError(
+            f"{name} is not a pytree: decorate its class with tokenauction_jax.record"
+        )
+
+
+def references(name: str) -> list[str]:
+    """The ``FILE.py:NAME`` in a name, also as in ``myerson(FILE.py:NAME)``."""
+    base, argument = _split(name)
+    inside = argument if base in _PAYMENTS_OF_A_VALUATION and argument else name
+    return [inside] if objects.is_reference(inside) else []
+
+
+def resolved(content: Any, base: pathlib.Path, key: str = "") -> Any:
+    """A document whose references are relative to `base`, as they are from here."""
+    if isinstance(content, dict):
+        return {k: resolved(v, base, k.rpartition(".")[2]) for k, v in content.items()}
+    if isinstance(content, list):
+        return [resolved(value, base, key) for value in content]
+    if not isinstance(content, str) or key not in REFERENCE_KEYS:
+        return content
+    for reference in references(content):
+        content = content.replace(reference, objects.resolved(reference, base))
+    return content
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Says what a name is not, what there is, and which is nearest."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{name!r} is not {kind} ({', '.join(known)}, FILE.py:NAME){hint}"
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """``"base(argument)"`` in two; the argument is None if there is none."""
+    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", name.strip())
+    return (match[1], match[2]) if match else (name, None)
+
+
+def _load(name: str) -> Any:
+    try:
+        return objects.load(name)
+    except objects.ObjectError as error:
+        raise RuleError(str(error)) from None
+
+
+def _own(name: str, kind: type) -> Any:
+    found = _load(name)
+    if isinstance(found, types.FunctionType):
+        found = _call(name, _once(found))
+    try:
+        return objects.expect(name, found, kind)
+    except objects.ObjectError as error:
+        raise RuleError(str(error)) from None
+
+
+def _own_payment(name: str, rule: Aggregation) -> Payment:
+    found = _load(name)
+    # A class has a payment's methods too, but is none before it is called.
+    if isinstance(found, type) or not isinstance(found, Payment):
+        found = _call(name, found, rule)
+    try:
+        return objects.expect(name, found, Payment)
+    except objects.ObjectError as error:
+        raise RuleError(str(error)) from None
+
+
+@functools.cache
+def _once(make: Callable[[], Any]) -> Callable[[], Any]:
+    """A function that is called once: what it makes may be a language model."""
+    return functools.cache(make)
+
+
+def _call(name: str, make: Any, *arguments: Any) -> Any:
+    shown = f" with {arguments[0]}" if arguments else ""
+    try:
+        return make(*arguments)
+    except Exception as error:  # Whatever the user's function raises.
+        raise RuleError(f"{name}: called{shown}: {error}") from None

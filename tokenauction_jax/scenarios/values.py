@@ -1,0 +1,123 @@
+"""What the agents of an auction value a text at, and what they bid for it."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from tokenauction_jax.scenarios import settings
+from tokenauction_jax.scenarios.scenario import ScenarioError, shifted_bids
+
+# Tells the randomness of values from that of the auctions under the same seed.
+_VALUES = 0x76616C75
+
+
+def draw_values(
+    values: settings.Values,
+    seed: int,
+    num_agents: int,
+    first_auction: int,
+    num_auctions: int,
+) -> np.ndarray:
+    """True values `(A, n)`, money per unit of valuation.
+
+    The value of agent i in auction k depends on the seed, k and i alone.
+    """
+    n, shape = num_agents, (num_auctions, num_agents)
+    if isinstance(values, settings.GivenValues):
+        numbers = np.arange(first_auction, first_auction + num_auctions)
+        return _given("values", values.amounts, numbers, numbers, shape)
+    if isinstance(values, settings.FixedValues):
+        return np.broadcast_to(np.asarray(values.amounts, np.float32), shape)
+    if isinstance(values, settings.SharedValues):
+        rest = (1 - values.share) / (n - 1)
+        amounts = values.total * np.array([values.share, *[rest] * (n - 1)])
+        return np.broadcast_to(amounts.astype(np.float32), shape)
+    words = np.asarray(_words(seed, first_auction, num_auctions, n), np.float64)
+    # Here and in double precision: XLA rounds a normal by the shape of its batch.
+    z = special.ndtri((words[..., 0] + (words[..., 1] + 0.5) * 2.0**-32) * 2.0**-32)
+    c = values.correlation
+    z = np.sqrt(c) * z[:, :1] + np.sqrt(1 - c) * z[:, 1:]
+    if isinstance(values, settings.LogNormalValues):
+        drawn = values.median * np.exp(values.sigma * z)
+    elif isinstance(values, settings.UniformValues):
+        drawn = values.low + (values.high - values.low) * special.ndtr(z)
+    else:
+        quantile = special.gammaincinv(values.shape, special.ndtr(z))
+        drawn = values.mean / values.shape * quantile
+    with np.errstate(over="ignore"):
+        return drawn.astype(np.float32)
+
+
+def make_bids(
+    bids: settings.Bids,
+    values: np.ndarray,
+    first_auction: int = 0,
+    influence: float = 1.0,
+) -> np.ndarray:
+    """Bids `(A, n)` of agents with these values.
+
+    Args:
+      bids: What they bid.
+      values: `(A, n)`.
+      first_auction: The number of the first of these auctions.
+      influence: The exponent on the bids of the cell's rule.
+
+    Raises:
+      ScenarioError: If a user's function returns anything else than finite amounts.
+    """
+    if isinstance(bids, settings.WeightBids):
+        amounts = shifted_bids(np.asarray(bids.amounts), bids.weight, influence)
+        return np.broadcast_to(amounts.astype(np.float32), values.shape)
+    if isinstance(bids, settings.GivenBids):
+        numbers = np.arange(first_auction, first_auction + len(values))
+        return _given("bids", bids.amounts, values, numbers, values.shape)
+    if isinstance(bids, settings.FixedBids):
+        return np.broadcast_to(np.asarray(bids.amounts, np.float32), values.shape)
+    if isinstance(bids, settings.TruthfulBids):
+        return values
+    factors = np.ones(values.shape[1], np.float32)
+    factors[slice(None) if bids.agents is None else list(bids.agents)] = bids.factor
+    return values * factors
+
+
+def _given(
+    name: str, amounts: Any, argument: np.ndarray, numbers: np.ndarray, shape: Any
+) -> np.ndarray:
+    """Amounts `(A, n)` of a user's table or function.
+
+    Raises:
+      ScenarioError: If a function returns anything else than finite amounts.
+    """
+    if not callable(amounts):
+        return amounts[numbers].astype(np.float32)
+    called = getattr(amounts, "__name__", type(amounts).__name__)
+    try:
+        found = np.asarray(amounts(argument))
+    except Exception as error:  # Whatever the user's function raises.
+        reason = f"{type(error).__name__}: {error}"
+        raise ScenarioError(f"{name}: {called} raised {reason}") from error
+    if found.shape != shape:
+        wrong = f"has shape {found.shape}, expected {shape}"
+    else:
+        wrong = settings.find_wrong_amount(found)
+    if wrong:
+        raise ScenarioError(f"{name}: what {called} returned {wrong}")
+    return found.astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _words(
+    seed: Any, first_auction: Any, num_auctions: int, num_agents: int
+) -> jax.Array:
+    """Random bits `(A, 1 + n, 2)`: what the agents of an auction share, and own."""
+    key = jax.random.fold_in(jax.random.key(seed), _VALUES)
+    numbers = jnp.arange(num_auctions, dtype=jnp.uint32)
+    numbers = jnp.asarray(first_auction, jnp.uint32) + numbers
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    own = jnp.arange(1 + num_agents, dtype=jnp.uint32)
+    draw = jax.vmap(jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32)))
+    return draw(jax.vmap(lambda key: fold(key, own))(fold(key, numbers)))

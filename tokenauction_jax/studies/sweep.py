@@ -1,0 +1,240 @@
+"""A scenario as a study in memory: every rule at every weight of the first agent.
+
+The same auctions run in every cell; what is estimated is per token, not per text.
+"""
+
+import dataclasses
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenauction_jax import files, records, statistics
+from tokenauction_jax.files import StoreError
+from tokenauction_jax.mechanism import Mechanism
+from tokenauction_jax.scenarios.population import Cast
+from tokenauction_jax.scenarios.rules import Rule
+from tokenauction_jax.scenarios.scenario import Scenario
+from tokenauction_jax.scenarios.settings import (
+    FixedBids,
+    FixedValues,
+    PoolAgents,
+    WeightBids,
+)
+from tokenauction_jax.statistics import Estimate
+from tokenauction_jax.studies import launch
+from tokenauction_jax.studies.config import Level, Study
+from tokenauction_jax.studies.results import Results
+
+
+class Measure(NamedTuple):
+    """One line of a summary; `agent` is empty for measures of the whole auction."""
+
+    name: str
+    agent: str
+    estimate: Estimate
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One rule at one weight of the first agent.
+
+    Attributes:
+      rule: The rule.
+      mechanism: What it was built into.
+      share: The first agent's weight, in [0, 1].
+      bids: `(n,)`.
+      auctions: One row an auction, as in `Results.auctions`.
+      measures: Rates and means per token, each with its interval.
+    """
+
+    rule: Rule
+    mechanism: Mechanism
+    share: float
+    bids: np.ndarray
+    auctions: pd.DataFrame
+    measures: list[Measure]
+
+
+def run_sweep(
+    scenario: Scenario,
+    cast: Cast,
+    shares: Sequence[float] | None = None,
+    listen: launch.Listener | None = None,
+) -> tuple[list[Run], Results]:
+    """Runs every rule at every weight of the first agent.
+
+    Args:
+      scenario: What to run.
+      cast: Its agents.
+      shares: Weights of the first agent, at the scenario's total bid; None runs the
+        scenario's own bids.
+      listen: As for `launch.run`.
+
+    Returns:
+      The runs, rule by rule, and the results of the study that they are the cells of.
+
+    Raises:
+      StudyError: If rules and agents do not fit.
+    """
+    results = launch.run(make_study(scenario, cast, shares), listen=listen)
+    rules = [rule for rule in scenario.rules for _ in shares or [None]]
+    runs = []
+    for cell, rule in enumerate(rules):
+        auctions = results.auctions.query(f"cell == {cell}")
+        mechanism, bids = rule.build(), np.stack(list(auctions["bids"]))[0]
+        weight = mechanism.aggregation.weights(jnp.asarray(bids))[0]
+        measures = summarize(scenario, results.study.valuation, auctions)
+        runs.append(Run(rule, mechanism, float(weight), bids, auctions, measures))
+    return runs, results
+
+
+def make_study(scenario: Scenario, cast: Cast, shares: Sequence[float] | None) -> Study:
+    """The study that keeps every auction whole."""
+    amounts = tuple(scenario.bids.tolist())
+    factors: dict[str, Any] = {
+        "rule": [Level(f"{i + 1} {x.name}", x) for i, x in enumerate(scenario.rules)]
+    }
+    if shares is not None:
+        factors["bids.weight"] = list(map(float, shares))
+    return Study(
+        agents=PoolAgents(
+            cast.pool,
+            names=tuple(agent.name for agent in scenario.agents),
+            tokenizer=cast.tokenizer,
+            mentions=scenario.mentions,
+        ),
+        values=FixedValues(amounts=tuple(scenario.values.tolist())),
+        bids=FixedBids(amounts=amounts)
+        if shares is None
+        else WeightBids(float(shares[0]), amounts),
+        rule=scenario.rules[0],
+        num_tokens=scenario.num_tokens,
+        seed=scenario.seed,
+        name="scenario",
+        num_auctions=scenario.num_auctions,
+        valuation=scenario.valuation,
+        factors=factors,
+        keep_auctions=scenario.num_auctions,
+    )
+
+
+def summarize(
+    scenario: Scenario, valuation: str, auctions: pd.DataFrame
+) -> list[Measure]:
+    """Rates and means per token over the valid auctions of a run.
+
+    Tokens of infinite welfare are left out of its mean; their share is a measure of
+    its own, ``infinite_welfare``.
+    """
+    valid = auctions["valid"].to_numpy()
+    kept = auctions.loc[valid]
+    length = kept["length"].to_numpy(np.float64)
+    infinite = kept[f"infinite_tokens/{valuation}"].to_numpy(np.float64)
+
+    def per_token(
+        name: str, column: str, agent: str = "", tokens: np.ndarray = length
+    ) -> Measure:
+        totals = kept[column].to_numpy(np.float64)
+        return Measure(name, agent, statistics.mean_per_token(totals, tokens))
+
+    measures = []
+    for i, agent in enumerate(scenario.agents):
+        hits = int(np.nansum(kept[f"mention/{i}"].to_numpy()))
+        rate = statistics.rate(hits, len(kept))
+        measures.append(Measure("mention_rate", agent.name, rate))
+    for i, agent in enumerate(scenario.agents):
+        measures.append(per_token("payment", f"payment/{i}", agent.name))
+    finite = length - infinite
+    welfare = per_token("welfare", f"finite_welfare/{valuation}", tokens=finite)
+    infinite_welfare = statistics.mean_per_token(infinite, length)
+    entropy = kept["entropy"].to_numpy(np.float64) * length
+    undefined = statistics.rate(int((~valid).sum()), len(auctions))
+    return [
+        *measures,
+        welfare,
+        Measure("infinite_welfare", "", infinite_welfare),
+        per_token("revenue", "revenue"),
+        Measure("entropy", "", statistics.mean_per_token(entropy, length)),
+        Measure("undefined", "", undefined),
+    ]
+
+
+def write(
+    folder: pathlib.Path,
+    scenario: Scenario,
+    model: str,
+    runs: Sequence[Run],
+    results: Results,
+) -> None:
+    """Writes texts.parquet, summary.csv and manifest.json into a new folder.
+
+    The folder appears whole or not at all.
+
+    Args:
+      folder: Which.
+      scenario: What ran.
+      model: The name of the checkpoint whose tokenizer the agents share.
+      runs: From `run_sweep`.
+      results: From `run_sweep`.
+
+    Raises:
+      StoreError: If it cannot be written, or exists by now.
+    """
+    table = io.BytesIO()
+    pq.write_table(pa.concat_tables(map(_texts, runs)), table)
+    manifest = dict(results.manifest) | {
+        "dtype": str(jnp.zeros(()).dtype),
+        "seed": scenario.seed,
+        "model": model,
+        "scenario": dataclasses.asdict(scenario),
+        "runs": [_about(run) | {"bids": run.bids.tolist()} for run in runs],
+    }
+    try:
+        with files.write_folder(folder) as part:
+            files.write(part / "texts.parquet", table.getvalue())
+            files.write(part / "summary.csv", _summary(runs).to_csv(index=False))
+            files.write_json(part / "manifest.json", manifest)
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error}") from None
+
+
+def _about(run: Run) -> dict[str, Any]:
+    """What tells a run from the others."""
+    return {
+        "rule": run.rule.name,
+        "payment_rule": records.describe(run.mechanism.payment),
+        "share": run.share,
+    }
+
+
+def _texts(run: Run) -> pa.Table:
+    """The auctions of a run: how they are told apart, and what was paid in each."""
+    agents = range(run.bids.size)
+    about = pd.DataFrame([_about(run)] * len(run.auctions), run.auctions.index)
+    lists = {
+        f"{name}s": run.auctions[[f"{name}/{i}" for i in agents]].to_numpy().tolist()
+        for name in ("payment", "expected_payment")
+    }
+    paid = pd.DataFrame(lists, run.auctions.index)
+    frame = pd.concat([about, run.auctions.drop(columns="cell"), paid], axis=1)
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+
+
+def _summary(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row for each measure of each run."""
+    return pd.DataFrame(
+        [
+            _about(run)
+            | {"measure": measure.name, "agent": measure.agent}
+            | measure.estimate._asdict()
+            for run in runs
+            for measure in run.measures
+        ]
+    )
