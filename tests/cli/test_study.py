@@ -15,7 +15,7 @@ import pytest
 import tiny_study
 
 import tokenauction_jax as ta
-from tokenauction_jax.cli import main as cli
+from tokenauction_jax.cli import main
 from tokenauction_jax.reports.tables import headline
 from tokenauction_jax.studies import parts, results
 
@@ -38,7 +38,7 @@ def one_device():
 
 
 def study(*arguments):
-    cli.main(["study", *map(str, arguments)])
+    main(["study", *map(str, arguments)])
 
 
 def failure(capsys, *arguments):
@@ -112,7 +112,7 @@ def test_report_writes_a_page(whole, capsys):
 def test_the_readme_example_reads_results(whole, tmp_path, monkeypatch):
     (tmp_path / "misreport").symlink_to(whole)
     monkeypatch.chdir(tmp_path)
-    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
     (example,) = re.findall(r"```python\n(results = .*?)```", readme, re.DOTALL)
     scope = {"ta": ta}
     exec(example, scope)
@@ -230,14 +230,14 @@ def test_following_the_advice_on_a_damaged_part_repairs_it(file, whole, tmp_path
 def test_a_full_disk_is_named_and_what_was_done_is_kept(
     file, tmp_path, capsys, monkeypatch
 ):
-    whole_write = parts.write_whole
+    whole_write = parts.files.write
 
     def write(path, content):
         if path.name == "part-000002.parquet" and path.parent.name == "parts":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         whole_write(path, content)
 
-    monkeypatch.setattr(parts, "write_whole", write)
+    monkeypatch.setattr(parts.files, "write", write)
     out = tmp_path / "full"
     error = failure(capsys, "run", file, "--out", out, "--blocks-per-chunk", 1)
     assert "part-000002.parquet: No space left on device" in error
@@ -255,8 +255,10 @@ def test_two_processes_cannot_run_one_folder(whole, capsys):
 
 
 def test_errors_are_one_line(tmp_path, whole, file, capsys):
-    assert "exists: go on with it by" in failure(capsys, "run", file, "--out", whole)
-    assert "is no study's folder" in failure(capsys, "resume", tmp_path)
+    error = failure(capsys, "run", file, "--out", whole)
+    assert "exists: resume the study in it" in error
+    assert f"(`tokenauction study resume {whole}`, or another --out)" in error
+    assert "is not the folder of a study" in failure(capsys, "resume", tmp_path)
     assert "no study 'nope'" in failure(capsys, "check", "nope")
     bad = ("run", file, "--out", tmp_path / "x", "--blocks-per-chunk", "0")
     assert "blocks_per_chunk must be at least 1" in failure(capsys, *bad)

@@ -7,6 +7,7 @@ import tyro
 from rich.console import Console
 
 from tokenauction_jax import auditing, files
+from tokenauction_jax.cli import hints
 from tokenauction_jax.cli.displays import audit as display
 from tokenauction_jax.cli.displays import progress
 from tokenauction_jax.scenarios import names
@@ -49,7 +50,8 @@ class Audit:
 def run(command: Audit) -> None:
     """Runs the command."""
     if command.out is not None:
-        files.check_new(command.out)
+        with hints.if_exists("give another --out"):
+            files.check_new(command.out)
     chosen = []
     for name in command.rules:
         rule = names.aggregation(name, command.influence)

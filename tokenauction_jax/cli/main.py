@@ -9,7 +9,7 @@ import tyro
 from tokenauction_jax import agents
 from tokenauction_jax.agents import finetune
 from tokenauction_jax.cli import audit, models, simulate, study, train
-from tokenauction_jax.files import ExistsError, StoreError
+from tokenauction_jax.files import StoreError
 from tokenauction_jax.scenarios.names import RuleError
 from tokenauction_jax.scenarios.scenario import ScenarioError
 from tokenauction_jax.studies.config import StudyError
@@ -35,8 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind, run in _COMMANDS.values():
             if isinstance(command, kind):
                 run(command)
-    except ExistsError as error:
-        _fail(f"{error} (by --out)")
     except (
         ScenarioError,
         StudyError,

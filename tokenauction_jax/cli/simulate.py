@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from tokenauction_jax import files
-from tokenauction_jax.cli import accelerators
+from tokenauction_jax.cli import hints
 from tokenauction_jax.cli.displays import progress
 from tokenauction_jax.cli.displays import simulate as display
 from tokenauction_jax.scenarios import population
@@ -57,8 +57,9 @@ def run(command: Simulate) -> None:
     """Runs the command."""
     scenario = _override(read_scenario(command.scenario), command)
     if command.out is not None:
-        files.check_new(command.out)
-    accelerators.warn_about_idle_ones()
+        with hints.if_exists("give another --out"):
+            files.check_new(command.out)
+    hints.warn_about_idle_accelerators()
     console, stderr = Console(highlight=False), Console(stderr=True, highlight=False)
     with progress.Activity(stderr) as activity:
         activity.show("loading the model")

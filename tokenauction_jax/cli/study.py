@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from tokenauction_jax import files
-from tokenauction_jax.cli import accelerators
+from tokenauction_jax.cli import hints
 from tokenauction_jax.cli.displays import progress
 from tokenauction_jax.cli.displays import study as display
 from tokenauction_jax.files import StoreError
@@ -95,7 +95,7 @@ class StudyCommand:
 
 def run(study_command: StudyCommand) -> None:
     """Runs a subcommand of `tokenauction study`."""
-    accelerators.warn_about_idle_ones()
+    hints.warn_about_idle_accelerators()
     command = study_command.command
     console = Console(highlight=False)
     if isinstance(command, New):
@@ -141,7 +141,8 @@ def _check(command: Check, console: Console) -> None:
 
 def _run(command: Run, console: Console) -> None:
     out = command.out or pathlib.Path(reading.read_study(command.study).name)
-    with _interruptible(out, console) as listen:
+    remedy = f"`tokenauction study resume {out}`, or another --out"
+    with hints.if_exists(remedy), _interruptible(out, console) as listen:
         launch.run(
             command.study,
             out,

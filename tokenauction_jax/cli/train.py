@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tokenauction_jax import agents
 from tokenauction_jax.agents import finetune
-from tokenauction_jax.cli import accelerators
+from tokenauction_jax.cli import hints
 from tokenauction_jax.cli.displays import training as display
 
 
@@ -51,7 +51,7 @@ class Train:
 
 def run(command: Train) -> None:
     """Runs the command."""
-    accelerators.warn_about_idle_ones()
+    hints.warn_about_idle_accelerators()
     # Orbax logs the tracebacks of what it raises, too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = dataclasses.asdict(command)

@@ -1,12 +1,25 @@
-"""A hint to those whose accelerator lies idle."""
+"""What the command adds to errors of the library: its own options, and itself."""
 
+import contextlib
 import glob
 import sys
+from collections.abc import Iterator
 
 import jax
 
+from tokenauction_jax.files import ExistsError
 
-def warn_about_idle_ones() -> None:
+
+@contextlib.contextmanager
+def if_exists(remedy: str) -> Iterator[None]:
+    """Adds to the error about a place that is taken what to do on the command line."""
+    try:
+        yield
+    except ExistsError as error:
+        raise ExistsError(f"{error} ({remedy})") from None
+
+
+def warn_about_idle_accelerators() -> None:
     """Says so if there is an accelerator that this JAX cannot use."""
     if jax.default_backend() != "cpu":
         return
