@@ -16,6 +16,9 @@ def test_the_library_examples_run(capsys):
     own_rule = dict(scope)
     exec(EXAMPLES[2], own_rule)
     assert own_rule["rollout"].tokens.shape == (100, 8)
+    (study,) = (text for text in EXAMPLES if "studies.Study(" in text)
+    exec(study, own_rule)
+    assert own_rule["results"].factors["rule"][1].startswith("softened")
     printed = capsys.readouterr().out
     assert "[0.4" in printed
     assert scope["rollout"].tokens.shape == (1000, 32)

@@ -149,7 +149,7 @@ def myerson(aggregation: base.Aggregation, valuation: base.Valuation) -> Myerson
       valuation: What the agents maximise.
 
     Raises:
-      ValueError: If one of the two is no such rule.
+      ValueError: If one of the two is not such a rule.
     """
     for name, rule, kind in (
         ("aggregation", aggregation, base.Aggregation),

@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": GREY,
     "xtick.labelcolor": "black",
     "ytick.labelcolor": "black",
-    # Names of agents and rules are text: a dollar sign is no formula.
+    # Names of agents and rules are text: a dollar sign is not a formula.
     "text.parse_math": False,
     # The same figure gives the same file.
     "svg.hashsalt": "tokenauction_jax",

@@ -113,7 +113,7 @@ def aggregation(name: str, influence: float = 1.0, **numbers: float) -> Aggregat
 
 
 def default_payment(name: str) -> str | None:
-    """The truthful payment of a built-in aggregation, None if there is no such one."""
+    """The truthful payment of a built-in aggregation, None if it has none."""
     row = _AGGREGATIONS.get(_split(name)[0])
     return None if row is None else row.payment
 

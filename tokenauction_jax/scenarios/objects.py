@@ -1,4 +1,4 @@
-"""Objects of a user's own: found by ``FILE.py:NAME``, and told apart by their contents.
+"""A user's own objects: found by ``FILE.py:NAME``, and told apart by their contents.
 
 A file is run once for each of its contents, so that all that refers to it gets the same
 classes.

@@ -150,7 +150,7 @@ def _explain(problem: Any, kind: Any, sections: Mapping[str | int, type]) -> Pro
 
 
 def _without_tag(location: Place, sections: Mapping[str | int, type]) -> Place:
-    """A place in the file: the tag of a union is no key there."""
+    """A place in the file: the tag of a union is not a key there."""
     for i, part in enumerate(location):
         if i and part in sections and getattr(sections[part], "kind", None) == part:
             return (*location[:i], *location[i + 1 :])

@@ -86,7 +86,7 @@ class Folder:
         """The manifest.
 
         Raises:
-          StoreError: If the folder is no study's.
+          StoreError: If the folder is not a study's.
         """
         try:
             return json.loads(self.manifest_path.read_text())
