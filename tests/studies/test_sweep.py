@@ -128,6 +128,23 @@ def test_a_folder_appears_whole(swept, tmp_path):
     np.testing.assert_allclose(paid[:, 1], table["payment/1"])
 
 
+def test_runs_without_a_text_are_written_beside_others(tmp_path):
+    """Each column has one type, whatever a run has in it."""
+    table = np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0]])
+    chosen = scenario(num_auctions=3)
+    sweep.write(tmp_path / "results", chosen, "table", *run(chosen, table=table))
+    found = pq.read_table(tmp_path / "results" / "texts.parquet").to_pandas()
+    assert found["valid"].tolist() == [True] * 3 + [False] * 3
+    assert [len(x) for x in found["tokens"]][3:] == [0] * 3
+
+
+def test_rules_may_differ_in_their_payments_only():
+    rules = ["linear", {"aggregation": "linear", "payment": "pay_your_bid"}]
+    runs, results = run(scenario(rules=rules, num_auctions=2, num_tokens=1))
+    assert [x.mechanism.payment.name for x in runs] == ["second_price", "pay_your_bid"]
+    assert results.factors["rule"] == ["1: linear", "2: linear"]
+
+
 def test_a_failed_write_leaves_nothing(swept, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

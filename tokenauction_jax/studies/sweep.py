@@ -98,9 +98,11 @@ def run_sweep(
 def make_study(scenario: Scenario, cast: Cast, shares: Sequence[float] | None) -> Study:
     """The study that keeps every auction whole."""
     amounts = tuple(scenario.bids.tolist())
-    factors: dict[str, Any] = {
-        "rule": [Level(f"{i + 1} {x.name}", x) for i, x in enumerate(scenario.rules)]
-    }
+    labels = [rule.name for rule in scenario.rules]
+    if len(set(labels)) < len(labels):  # They differ in their payments.
+        labels = [f"{i}: {name}" for i, name in enumerate(labels, 1)]
+    rules = [Level(*pair) for pair in zip(labels, scenario.rules, strict=True)]
+    factors: dict[str, Any] = {"rule": rules}
     if shares is not None:
         factors["bids.weight"] = list(map(float, shares))
     return Study(
@@ -188,7 +190,7 @@ def write(
       StoreError: If it cannot be written, or exists by now.
     """
     table = io.BytesIO()
-    pq.write_table(pa.concat_tables(map(_texts, runs)), table)
+    pq.write_table(_texts(runs, results), table)
     manifest = dict(results.manifest) | {
         "dtype": str(jnp.zeros(()).dtype),
         "seed": scenario.seed,
@@ -214,17 +216,20 @@ def _about(run: Run) -> dict[str, Any]:
     }
 
 
-def _texts(run: Run) -> pa.Table:
-    """The auctions of a run: how they are told apart, and what was paid in each."""
-    agents = range(run.bids.size)
-    about = pd.DataFrame([_about(run)] * len(run.auctions), run.auctions.index)
-    lists = {
-        f"{name}s": run.auctions[[f"{name}/{i}" for i in agents]].to_numpy().tolist()
-        for name in ("payment", "expected_payment")
-    }
-    paid = pd.DataFrame(lists, run.auctions.index)
-    frame = pd.concat([about, run.auctions.drop(columns="cell"), paid], axis=1)
-    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+def _texts(runs: Sequence[Run], results: Results) -> pa.Table:
+    """The auctions of all runs: how these are told apart, and what was paid in each."""
+    table = results.folder.read_auctions()
+    if table is None:
+        raise ValueError("no auctions were kept")
+    table = table.sort_by([("cell", "ascending"), ("auction", "ascending")])
+    about = [_about(runs[cell]) for cell in table["cell"].to_pylist()]
+    columns = {name: pa.array([x[name] for x in about]) for name in about[0]}
+    columns |= {x: table[x] for x in table.column_names if x != "cell"}
+    for name in ("payment", "expected_payment"):
+        keys = [f"{name}/{i}" for i in range(runs[0].bids.size)]
+        paid = np.stack([table[key].to_numpy() for key in keys], axis=1)
+        columns[f"{name}s"] = pa.array(paid.tolist(), pa.list_(pa.float32()))
+    return pa.table(columns)
 
 
 def _summary(runs: Sequence[Run]) -> pd.DataFrame:

@@ -34,8 +34,7 @@ def show_results(console: Console, scenario: Scenario, runs: Sequence[Run]) -> N
     console.print(f"Query: {scenario.query}", markup=False)
     names = [Text(a.name, _colour(i)) for i, a in enumerate(scenario.agents)]
     console.print(
-        "Tokens are coloured by whose weighted probability was largest:",
-        Text(", ").join(names),
+        "Tokens are coloured by who favoured them most:", Text(", ").join(names)
     )
     for rule in scenario.rules:
         chosen = [run for run in runs if run.rule == rule]
