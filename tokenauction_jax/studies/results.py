@@ -332,7 +332,8 @@ def load(path: str | pathlib.Path) -> Results:
       path: The folder that `tokenauction study run` made.
 
     Raises:
-      StoreError: If it is not such a folder, has no finished chunk, or a part is damaged.
+      StoreError: If it is not such a folder, if no chunk is finished, or if a part is
+        damaged.
     """
     folder = Folder(pathlib.Path(path))
     return collect(folder, folder.manifest())
