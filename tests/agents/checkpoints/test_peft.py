@@ -278,3 +278,10 @@ def test_adapters_of_several_ranks_are_not_saved(adapter, model, tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"ranks \[\]"):
         save_adapter(tmp_path, Adapter({}), model, "somebody/llama")
+
+
+def test_a_folder_that_cannot_be_written(adapter, model, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(CheckpointError, match=r"cannot write .*file"):
+        save_adapter(tmp_path / "file", adapter, model, "somebody/llama")
+    assert (tmp_path / "file").read_text() == "kept"

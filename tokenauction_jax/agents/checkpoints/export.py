@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save
 
+from tokenauction_jax import files
 from tokenauction_jax.agents.checkpoints.huggingface import GPT2, LLAMA, read_config
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.checkpoints.weights import CheckpointError, Naming
@@ -60,19 +59,13 @@ def write_directory(
     }
     ends = {"eos_token_id": list(tokenizer.end_tokens)} if tokenizer.end_tokens else {}
     raw |= ends | {"dtype": str(next(iter(tensors.values())).dtype)}
-    weights = "model.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            part = Path(scratch)
-            tokenizer.save(part)
-            for name, content in (("config", raw), ("generation_config", ends)):
-                text = json.dumps(content, indent=2) + "\n"
-                (part / f"{name}.json").write_text(text, encoding="utf-8")
-            # `save_file` would make a file that only its owner can read.
-            (part / weights).write_bytes(save(tensors, {"format": "pt"}))
-            for file in sorted(part.iterdir(), key=lambda file: file.name == weights):
-                file.replace(folder / file.name)
+        tokenizer.save(folder)
+        files.write_json(folder / "config.json", raw)
+        files.write_json(folder / "generation_config.json", ends)
+        weights = save(tensors, {"format": "pt"})
+        files.write(folder / "model.safetensors", weights)
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error}") from None
 

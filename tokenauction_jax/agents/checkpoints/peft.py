@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save
 
+from tokenauction_jax import files
 from tokenauction_jax.agents.checkpoints.huggingface import (
     LLAMA,
     open_safetensors,
@@ -85,10 +85,12 @@ def save_adapter(
         "task_type": "CAUSAL_LM",
     }
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # `save_file` would make a file that only its owner can read.
-    (folder / TENSORS).write_bytes(save(tensors))
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / CONFIG, config)
+        files.write(folder / TENSORS, save(tensors))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error}") from None
 
 
 def load_adapter(folder: str | Path, model: Decoder) -> Adapter:

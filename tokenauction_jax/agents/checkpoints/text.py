@@ -15,6 +15,8 @@ from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
+from tokenauction_jax import files
+
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -69,15 +71,14 @@ class Tokenizer:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes the files of a Hugging Face directory, read by `from_directory`."""
-        self._backend.save(str(folder / "tokenizer.json"))
+        backend = self._backend.to_str(pretty=True)
+        files.write(folder / "tokenizer.json", backend)
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._special_tokens}
         if end := self._backend.id_to_token(self.end_token or 0):
             config |= {"eos_token": end} if self.end_tokens else {}
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        files.write_json(folder / "tokenizer_config.json", config)
         if self.chat_template is not None:
-            file = folder / "chat_template.jinja"
-            file.write_text(self.chat_template, encoding="utf-8")
+            files.write(folder / "chat_template.jinja", self.chat_template)
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """The token ids of a text.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from tokenauction_jax import files
 from tokenauction_jax.agents.finetune.examples import Example
 from tokenauction_jax.agents.finetune.trainer import TrainingError, TrainState
 from tokenauction_jax.agents.models.decoder import Decoder
@@ -54,7 +53,7 @@ class TrainingRun:
         try:
             self.folder.mkdir(exist_ok=True)
             content = {"asked": asked, "environment": environment()}
-            _write(file, json.dumps(content, indent=2) + "\n")
+            files.write_json(file, content)
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=2, enable_async_checkpointing=False
             )
@@ -135,10 +134,8 @@ class TrainingRun:
 
     def write_history(self, history: Sequence[tuple[int, float]]) -> None:
         """Writes the held-out perplexities as CSV."""
-        with (self.folder / _HISTORY).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("step", "perplexity"))
-            writer.writerows(history)
+        rows = ["step,perplexity", *(f"{step},{value}" for step, value in history)]
+        files.write(self.folder / _HISTORY, "\n".join(rows) + "\n")
 
 
 def fingerprint(model: Decoder, *parts: Sequence[Example]) -> dict[str, str]:
@@ -184,9 +181,3 @@ def _compare(file: Path, asked: Mapping[str, Any]) -> None:
             f"cannot resume {file.parent}, which was asked for something else: "
             f"{'; '.join(changed)}"
         )
-
-
-def _write(file: Path, text: str) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)
