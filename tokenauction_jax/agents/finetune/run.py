@@ -25,6 +25,10 @@ _OVERHEAD = 2_000_000
 _ASKED, _HISTORY = "training.json", "perplexity.csv"
 
 
+class RunExistsError(TrainingError):
+    """A folder for a new run that exists already, and is kept."""
+
+
 class TrainingRun:
     """A folder with a run's checkpoints; the previous one survives a failed save.
 
@@ -34,8 +38,8 @@ class TrainingRun:
       resume: whether to go on with the run in the folder; else it must not exist.
 
     Raises:
-      TrainingError: the folder exists, holds no run or another one, or cannot be
-        written.
+      RunExistsError: If the folder exists and is not resumed.
+      TrainingError: If it holds no run or another one, or cannot be written.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], *, resume: bool = False):
@@ -46,9 +50,9 @@ class TrainingRun:
         if resume:
             _compare(file, asked)
         elif self.folder.exists():
-            raise TrainingError(
-                f"{folder} exists and is kept: give another folder, or --resume to go "
-                "on with the run in it"
+            raise RunExistsError(
+                f"{folder} exists and is kept: choose another folder, or resume the "
+                "run in it"
             )
         try:
             self.folder.mkdir(exist_ok=True)
@@ -129,7 +133,7 @@ class TrainingRun:
             before = f"; that of step {self.last_step} is whole" * bool(self.last_step)
             raise TrainingError(
                 f"cannot write the checkpoint of step {state.step} ({_reason(error)})"
-                f"{before}: free some space and --resume"
+                f"{before}: free some space and resume the run"
             ) from None
 
     def write_history(self, history: Sequence[tuple[int, float]]) -> None:

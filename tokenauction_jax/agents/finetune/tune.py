@@ -95,7 +95,8 @@ def fine_tune(
 
     Raises:
       DataError: the data cannot be used; the message names file and line.
-      TrainingError: the run cannot begin, go on or be written, or it diverges.
+      RunExistsError: If the folder exists and is not resumed.
+      TrainingError: If the run cannot begin, go on or be written, or it diverges.
       ValueError: a number out of range.
     """
     context = checkpoint.model.config.context_length
@@ -163,6 +164,6 @@ def fine_tune(
     except (OSError, CheckpointError) as error:
         raise TrainingError(
             f"cannot write the trained model ({error}); its last checkpoint is whole: "
-            "free some space and --resume"
+            "free some space and resume the run"
         ) from None
     return Tuned(checkpoint._replace(model=model), adapter, history)
