@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -99,13 +100,29 @@ class Tokenizer:
 
         A character spread over several tokens belongs to the last of them.
         """
-        pieces, shown = [], ""
-        for count in range(1, len(tokens) + 1):
-            text = self.decode(tokens[:count])
-            unfinished = text.endswith("\ufffd") and count < len(tokens)
-            pieces.append("" if unfinished else text[len(shown) :])
-            shown = shown if unfinished else text
+        text = self.decode(tokens)
+        stream = decoders.DecodeStream(skip_special_tokens=True)
+        try:
+            pieces = [stream.step(self._backend, int(token)) or "" for token in tokens]
+        except Exception:  # The tokenizers library raises plain `Exception`.
+            return self._pieces_by_prefix(tokens, text)
+        shown = "".join(pieces)
+        if not text.startswith(shown):
+            return self._pieces_by_prefix(tokens, text)
+        if pieces:
+            pieces[-1] += text[len(shown) :]  # Bytes that complete no character.
         return pieces
+
+    def _pieces_by_prefix(self, tokens: Sequence[int], text: str) -> list[str]:
+        """`pieces` in quadratic time, where a token changes the text before it.
+
+        Decoders with byte fallback do so: bytes that turn out not to be UTF-8 make
+        the valid ones before them replacement characters, too.
+        """
+        ends = [0]
+        for count in range(1, len(tokens)):
+            ends.append(max(ends[-1], _agreement(text, self.decode(tokens[:count]))))
+        return [text[a:b] for a, b in itertools.pairwise([*ends, len(text)])]
 
     def render_chat(
         self,
@@ -149,6 +166,13 @@ class Tokenizer:
         if not chat or self.chat_template is None:
             return self.encode(prompt)
         return self.encode(self.render_chat(prompt), special_tokens=False)
+
+
+def _agreement(one: str, other: str) -> int:
+    """How many characters two texts have in common from their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    differ = (place for place, (x, y) in pairs if x != y)
+    return next(differ, min(len(one), len(other)))
 
 
 @functools.lru_cache(maxsize=8)
