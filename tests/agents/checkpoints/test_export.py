@@ -63,7 +63,7 @@ def test_transformers_agrees(
     tokens = tokenizer(long_prompt)["input_ids"]
     assert tokens == loaded.tokenizer.encode(long_prompt)
     assert tokenizer.eos_token == "<end>"
-    tokens = tokens[:128]  # GPT-2 has no more places
+    tokens = tokens[:128]  # The longest context of the tiny GPT-2.
     due, found = (oracle_logits(model, tokens) for model in (original, again))
     np.testing.assert_allclose(found, due, atol=1e-5)
 

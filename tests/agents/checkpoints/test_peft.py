@@ -225,7 +225,7 @@ def test_a_file_without_tensors_is_refused(folder, model):
         (TENSORS, None, "adapter_model.safetensors missing"),
         (CONFIG, b"{", "adapter_config.json: .*get it again"),
         (CONFIG, b"[]", "not a JSON object"),
-        (TENSORS, b"version https://git-lfs", "damaged or no safetensors"),
+        (TENSORS, b"version https://git-lfs", "not a safetensors file"),
     ],
 )
 def test_damaged_files_give_one_clear_line(folder, model, name, content, message):

@@ -35,24 +35,24 @@ def write_directory(
     dtype: Any = None,
     base: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes configuration, weights and tokenizer into a folder, made if needed.
+    """Writes configuration, tokenizer and weights into a folder, made if needed.
 
     Every file appears whole or not at all, the weights last.
 
     Args:
-      folder: of the files.
-      model: of any family that the decoder knows.
-      tokenizer: that belongs to it.
-      dtype: of the weights in the file; as they are if None.
-      base: the `config.json` that the model began with, for the scaling of its
-        rotary embedding if it has one.
+      folder: Where the files go; others in it stay.
+      model: A model of any family that the decoder knows.
+      tokenizer: The tokenizer of the model.
+      dtype: The type of the weights in the file; None to keep theirs.
+      base: The contents of the `config.json` that the model began with, which
+        describes the scaling of its rotary embedding, if it has one.
 
     Raises:
-      CheckpointError: no configuration says what the model computes, or the files
-        cannot be written.
+      CheckpointError: If no configuration describes the model, or the files cannot be
+        written.
     """
     raw = raw_config(model.config, base or {})
-    # The file holds memory as it lies: a transposed view would come out wrong.
+    # `save` writes memory in its order: a transposed view would come out wrong.
     tensors = {
         name: np.ascontiguousarray(array, dtype)
         for name, array in named_arrays(model, raw["model_type"]).items()
@@ -71,7 +71,7 @@ def write_directory(
 
 
 def named_arrays(model: Decoder, model_type: str) -> dict[str, np.ndarray]:
-    """The parameters by the names, and in the layout, of a family's checkpoints."""
+    """The parameters, named and laid out as in the checkpoints of a family."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     ours = {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in flat}
     if model_type != "gpt2":
@@ -89,7 +89,7 @@ def _fusing_order(parameter: str) -> int:
 
 
 def _tensor(naming: Naming, parameter: str) -> str:
-    """What a checkpoint calls a parameter of the decoder: `Naming` turned round."""
+    """A checkpoint's name of a parameter of the decoder, the inverse of `Naming`."""
     for theirs, ours in naming.others.items():
         if ours == parameter:
             return theirs
@@ -109,11 +109,12 @@ def raw_config(
     """The contents of a `config.json` that `read_config` turns into `config`.
 
     Args:
-      config: of the decoder.
-      base: a `config.json` whose rotary embedding is the same.
+      config: The shape of the decoder.
+      base: The contents of a `config.json` with the same rotary embedding.
 
     Raises:
-      CheckpointError: there is none, such as for rotary angles that nobody described.
+      CheckpointError: If there is none, for example for scaled rotary angles without a
+        `base` that describes the scaling.
     """
     model_type = _model_type(config)
     raw = {
@@ -131,7 +132,7 @@ def raw_config(
             "n_inner": config.mlp_width,
             "layer_norm_epsilon": config.norm_epsilon,
             "activation_function": "gelu_new",
-            "bos_token_id": None,  # not that of the first GPT-2's vocabulary
+            "bos_token_id": None,  # The default is a token of the original GPT-2.
         }
     else:
         raw |= {
@@ -151,8 +152,8 @@ def raw_config(
         raw |= rotary or {"rope_theta": _theta(config)}
     if not _same(read_config(raw), config):
         raise CheckpointError(
-            "no config.json says what this model computes: if its rotary embedding is "
-            "scaled, load it from a Hugging Face directory"
+            "no config.json describes this model: if its rotary embedding is scaled, "
+            "load it from a Hugging Face directory"
         )
     return raw
 
@@ -166,7 +167,7 @@ def _model_type(config: DecoderConfig) -> str:
 
 
 def _theta(config: DecoderConfig) -> float:
-    """The base of the rotary angles ``theta ** (-2 i / head_dim)``."""
+    """The base of the rotary angles ``theta^(-2 i / head_dim)``."""
     frequencies = config.frequencies or (1.0,)
     if len(frequencies) == 1:
         return 10000.0
@@ -174,7 +175,7 @@ def _theta(config: DecoderConfig) -> float:
 
 
 def _same(one: DecoderConfig, other: DecoderConfig) -> bool:
-    """Whether two configurations compute the same, up to rounding of angles."""
+    """Whether two configurations are equal, up to rounding of angles."""
     angles = [np.array(config.frequencies or ()) for config in (one, other)]
     if angles[0].shape != angles[1].shape or not np.allclose(*angles, rtol=1e-6):
         return False
