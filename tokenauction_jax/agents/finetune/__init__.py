@@ -1,4 +1,4 @@
-"""Training of language model agents: data, the loop, and checkpoints of it."""
+"""Training of language model agents: data, the loop, and its checkpoints."""
 
 from tokenauction_jax.agents.finetune.examples import DataError as DataError
 from tokenauction_jax.agents.finetune.examples import Example as Example

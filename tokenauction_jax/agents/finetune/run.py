@@ -1,4 +1,4 @@
-"""The folder of a training run: what was asked, checkpoints, and the trained model."""
+"""The folder of a training run: its settings, checkpoints, and the trained model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tokenauction_jax.agents.finetune.trainer import TrainingError, TrainState
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.environment import environment
 
-# Of a checkpoint, besides its arrays.
+# Bytes of a checkpoint besides its arrays.
 _OVERHEAD = 2_000_000
 _ASKED, _HISTORY = "training.json", "perplexity.csv"
 
@@ -33,13 +33,13 @@ class TrainingRun:
     """A folder with a run's checkpoints; the previous one survives a failed save.
 
     Args:
-      folder: of the run.
-      asked: everything that the result depends on, as plain values.
-      resume: whether to go on with the run in the folder; else it must not exist.
+      folder: The folder of the run.
+      asked: Everything that the result depends on, as plain values.
+      resume: Whether to go on with the run in the folder; else it must not exist.
 
     Raises:
-      RunExistsError: If the folder exists and is not resumed.
-      TrainingError: If it holds no run or another one, or cannot be written.
+      RunExistsError: If the folder exists and `resume` is false.
+      TrainingError: If the folder does not hold this run, or cannot be written.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], *, resume: bool = False):
@@ -74,14 +74,14 @@ class TrainingRun:
 
     @property
     def last_step(self) -> int:
-        """How many steps the last checkpoint has behind it; 0 if there is none."""
+        """The number of steps before the last checkpoint, 0 if there is none."""
         return self._manager.latest_step() or 0
 
     def restore(self, start: TrainState) -> TrainState:
         """The state of the last checkpoint, `start` if there is none.
 
         Raises:
-          TrainingError: the checkpoint is damaged or of another model.
+          TrainingError: If the checkpoint is damaged or of another model.
         """
         if not self.last_step:
             return start
@@ -92,7 +92,11 @@ class TrainingRun:
         return TrainState(self.last_step, trained, memory)
 
     def history(self) -> list[tuple[int, float]]:
-        """Steps and held-out perplexities up to the last checkpoint."""
+        """Steps and held-out perplexities up to the last checkpoint.
+
+        Raises:
+          TrainingError: If the checkpoint is damaged.
+        """
         if not self.last_step:
             return []
         entries = self._read(history=ocp.args.JsonRestore())["history"]["perplexity"]
@@ -103,7 +107,7 @@ class TrainingRun:
         try:
             args = ocp.args.Composite(**parts)
             return self._manager.restore(self.last_step, args=args)
-        except Exception as error:  # Orbax raises many kinds, of its own and others'.
+        except Exception as error:  # Orbax raises many types, also other libraries'.
             where = self.folder / "checkpoints" / str(self.last_step)
             raise TrainingError(
                 f"cannot read {where} ({_reason(error)}): delete this folder to go on "
@@ -114,7 +118,7 @@ class TrainingRun:
         """Writes a checkpoint: whole, or not at all.
 
         Raises:
-          TrainingError: it cannot be written, say on a full disk.
+          TrainingError: If it cannot be written, for example on a full disk.
         """
         named, _ = _named(state)
         args = ocp.args.Composite(
@@ -124,12 +128,12 @@ class TrainingRun:
         needed = _OVERHEAD + sum(np.asarray(leaf).nbytes for leaf in named.values())
         free = shutil.disk_usage(self.folder).free
         try:
-            # Where Orbax finds the disk full, its threads print tracebacks.
+            # If Orbax finds the disk full, its threads print tracebacks.
             if free < needed:
                 raise OSError(f"needs {needed:,} bytes, {free:,} are free")
             self._manager.save(state.step, args=args, force=True)
             self._manager.wait_until_finished()
-        except Exception as error:  # Orbax raises many kinds, of its own and others'.
+        except Exception as error:  # Orbax raises many types, also other libraries'.
             before = f"; that of step {self.last_step} is whole" * bool(self.last_step)
             raise TrainingError(
                 f"cannot write the checkpoint of step {state.step} ({_reason(error)})"
@@ -137,13 +141,17 @@ class TrainingRun:
             ) from None
 
     def write_history(self, history: Sequence[tuple[int, float]]) -> None:
-        """Writes the held-out perplexities as CSV."""
+        """Writes the held-out perplexities as CSV.
+
+        Raises:
+          OSError: If the file cannot be written.
+        """
         rows = ["step,perplexity", *(f"{step},{value}" for step, value in history)]
         files.write(self.folder / _HISTORY, "\n".join(rows) + "\n")
 
 
 def fingerprint(model: Decoder, *parts: Sequence[Example]) -> dict[str, str]:
-    """Hashes of weights and of tokenised examples: what a resumed run must share."""
+    """Hashes of weights and of tokenised examples, which a resumed run must share."""
     weights = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(nnx.state(model)):
         weights.update(np.asarray(leaf).tobytes())
@@ -162,13 +170,13 @@ def _named(state: TrainState) -> tuple[dict[str, Any], Any]:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong at the bottom of what Orbax says."""
+    """The cause of an error of Orbax, at the end of a long message."""
     line = str(error).strip().split("\n")[0]
     return line if len(line) < 200 else line.rsplit(": ", 1)[-1]
 
 
 def _compare(file: Path, asked: Mapping[str, Any]) -> None:
-    """Raises `TrainingError` unless the run in a folder was asked for the same."""
+    """Raises `TrainingError` unless the run in a folder has these settings."""
     try:
         before = json.loads(file.read_text(encoding="utf-8"))["asked"]
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -182,6 +190,6 @@ def _compare(file: Path, asked: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise TrainingError(
-            f"cannot resume {file.parent}, which was asked for something else: "
+            f"cannot resume {file.parent}, which has other settings: "
             f"{'; '.join(changed)}"
         )
