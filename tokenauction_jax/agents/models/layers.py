@@ -17,24 +17,24 @@ class DecoderConfig:
     """The shape of a decoder; hashable, so it is static under `jit`.
 
     Attributes:
-      vocab_size: `V`, the number of tokens.
-      context_length: the most tokens of prompt and text together.
-      width: the size of the residual stream.
-      num_layers: the number of transformer layers.
-      num_heads: query heads; a multiple of `num_kv_heads`.
-      num_kv_heads: key and value heads, each serving a group of query heads.
-      head_dim: the size of one head.
-      mlp_width: the hidden size of the feed-forward block.
-      norm: root-mean-square or mean-and-variance normalisation.
-      norm_epsilon: added to the variance in every normalisation.
+      vocab_size: ``V``, the number of tokens.
+      context_length: The most tokens of prompt and text together.
+      width: The size of the residual stream.
+      num_layers: The number of transformer layers.
+      num_heads: Query heads; a multiple of `num_kv_heads`.
+      num_kv_heads: Key and value heads, each serving a group of query heads.
+      head_dim: The size of one head.
+      mlp_width: The hidden size of the feed-forward block.
+      norm: Root-mean-square or mean-and-variance normalisation.
+      norm_epsilon: Added to the variance in every normalisation.
       activation: `"silu"` of a gate times the input, or `"gelu"` (tanh) without a gate.
-      frequencies: rotary angle per position of each of the `head_dim / 2` pairs (first
-        half with second half), scaling included; `None` for learned positions.
-      qkv_bias: whether queries, keys and values have biases.
-      output_bias: whether the output projection of attention has a bias.
-      mlp_bias: whether the feed-forward projections have biases.
-      qk_norm: whether queries and keys are normalised per head.
-      tied_embeddings: whether the embedding is also the output layer.
+      frequencies: Rotary angle per position of each of the ``head_dim / 2`` pairs
+        (first half with second half), with scaling; None for learned positions.
+      qkv_bias: Whether queries, keys and values have biases.
+      output_bias: Whether the output projection of attention has a bias.
+      mlp_bias: Whether the feed-forward projections have biases.
+      qk_norm: Whether queries and keys are normalised per head.
+      tied_embeddings: Whether the embedding is also the output layer.
     """
 
     vocab_size: int
@@ -64,7 +64,7 @@ class KeyValues(NamedTuple):
 
 
 def wide(dtype: Any) -> Any:
-    """The dtype of normalisations, angles and logits: `dtype`, but at least float32."""
+    """The type of normalisations, angles and logits: `dtype`, but at least float32."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -88,9 +88,9 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: Any) -> nnx.Param:
 
 
 class Linear(nnx.Module):
-    """`weight x + bias`; `weight (outputs, inputs)` as checkpoints store it.
+    """``weight x + bias``, with a weight `(outputs, inputs)` as checkpoints store it.
 
-    `lora` is what an adapter adds (see `lora.attach`), a function of `x`.
+    An adapter adds `lora(x)`; see `lora.attach`.
     """
 
     def __init__(self, inputs: int, outputs: int, bias: bool, rngs: nnx.Rngs, dtype):
@@ -99,7 +99,7 @@ class Linear(nnx.Module):
         self.lora: Callable[[jax.Array], jax.Array] | None = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `x (..., inputs)` to `(..., outputs)`."""
+        """Maps `x` `(..., inputs)` to `(..., outputs)`."""
         y = einsum("...i,oi->...o", x, self.weight[...])
         y = y if self.lora is None else y + self.lora(x)
         return y if self.bias is None else y + along_last(self.bias, y)
@@ -115,7 +115,7 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(size, dtype)) if centred else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises `x (..., size)`."""
+        """Normalises `x` `(..., size)`."""
         y = x.astype(wide(x.dtype))
         if self.bias is not None:
             y = y - y.mean(-1, keepdims=True)
@@ -125,7 +125,7 @@ class Norm(nnx.Module):
 
 
 def _rotate(x: jax.Array, angles: jax.Array | None) -> jax.Array:
-    """Rotates `x (..., heads, head_dim)` by `angles (..., head_dim / 2)` in radians."""
+    """Rotates `x` `(..., heads, head_dim)` by radians `(..., head_dim / 2)`."""
     if angles is None:
         return x
     cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
@@ -158,7 +158,7 @@ class Attention(nnx.Module):
         self.key_norm = Norm(config, head, dtype) if config.qk_norm else None
 
     def project(self, x: jax.Array, angles: jax.Array | None):
-        """Queries `(..., kv_heads, group, head_dim)` and keys, values of `x`."""
+        """Queries `(..., kv_heads, group, head_dim)`, and keys and values of `x`."""
         size = self.config.head_dim
         heads = (self.query(x), self.key(x), self.value(x))
         query, key, value = (h.reshape(*h.shape[:-1], -1, size) for h in heads)
@@ -169,7 +169,7 @@ class Attention(nnx.Module):
         return query, _rotate(key, angles), value
 
     def prefill(self, x: jax.Array, angles: jax.Array | None):
-        """Attends within prompts `x (n, P, width)`; also returns their `KeyValues`."""
+        """Attends within prompts `x` `(n, P, width)`, and returns their cache, too."""
         query, key, value = self.project(x, angles)
         scores = einsum("npkgd,nskd->nkgps", query, key)
         causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))[None, None, None]
@@ -187,7 +187,7 @@ class Attention(nnx.Module):
         prompt: KeyValues,
         cache: KeyValues,
     ):
-        """Attends from one token `x (A, n, width)` to its prompt and to its text."""
+        """Attends from one token `x` `(A, n, width)` to its prompt and its text."""
         query, key, value = self.project(x, angles)
         insert = partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
         cache = KeyValues(
@@ -215,7 +215,7 @@ class FeedForward(nnx.Module):
         self.down = Linear(hidden, width, bias, rngs, dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `x (..., width)` to the same shape."""
+        """Maps `x` `(..., width)` to the same shape."""
         if self.gate is None:
             return self.down(jax.nn.gelu(self.up(x), approximate=True))
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
