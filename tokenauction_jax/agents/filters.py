@@ -9,6 +9,7 @@ probable token always stays, and tokens of equal probability stay or go together
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,9 @@ def _keep_from(logits: jax.Array, least: jax.Array) -> jax.Array:
     return jnp.where(logits >= least, logits, -jnp.inf)
 
 
-def _keep_top_k(logits: jax.Array, top_k: tuple[int | None, ...]):
+def _keep_top_k(
+    logits: jax.Array, top_k: tuple[int | None, ...]
+) -> tuple[jax.Array, jax.Array | None]:
     """The logits that stay, and each agent's largest ones sorted if all have a k."""
     size = logits.shape[-1]
     ks = [size if k is None else min(k, size) for k in top_k]
@@ -184,7 +187,7 @@ def _reaching(logits: jax.Array, reach: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, _STEPS, narrow, (best - 128, best))[0]
 
 
-def _numbers(name: str, given, num_agents: int, absent: float) -> list[float]:
+def _numbers(name: str, given: Any, num_agents: int, absent: float) -> list[float]:
     """One number per agent, `absent` in place of None."""
     values = [given] if np.ndim(given) == 0 else list(given)
     if len(values) not in (1, num_agents):
@@ -197,7 +200,9 @@ def _numbers(name: str, given, num_agents: int, absent: float) -> list[float]:
         raise ValueError(f"{name} is {given!r}: it must be a number") from None
 
 
-def _counts(given, num_agents: int) -> tuple[int | None, ...] | None:
+def _counts(
+    given: int | Sequence[int | None] | None, num_agents: int
+) -> tuple[int | None, ...] | None:
     values = _numbers("top_k", given, num_agents, float("inf"))
     for value in values:
         if value < 1 or (value != float("inf") and not value.is_integer()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from tokenauction_jax.agents.filters import Sampling, filter_logits, sampling
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.agents.models.group import Group, GroupState, new_group
 from tokenauction_jax.agents.models.lora import Adapter
+
+_T = TypeVar("_T")
 
 
 class PoolState(NamedTuple):
@@ -174,7 +176,7 @@ def from_language_model(
     )
 
 
-def _one_each(name: str, given: Any, num_agents: int) -> list[Any]:
+def _one_each(name: str, given: _T | Sequence[_T], num_agents: int) -> list[_T]:
     each = list(given) if isinstance(given, Sequence) else [given] * num_agents
     if len(each) != num_agents:
         raise ValueError(f"{len(each)} {name} for {num_agents} prompts: give one each")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from safetensors.numpy import save
 
 from tokenauction_jax import files
@@ -32,7 +33,7 @@ def write_directory(
     model: Decoder,
     tokenizer: Tokenizer,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes configuration, tokenizer and weights into a folder, made if needed.

@@ -169,7 +169,9 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], DecoderConfig]] = {
 }
 
 
-def _require(raw: Mapping[str, Any], key: str, known: tuple, default: Any) -> None:
+def _require(
+    raw: Mapping[str, Any], key: str, known: tuple[object, ...], default: object
+) -> None:
     value = raw.get(key, default)
     if value not in known:
         names = ", ".join(map(str, known))
@@ -233,7 +235,7 @@ def read_directory(
     return config, tensors, _read_tokenizer(directory, raw)
 
 
-def open_safetensors(path: Path) -> Any:
+def open_safetensors(path: Path) -> safe_open:
     """A file of tensors, with the methods `keys` and `get_tensor`."""
     try:
         return safe_open(path, framework="np")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import huggingface_hub
 import jax.numpy as jnp
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError
+from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.checkpoints import gguf, huggingface
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
@@ -58,7 +59,7 @@ class FoundCheckpoint(NamedTuple):
 
 
 def load_checkpoint(
-    name_or_path: str | Path, *, dtype: Any = jnp.float32
+    name_or_path: str | Path, *, dtype: DTypeLike = jnp.float32
 ) -> Checkpoint:
     """Loads a language model of the Llama, Qwen2, Qwen3 or GPT-2 family.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from safetensors.numpy import save
 
 from tokenauction_jax import files
@@ -149,7 +150,7 @@ def _read_config(raw: Mapping[str, Any]) -> tuple[int, float]:
     return rank, alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)
 
 
-def _read_factors(path: Path, rank: int, scale: float, dtype: Any) -> Adapter:
+def _read_factors(path: Path, rank: int, scale: float, dtype: DTypeLike) -> Adapter:
     file = open_safetensors(path)
     found: dict[str, dict[str, np.ndarray]] = {}
     for name in file.keys():  # noqa: SIM118

@@ -8,6 +8,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import jinja2
 import tokenizers
@@ -194,12 +195,14 @@ def _compiled(chat_template: str) -> jinja2.Template:
     return environment.from_string(chat_template)
 
 
-def _to_json(value, ensure_ascii=False, indent=None) -> str:
+def _to_json(
+    value: object, ensure_ascii: bool = False, indent: int | None = None
+) -> str:
     # Jinja's own filter escapes HTML characters.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
-def _raise_exception(message: str):
+def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
@@ -232,7 +235,7 @@ def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
     return known[name]
 
 
-def from_gguf(metadata: Mapping) -> Tokenizer:
+def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer described by the metadata of a GGUF file.
 
     Raises:
@@ -304,7 +307,7 @@ def _begin_with(backend: tokenizers.Tokenizer, token: str) -> None:
 
 def from_directory(
     tokenizer_json: str,
-    tokenizer_config: Mapping,
+    tokenizer_config: Mapping[str, Any],
     chat_template: str | None,
     end_tokens: Sequence[int],
 ) -> Tokenizer:

@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
 
@@ -98,7 +100,14 @@ def _parts(parameter: str) -> list[str]:
     return [f"{head}.{part}.{tail}" for part in ("query", "key", "value")]
 
 
-def _reader(read, convert, name: str, parameter: str, fused: bool, index: int):
+def _reader(
+    read: Callable[[str], np.ndarray],
+    convert: Callable[[str, np.ndarray], np.ndarray],
+    name: str,
+    parameter: str,
+    fused: bool,
+    index: int,
+) -> Callable[[], np.ndarray]:
     def values() -> np.ndarray:
         array = convert(parameter, read(name))
         return np.split(array, 3)[index] if fused else array
@@ -107,7 +116,7 @@ def _reader(read, convert, name: str, parameter: str, fused: bool, index: int):
 
 
 def fill_decoder(
-    config: DecoderConfig, tensors: Mapping[str, Tensor], dtype: Any
+    config: DecoderConfig, tensors: Mapping[str, Tensor], dtype: DTypeLike
 ) -> Decoder:
     """A decoder with the parameters of a checkpoint.
 
@@ -137,7 +146,7 @@ def fill_decoder(
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
-def _parameter(tensor: Tensor, wanted: Any, dtype: Any):
+def _parameter(tensor: Tensor, wanted: nnx.Variable, dtype: DTypeLike) -> jax.Array:
     array = tensor.read()
     if array.shape != wanted.shape:
         raise CheckpointError(
@@ -181,7 +190,9 @@ def rotary_frequencies(
     return tuple(frequencies.tolist())
 
 
-def _llama3_frequencies(frequencies: np.ndarray, scaling: Mapping[str, Any]):
+def _llama3_frequencies(
+    frequencies: np.ndarray, scaling: Mapping[str, Any]
+) -> np.ndarray:
     """Divides slow angles by `factor`, keeps fast ones, and blends those between."""
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]

@@ -102,7 +102,7 @@ class TrainingRun:
         entries = self._read(history=ocp.args.JsonRestore())["history"]["perplexity"]
         return [(int(step), float(x)) for step, x in entries]
 
-    def _read(self, **parts: Any) -> Any:
+    def _read(self, **parts: ocp.args.CheckpointArgs) -> Mapping[str, Any]:
         """Parts of the last checkpoint."""
         try:
             args = ocp.args.Composite(**parts)
@@ -163,7 +163,7 @@ def fingerprint(model: Decoder, *parts: Sequence[Example]) -> dict[str, str]:
     return {"weights": weights.hexdigest(), "examples": examples.hexdigest()}
 
 
-def _named(state: TrainState) -> tuple[dict[str, Any], Any]:
+def _named(state: TrainState) -> tuple[dict[str, jax.Array], Any]:
     """The arrays of a state by their paths, and how to put them together again."""
     paths, structure = jax.tree.flatten_with_path((state.trained, state.optimizer))
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}, structure

@@ -85,7 +85,7 @@ class TrainState(NamedTuple):
 
     step: int
     trained: nnx.State
-    optimizer: Any
+    optimizer: optax.OptState
 
 
 class Progress(NamedTuple):
@@ -218,9 +218,9 @@ def _update(
     graph: nnx.GraphDef,
     frozen: nnx.State,
     trained: nnx.State,
-    memory: Any,
+    memory: optax.OptState,
     batch: Batch,
-) -> tuple[Any, Any, jax.Array]:
+) -> tuple[Any, optax.OptState, jax.Array]:
     """Parameters and the optimiser's state after one step, and the loss before it."""
 
     def loss(trained: nnx.State) -> jax.Array:

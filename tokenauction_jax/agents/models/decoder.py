@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.models.layers import (
     DecoderConfig,
@@ -58,7 +59,13 @@ class Decoder(nnx.Module):
       dtype: The type of the parameters; logits are at least float32.
     """
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
         self.config = config
         width = config.width
         self.embedding = normal(rngs, (config.vocab_size, width), dtype)
@@ -127,7 +134,9 @@ class Decoder(nnx.Module):
             grown.append(text)
         return self._logits(x), tuple(grown)
 
-    def _embed(self, tokens: jax.Array, positions: jax.Array):
+    def _embed(
+        self, tokens: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Embeddings `(..., width)` and rotary angles `(1, m, head_dim / 2)`.
 
         The `positions` `(m,)` belong to the last axis of `tokens`.

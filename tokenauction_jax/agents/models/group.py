@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class Group:
       context_length: The most tokens that the model reads.
     """
 
-    weights: Any
+    weights: nnx.State
     tokens: jax.Array
     lengths: jax.Array
     adapters: Adapter | None

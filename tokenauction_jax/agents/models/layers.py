@@ -9,7 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +65,14 @@ class KeyValues(NamedTuple):
     values: jax.Array
 
 
-def wide(dtype: Any) -> Any:
+def wide(dtype: DTypeLike) -> np.dtype:
     """The type of normalisations, angles and logits: `dtype`, but at least float32."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def einsum(subscripts: str, x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
+def einsum(
+    subscripts: str, x: jax.Array, y: jax.Array, dtype: DTypeLike | None = None
+) -> jax.Array:
     """`jnp.einsum` of two factors, accumulated and returned in `dtype`."""
     # TPUs and recent GPUs round float32 factors to 8 or 10 bits unless told not to.
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
@@ -82,7 +86,7 @@ def along_last(vector: nnx.Param, x: jax.Array) -> jax.Array:
     return jnp.broadcast_to(vector[...], x.shape)
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: Any) -> nnx.Param:
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Param:
     """A parameter of independent normal numbers with standard deviation 0.02."""
     return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, dtype))
 
@@ -93,7 +97,9 @@ class Linear(nnx.Module):
     An adapter adds `lora(x)`; see `lora.attach`.
     """
 
-    def __init__(self, inputs: int, outputs: int, bias: bool, rngs: nnx.Rngs, dtype):
+    def __init__(
+        self, inputs: int, outputs: int, bias: bool, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
         self.weight = normal(rngs, (outputs, inputs), dtype)
         self.bias = nnx.Param(jnp.zeros(outputs, dtype)) if bias else None
         self.lora: Callable[[jax.Array], jax.Array] | None = None
@@ -108,7 +114,7 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
     """Normalisation over the last axis, computed in at least float32."""
 
-    def __init__(self, config: DecoderConfig, size: int, dtype):
+    def __init__(self, config: DecoderConfig, size: int, dtype: DTypeLike):
         self.epsilon = config.norm_epsilon
         self.weight = nnx.Param(jnp.ones(size, dtype))
         centred = config.norm == "layer"
@@ -144,7 +150,7 @@ def _softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
 class Attention(nnx.Module):
     """Causal attention whose keys and values come from and return to the caller."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike):
         self.config = config
         queries = config.num_heads * config.head_dim
         keys = config.num_kv_heads * config.head_dim
@@ -157,7 +163,9 @@ class Attention(nnx.Module):
         self.query_norm = Norm(config, head, dtype) if config.qk_norm else None
         self.key_norm = Norm(config, head, dtype) if config.qk_norm else None
 
-    def project(self, x: jax.Array, angles: jax.Array | None):
+    def project(
+        self, x: jax.Array, angles: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries `(..., kv_heads, group, head_dim)`, and keys and values of `x`."""
         size = self.config.head_dim
         heads = (self.query(x), self.key(x), self.value(x))
@@ -168,7 +176,9 @@ class Attention(nnx.Module):
         query = query.reshape(*query.shape[:-2], self.config.num_kv_heads, -1, size)
         return query, _rotate(key, angles), value
 
-    def prefill(self, x: jax.Array, angles: jax.Array | None):
+    def prefill(
+        self, x: jax.Array, angles: jax.Array | None
+    ) -> tuple[jax.Array, KeyValues]:
         """Attends within prompts `x` `(n, P, width)`, and returns their cache, too."""
         query, key, value = self.project(x, angles)
         scores = einsum("npkgd,nskd->nkgps", query, key)
@@ -186,7 +196,7 @@ class Attention(nnx.Module):
         step: jax.Array,
         prompt: KeyValues,
         cache: KeyValues,
-    ):
+    ) -> tuple[jax.Array, KeyValues]:
         """Attends from one token `x` `(A, n, width)` to its prompt and its text."""
         query, key, value = self.project(x, angles)
         insert = partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
@@ -207,7 +217,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """The feed-forward block, gated or not."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike):
         width, hidden, bias = config.width, config.mlp_width, config.mlp_bias
         gated = config.activation == "silu"
         self.gate = Linear(width, hidden, bias, rngs, dtype) if gated else None
@@ -224,19 +234,19 @@ class FeedForward(nnx.Module):
 class Layer(nnx.Module):
     """Attention and feed-forward, each added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike):
         self.attention_norm = Norm(config, config.width, dtype)
         self.attention = Attention(config, rngs, dtype)
         self.mlp_norm = Norm(config, config.width, dtype)
         self.mlp = FeedForward(config, rngs, dtype)
 
-    def prefill(self, x: jax.Array, *context):
+    def prefill(self, x: jax.Array, *context: Any) -> tuple[jax.Array, KeyValues]:
         """`Attention.prefill` with norms, residuals and feed-forward."""
         mixed, cache = self.attention.prefill(self.attention_norm(x), *context)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), cache
 
-    def decode(self, x: jax.Array, *context):
+    def decode(self, x: jax.Array, *context: Any) -> tuple[jax.Array, KeyValues]:
         """`Attention.decode` with norms, residuals and feed-forward."""
         mixed, cache = self.attention.decode(self.attention_norm(x), *context)
         x = x + mixed
