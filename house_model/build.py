@@ -94,7 +94,7 @@ def train_tokenizer(file: Path) -> Tokenizer:
     backend.train_from_iterator(texts, trainer)
     return Tokenizer(
         backend,
-        end_tokens=[0],  # the first special token
+        end_tokens=[0],  # The first special token.
         chat_template=TEMPLATE,
         special_tokens={"eos_token": END},
     )

@@ -371,6 +371,11 @@ def test_bad_arguments_of_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_is_not_overwritten(capsys, model, pairs, tmp_path):
+    said = refusal(capsys, "train", pairs, "--out", tmp_path, "--model", model)
+    assert "exists and is kept: --out names another folder, --resume" in said
+
+
 def test_missing_adapter(capsys, scenario):
     change(scenario, "bid = 1.0", "bid = 1.0\nadapter = 'nowhere'")
     assert "nowhere" in refusal(capsys, "simulate", scenario)

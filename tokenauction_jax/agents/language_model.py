@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.agents.models.group import Group, GroupState, new_group
 from tokenauction_jax.agents.models.lora import Adapter
 
+_T = TypeVar("_T")
+
 
 class PoolState(NamedTuple):
     """How many tokens were asked for, and the state of each group."""
@@ -26,13 +28,13 @@ class PoolState(NamedTuple):
 
 @records.record
 class LanguageModelPool:
-    """`n` language models; see `from_language_model`. Weights are leaves.
+    """``n`` language models, whose weights are leaves; see `from_language_model`.
 
     Attributes:
-      groups: the agents by model.
-      sampling: the filters of all agents.
-      vocab_size: `V`.
-      end_tokens: all tokens that end a text; their probabilities go to the first.
+      groups: The agents by model.
+      sampling: The filters of all agents.
+      vocab_size: ``V``.
+      end_tokens: All tokens that end a text; their probabilities go to the first.
     """
 
     groups: tuple[Group, ...]
@@ -42,7 +44,7 @@ class LanguageModelPool:
 
     @property
     def num_agents(self) -> int:
-        """Number of agents, `n`."""
+        """Number of agents, ``n``."""
         return sum(len(group.agents) for group in self.groups)
 
     @property
@@ -58,21 +60,21 @@ class LanguageModelPool:
         first_auction: jax.typing.ArrayLike = 0,
         num_tokens: int | None = None,
     ) -> PoolState:
-        """Reads the prompts and makes room for `num_tokens` tokens of `A` texts.
+        """Reads the prompts and makes room for `num_tokens` tokens of ``A`` texts.
 
         Args:
-          num_auctions: `A`.
-          key: not used; language models answer without randomness.
-          first_auction: not used.
-          num_tokens: how often `step` will be called at most; needed.
+          num_auctions: ``A``.
+          key: Not used; language models answer without randomness.
+          first_auction: Not used.
+          num_tokens: How often `step` will be called at most; required.
 
         Raises:
-          ValueError: `num_tokens` is missing, or a prompt and the text do not fit into
-            the context of its model.
+          ValueError: If `num_tokens` is missing, or a prompt and the text do not fit
+            into the context of its model.
         """
         del key, first_auction
         if num_tokens is None:
-            raise ValueError("num_tokens is None: language models need the cap on it")
+            raise ValueError("num_tokens is None: language models need a cap on texts")
         groups = (group.init(num_auctions, num_tokens) for group in self.groups)
         return PoolState(jnp.zeros((), jnp.int32), tuple(groups))
 
@@ -118,34 +120,32 @@ def from_language_model(
     """Agents that continue the shared text, each after a prompt of its own.
 
     Args:
-      models: one model for all agents, or one each; they share a vocabulary.
-      tokenizer: one for all agents, or one each with the same vocabulary but its own
+      models: One model for all agents, or one each; they share a vocabulary.
+      tokenizer: One for all agents, or one each with the same vocabulary but its own
         chat template; None if prompts are token ids and texts only end at their cap.
-      prompts: one per agent, as text or as token ids.
-      chat: whether texts are messages of the user, rendered by the chat template if
+      prompts: One per agent, as text or as token ids.
+      chat: Whether prompts are messages of the user, rendered by the chat template if
         there is one, rather than the beginning of a text to continue.
-      temperature: divides logits; one for all agents, or one each.
-      top_k: how many tokens stay; None for all.
-      top_p: the probability that the tokens that stay must reach; None for all.
-      min_p: the least probability relative to the best token; None for all.
-      adapters: low-rank changes of the agents' models; one for all agents, or one each,
-        None for an agent without. Agents of one model decode together whatever their
-        adapters are, and the model is kept once.
+      temperature: Divides the logits; one for all agents, or one each.
+      top_k: How many tokens stay; None for all.
+      top_p: The probability that the tokens that stay must reach; None for all.
+      min_p: The least probability relative to the most probable token; None for all.
+      adapters: Low-rank changes of the agents' models; one for all agents, or one each,
+        None for an agent without one. Agents of one model decode together whatever
+        their adapters are, and the model is kept once.
 
     Returns:
       A pool whose weights, adapters, prompts and sampling numbers are leaves.
 
     Raises:
-      ValueError: mismatched vocabularies, an empty or invalid prompt, a wrong count, a
-        number out of range, or an adapter that does not fit its model.
+      ValueError: If the vocabularies differ, a prompt is empty or invalid, a count or
+        a number is wrong, or an adapter does not fit its model.
 
-    Example:
-      >>> import tokenauction_jax as ta
-      >>> smollm2 = ta.agents.load_checkpoint(
-      ...     "smollm2-135m-instruct")  # doctest: +SKIP
-      >>> pool = ta.agents.from_language_model(
-      ...     smollm2.model, smollm2.tokenizer, ["Praise the sea.", "Praise hills."],
-      ...     temperature=0.6, top_k=50)  # doctest: +SKIP
+    >>> import tokenauction_jax as ta
+    >>> smollm2 = ta.agents.load_checkpoint("smollm2-135m-instruct")  # doctest: +SKIP
+    >>> pool = ta.agents.from_language_model(
+    ...     smollm2.model, smollm2.tokenizer, ["Praise the sea.", "Praise hills."],
+    ...     temperature=0.6, top_k=50)  # doctest: +SKIP
     """
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError(f"prompts is {prompts!r}: give a list with one per agent")
@@ -176,7 +176,7 @@ def from_language_model(
     )
 
 
-def _one_each(name: str, given: Any, num_agents: int) -> list[Any]:
+def _one_each(name: str, given: _T | Sequence[_T], num_agents: int) -> list[_T]:
     each = list(given) if isinstance(given, Sequence) else [given] * num_agents
     if len(each) != num_agents:
         raise ValueError(f"{len(each)} {name} for {num_agents} prompts: give one each")

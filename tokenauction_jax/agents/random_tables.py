@@ -1,7 +1,7 @@
 """Tabular agents drawn at random: anew for each auction, or one set for all.
 
-Agent i of auction k depends on the key, k and i alone, so that studies of more agents
-keep the ones that they had.
+Agent i of auction k depends on the key, k and i alone, so that a study with more agents
+keeps the ones that it had.
 """
 
 import functools
@@ -39,7 +39,11 @@ class RandomPool:
         first_auction: ArrayLike = 0,
         num_tokens: int | None = None,
     ) -> jax.Array:
-        """Draws the agents' distributions `(A, n, V)`, which are the state."""
+        """Draws the agents' distributions `(A, n, V)`, which are the state.
+
+        Raises:
+          ValueError: If there is no key.
+        """
         del num_tokens
         if key is None:
             raise ValueError("agents drawn at random need a key: init(..., key=key)")
@@ -72,8 +76,8 @@ def dirichlet(
     Args:
       num_agents: ``n``.
       vocab_size: ``V``.
-      concentration: ``c > 0``; small ones give agents that want few tokens.
-      sampling: Filters on what they submit, `agents.filters.sampling`.
+      concentration: ``c > 0``; a small one gives agents that want few tokens.
+      sampling: Filters on what they submit, from `agents.filters.sampling`.
 
     Raises:
       ValueError: If a size is below 1 or the concentration is not positive.
@@ -94,8 +98,8 @@ def zipf(
     Args:
       num_agents: ``n``.
       vocab_size: ``V``.
-      exponent: ``s >= 0``; natural language has about 1.
-      sampling: Filters on what they submit, `agents.filters.sampling`.
+      exponent: ``s >= 0``; about 1 in natural language.
+      sampling: Filters on what they submit, from `agents.filters.sampling`.
 
     Raises:
       ValueError: If a size is below 1 or the exponent is negative.
@@ -119,7 +123,7 @@ def markov(
       num_agents: ``n``.
       vocab_size: ``V``; the table takes ``n V^2`` numbers.
       concentration: ``c > 0``.
-      sampling: Filters on what they submit, `agents.filters.sampling`.
+      sampling: Filters on what they submit, from `agents.filters.sampling`.
 
     Raises:
       ValueError: If a size is below 1 or the concentration is not positive.

@@ -89,7 +89,7 @@ def _check_token(name: str, token: int, size: int) -> int:
 
 
 def _check_normalized(log_probs: np.ndarray) -> None:
-    """Raises `ValueError` naming the first row that is no distribution."""
+    """Raises `ValueError` naming the first row that is not a distribution."""
     totals = np.exp(log_probs.astype(np.float64)).sum(axis=-1)
     wrong = ~(np.abs(totals - 1) < 1e-3)
     if wrong.any():

@@ -68,6 +68,11 @@ def run(command: Train) -> None:
                 on_start=progress.plan,
                 on_step=progress.on_step,
             )
+        except finetune.RunExistsError:
+            raise finetune.TrainingError(
+                f"{command.out} exists and is kept: --out names another folder, "
+                "--resume goes on with the run in it"
+            ) from None
         except (finetune.DataError, finetune.TrainingError, agents.CheckpointError):
             raise
         except ValueError as error:

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from tiny_decoder import VARIANTS, make
 
+from tokenauction_jax import files
 from tokenauction_jax.agents import load_checkpoint
 from tokenauction_jax.agents.checkpoints.export import raw_config, write_directory
 from tokenauction_jax.agents.checkpoints.load import CheckpointError
@@ -62,7 +63,7 @@ def test_transformers_agrees(
     tokens = tokenizer(long_prompt)["input_ids"]
     assert tokens == loaded.tokenizer.encode(long_prompt)
     assert tokenizer.eos_token == "<end>"
-    tokens = tokens[:128]  # GPT-2 has no more places
+    tokens = tokens[:128]  # The longest context of the tiny GPT-2.
     due, found = (oracle_logits(model, tokens) for model in (original, again))
     np.testing.assert_allclose(found, due, atol=1e-5)
 
@@ -91,3 +92,32 @@ def test_a_folder_that_cannot_be_written(tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match="cannot write"):
         write_directory(tmp_path / "file", model, tokenizer)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_weights_come_last_and_no_file_in_part(tokenizer, tmp_path, monkeypatch):
+    """As a full disk makes the last file fail."""
+    model = make(vocab_size=300, frequencies=rotary_frequencies(1e4, 6))
+    write = files.write
+
+    def full(path, content):
+        if path.suffix == ".safetensors":
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        write_directory(tmp_path, model, tokenizer)
+    found = {file.name for file in tmp_path.iterdir()}
+    assert {"config.json", "tokenizer.json"} < found
+    assert not any("safetensors" in name for name in found)
+    with pytest.raises(CheckpointError, match="safetensors missing"):
+        load_checkpoint(tmp_path)
+
+
+def test_others_may_read_the_files(tokenizer, tmp_path):
+    model = make(vocab_size=300, frequencies=rotary_frequencies(1e4, 6))
+    write_directory(tmp_path / "out", model, tokenizer)
+    plain = tmp_path / "plain"
+    plain.touch()
+    modes = {file.stat().st_mode for file in (tmp_path / "out").iterdir()}
+    assert modes == {plain.stat().st_mode}

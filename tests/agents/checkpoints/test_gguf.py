@@ -209,7 +209,9 @@ def test_an_unknown_architecture_is_refused(tmp_path):
 def test_truncated_files_give_one_clear_line(write, size):
     path, _ = write("llama")
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match="incomplete or no GGUF file") as caught:
+    with pytest.raises(
+        CheckpointError, match="incomplete or not a GGUF file"
+    ) as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
 
@@ -217,5 +219,5 @@ def test_truncated_files_give_one_clear_line(write, size):
 def test_foreign_files_give_one_clear_line(tmp_path):
     path = tmp_path / "foreign.gguf"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 10)
-    with pytest.raises(CheckpointError, match="no GGUF file"):
+    with pytest.raises(CheckpointError, match="not a GGUF file"):
         load_checkpoint(path)

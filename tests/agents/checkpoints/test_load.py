@@ -152,9 +152,9 @@ def test_an_inactive_sliding_window_is_no_obstacle(save_tiny, tmp_path):
         ("config.json", b"[]", "not a JSON object"),
         ("config.json", b'{"model_type": "llama"}', "config.json has no"),
         ("tokenizer.json", b"{}", "tokenizer.json: .*get it again"),
-        ("model.safetensors", b"version https://git-lfs", "damaged or no safetensors"),
-        ("model.safetensors", 1000, "damaged or no safetensors"),
-        ("model.safetensors", -10, "damaged or no safetensors"),
+        ("model.safetensors", b"version https://git-lfs", "not a safetensors file"),
+        ("model.safetensors", 1000, "not a safetensors file"),
+        ("model.safetensors", -10, "not a safetensors file"),
     ],
 )
 def test_damaged_files_give_one_clear_line(directory, name, content, message):

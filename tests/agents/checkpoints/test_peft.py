@@ -225,7 +225,7 @@ def test_a_file_without_tensors_is_refused(folder, model):
         (TENSORS, None, "adapter_model.safetensors missing"),
         (CONFIG, b"{", "adapter_config.json: .*get it again"),
         (CONFIG, b"[]", "not a JSON object"),
-        (TENSORS, b"version https://git-lfs", "damaged or no safetensors"),
+        (TENSORS, b"version https://git-lfs", "not a safetensors file"),
     ],
 )
 def test_damaged_files_give_one_clear_line(folder, model, name, content, message):
@@ -278,3 +278,10 @@ def test_adapters_of_several_ranks_are_not_saved(adapter, model, tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"ranks \[\]"):
         save_adapter(tmp_path, Adapter({}), model, "somebody/llama")
+
+
+def test_a_folder_that_cannot_be_written(adapter, model, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(CheckpointError, match=r"cannot write .*file"):
+        save_adapter(tmp_path / "file", adapter, model, "somebody/llama")
+    assert (tmp_path / "file").read_text() == "kept"

@@ -2,8 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
+import tokenizers
+from tiny_checkpoint import write_checkpoint
+from tokenizers import decoders, models
 
+from tokenauction_jax.agents import load_checkpoint
 from tokenauction_jax.agents.checkpoints import text
 from tokenauction_jax.agents.checkpoints.text import (
     Tokenizer,
@@ -88,6 +93,87 @@ def test_a_character_over_several_tokens_belongs_to_the_last(smollm2):
     assert last == "🏝"
     cut = tokenizer.pieces(ids[:-2])
     assert "".join(cut) == tokenizer.decode(ids[:-2]) == cut[-1] != ""
+
+
+def pieces_by_definition(tokenizer, tokens):
+    """Decodes every prefix; what may be part of a character waits for the rest."""
+    pieces, shown = [], ""
+    for count in range(1, len(tokens) + 1):
+        text = tokenizer.decode(tokens[:count])
+        unfinished = text.endswith("\ufffd") and count < len(tokens)
+        pieces.append("" if unfinished else text[len(shown) :])
+        shown = shown if unfinished else text
+    return pieces
+
+
+@pytest.fixture(params=["house", "tiny", "one byte", "smollm2"])
+def any_tokenizer(request, tiny_tokenizer, tmp_path):
+    if request.param == "smollm2":
+        return request.getfixturevalue("smollm2").tokenizer
+    if request.param == "tiny":
+        return Tokenizer(tiny_tokenizer, end_tokens=[0])
+    if request.param == "house":
+        return load_checkpoint("house").tokenizer
+    return load_checkpoint(write_checkpoint(tmp_path / "model")).tokenizer
+
+
+def test_pieces_of_random_tokens(any_tokenizer):
+    """Among them special tokens, and bytes that do not make up characters."""
+    bytes_only = [i for name, i in any_tokenizer.vocabulary.items() if len(name) == 1]
+    rng = np.random.default_rng(0)
+    for case in range(600):
+        if case % 3 == 2:
+            text = "".join(rng.choice(list("aé漢🌺👩\u200d\ufffd \n"), 6))
+            tokens = any_tokenizer.encode(text)[: rng.integers(20)]
+        else:
+            ids = (np.arange(any_tokenizer.vocab_size), [*bytes_only, *[0, 1] * 20])
+            tokens = rng.choice(ids[case % 3], rng.integers(12)).tolist()
+        expected = pieces_by_definition(any_tokenizer, tokens)
+        assert any_tokenizer.pieces(tokens) == expected, tokens
+
+
+def byte_fallback():
+    """A tokenizer as Llama 2 has it: words, and bytes for what they do not spell."""
+    words = ["<end>", *(f"<0x{i:02X}>" for i in range(256)), "▁the", "a"]
+    vocab = {word: i for i, word in enumerate(words)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab, [], byte_fallback=True))
+    space, strip = decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)
+    fuse = [decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([space, *fuse, strip])
+    backend.add_special_tokens(["<end>"])
+    return Tokenizer(backend, end_tokens=[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "pieces"),
+    [
+        (["▁the", "▁the", "a"], ["the", " the", "a"]),
+        ([*"🌺".encode(), "a"], ["", "", "", "🌺", "a"]),
+        (["a", *"é".encode()[:1]], ["a", "\ufffd"]),
+        (["a", "<end>", *b"Hi"], ["a", "", "H", "i"]),
+        # The H is a replacement character as soon as what follows is not UTF-8.
+        ([*b"H\x9e", "▁the"], ["", "\ufffd\ufffd", " the"]),
+        (
+            [*"🌺".encode()[:2], "a", *b"\xbaH"],
+            ["", "", "\ufffd\ufffda", "", "\ufffd\ufffd"],
+        ),
+    ],
+    ids=str,
+)
+def test_pieces_with_byte_fallback(content, pieces):
+    tokenizer = byte_fallback()
+    names = (f"<0x{x:02X}>" if isinstance(x, int) else x for x in content)
+    tokens = [tokenizer.vocabulary[name] for name in names]
+    found = tokenizer.pieces(tokens)
+    assert "".join(found) == tokenizer.decode(tokens)
+    assert found == pieces
+
+
+def test_pieces_of_random_bytes_make_up_the_text():
+    tokenizer, rng = byte_fallback(), np.random.default_rng(0)
+    for _ in range(500):
+        tokens = rng.choice([0, 70, 130, 160, 197, 241, 257, 258], rng.integers(9))
+        assert "".join(tokenizer.pieces(tokens)) == tokenizer.decode(tokens)
 
 
 def directory_tokenizer(tiny_tokenizer, config=None, template=None, ends=()):

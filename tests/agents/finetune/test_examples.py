@@ -105,7 +105,7 @@ def test_split(pairs, tokenizer):
         (b"", "is empty"),
         (b" \n\n", "is empty"),
         (b'{"prompt": "a", "completion": "b"}\n\xff', "line 2 is not UTF-8"),
-        (b"\n{", "line 2: no JSON object"),
+        (b"\n{", "line 2: not a JSON object"),
         (b"[1]", "line 1: needs .*; prompt is None"),
         (b'{"prompt": "a"}', "line 1: needs .*; completion is None"),
         (b'{"prompt": "a", "completion": " "}', "completion is ' '"),

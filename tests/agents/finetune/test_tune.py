@@ -186,7 +186,7 @@ def test_a_failed_save_keeps_the_one_before(base, data, tmp_path, monkeypatch):
 
     save = ocp.CheckpointManager.save
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
-    wrong = "step 8 .*No space left.*; that of step 4 is whole"
+    wrong = "step 8 .*No space left.*; that of step 4 is whole: .* resume the run"
     with pytest.raises(finetune.TrainingError, match=wrong):
         finetune.fine_tune(base, data, folder, **OPTIONS)
     monkeypatch.undo()
@@ -236,7 +236,7 @@ def test_a_full_disk(base, data, tmp_path, monkeypatch):
 
 class TestRefusals:
     def test_an_existing_folder_is_kept(self, base, data, tmp_path):
-        with pytest.raises(finetune.TrainingError, match="exists and is kept"):
+        with pytest.raises(finetune.RunExistsError, match="kept: choose another"):
             finetune.fine_tune(base, data, tmp_path, **OPTIONS)
 
     def test_nothing_to_resume(self, base, data, tmp_path):

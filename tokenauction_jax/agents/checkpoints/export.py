@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from safetensors.numpy import save
 
+from tokenauction_jax import files
 from tokenauction_jax.agents.checkpoints.huggingface import GPT2, LLAMA, read_config
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.checkpoints.weights import CheckpointError, Naming
@@ -33,52 +33,46 @@ def write_directory(
     model: Decoder,
     tokenizer: Tokenizer,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes configuration, weights and tokenizer into a folder, made if needed.
+    """Writes configuration, tokenizer and weights into a folder, made if needed.
 
     Every file appears whole or not at all, the weights last.
 
     Args:
-      folder: of the files.
-      model: of any family that the decoder knows.
-      tokenizer: that belongs to it.
-      dtype: of the weights in the file; as they are if None.
-      base: the `config.json` that the model began with, for the scaling of its
-        rotary embedding if it has one.
+      folder: Where the files go; others in it stay.
+      model: A model of any family that the decoder knows.
+      tokenizer: The tokenizer of the model.
+      dtype: The type of the weights in the file; None to keep theirs.
+      base: The contents of the `config.json` that the model began with, which
+        describes the scaling of its rotary embedding, if it has one.
 
     Raises:
-      CheckpointError: no configuration says what the model computes, or the files
-        cannot be written.
+      CheckpointError: If no configuration describes the model, or the files cannot be
+        written.
     """
     raw = raw_config(model.config, base or {})
-    # The file holds memory as it lies: a transposed view would come out wrong.
+    # `save` writes memory in its order: a transposed view would come out wrong.
     tensors = {
         name: np.ascontiguousarray(array, dtype)
         for name, array in named_arrays(model, raw["model_type"]).items()
     }
     ends = {"eos_token_id": list(tokenizer.end_tokens)} if tokenizer.end_tokens else {}
     raw |= ends | {"dtype": str(next(iter(tensors.values())).dtype)}
-    weights = "model.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            part = Path(scratch)
-            tokenizer.save(part)
-            for name, content in (("config", raw), ("generation_config", ends)):
-                text = json.dumps(content, indent=2) + "\n"
-                (part / f"{name}.json").write_text(text, encoding="utf-8")
-            # `save_file` would make a file that only its owner can read.
-            (part / weights).write_bytes(save(tensors, {"format": "pt"}))
-            for file in sorted(part.iterdir(), key=lambda file: file.name == weights):
-                file.replace(folder / file.name)
+        tokenizer.save(folder)
+        files.write_json(folder / "config.json", raw)
+        files.write_json(folder / "generation_config.json", ends)
+        weights = save(tensors, {"format": "pt"})
+        files.write(folder / "model.safetensors", weights)
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error}") from None
 
 
 def named_arrays(model: Decoder, model_type: str) -> dict[str, np.ndarray]:
-    """The parameters by the names, and in the layout, of a family's checkpoints."""
+    """The parameters, named and laid out as in the checkpoints of a family."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     ours = {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in flat}
     if model_type != "gpt2":
@@ -96,7 +90,7 @@ def _fusing_order(parameter: str) -> int:
 
 
 def _tensor(naming: Naming, parameter: str) -> str:
-    """What a checkpoint calls a parameter of the decoder: `Naming` turned round."""
+    """A checkpoint's name of a parameter of the decoder, the inverse of `Naming`."""
     for theirs, ours in naming.others.items():
         if ours == parameter:
             return theirs
@@ -116,11 +110,12 @@ def raw_config(
     """The contents of a `config.json` that `read_config` turns into `config`.
 
     Args:
-      config: of the decoder.
-      base: a `config.json` whose rotary embedding is the same.
+      config: The shape of the decoder.
+      base: The contents of a `config.json` with the same rotary embedding.
 
     Raises:
-      CheckpointError: there is none, such as for rotary angles that nobody described.
+      CheckpointError: If there is none, for example for scaled rotary angles without a
+        `base` that describes the scaling.
     """
     model_type = _model_type(config)
     raw = {
@@ -138,7 +133,7 @@ def raw_config(
             "n_inner": config.mlp_width,
             "layer_norm_epsilon": config.norm_epsilon,
             "activation_function": "gelu_new",
-            "bos_token_id": None,  # not that of the first GPT-2's vocabulary
+            "bos_token_id": None,  # The default is a token of the original GPT-2.
         }
     else:
         raw |= {
@@ -158,8 +153,8 @@ def raw_config(
         raw |= rotary or {"rope_theta": _theta(config)}
     if not _same(read_config(raw), config):
         raise CheckpointError(
-            "no config.json says what this model computes: if its rotary embedding is "
-            "scaled, load it from a Hugging Face directory"
+            "no config.json describes this model: if its rotary embedding is scaled, "
+            "load it from a Hugging Face directory"
         )
     return raw
 
@@ -173,7 +168,7 @@ def _model_type(config: DecoderConfig) -> str:
 
 
 def _theta(config: DecoderConfig) -> float:
-    """The base of the rotary angles ``theta ** (-2 i / head_dim)``."""
+    """The base of the rotary angles ``theta^(-2 i / head_dim)``."""
     frequencies = config.frequencies or (1.0,)
     if len(frequencies) == 1:
         return 10000.0
@@ -181,7 +176,7 @@ def _theta(config: DecoderConfig) -> float:
 
 
 def _same(one: DecoderConfig, other: DecoderConfig) -> bool:
-    """Whether two configurations compute the same, up to rounding of angles."""
+    """Whether two configurations are equal, up to rounding of angles."""
     angles = [np.array(config.frequencies or ()) for config in (one, other)]
     if angles[0].shape != angles[1].shape or not np.allclose(*angles, rtol=1e-6):
         return False

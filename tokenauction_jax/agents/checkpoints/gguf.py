@@ -46,7 +46,7 @@ _NAMING = Naming(
         "output_norm.bias": "norm.bias",
         "output.weight": "head",
     },
-    ignored=r"rope_freqs\.weight",  # part of the configuration
+    ignored=r"rope_freqs\.weight",  # Part of the configuration.
 )
 
 
@@ -54,12 +54,13 @@ def read_file(path: Path) -> tuple[DecoderConfig, dict[str, Tensor], Tokenizer]:
     """Configuration, tensors by the decoder's names, and tokenizer of a GGUF file.
 
     Raises:
-      CheckpointError: a damaged file, or one the decoder or tokenizer cannot use.
+      CheckpointError: If the file is damaged, or holds a model or a tokenizer that is
+        not supported.
     """
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError, KeyError, OSError) as error:
-        remedy = "it is incomplete or no GGUF file, get it again"
+        remedy = "it is incomplete or not a GGUF file, get it again"
         raise CheckpointError(f"{path.name}: {error}: {remedy}") from None
     metadata = {name: field.contents() for name, field in reader.fields.items()}
     stored = {tensor.name: tensor for tensor in reader.tensors}
@@ -77,7 +78,7 @@ def read_file(path: Path) -> tuple[DecoderConfig, dict[str, Tensor], Tokenizer]:
 
 
 def architecture(metadata: Mapping[str, Any]) -> str:
-    """The architecture of a file, checked to be one the decoder knows."""
+    """The architecture of a file, which must be one that the decoder knows."""
     name = metadata.get("general.architecture")
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -88,11 +89,11 @@ def architecture(metadata: Mapping[str, Any]) -> str:
 def read_config(
     metadata: Mapping[str, Any], stored: Mapping[str, gguf.ReaderTensor]
 ) -> DecoderConfig:
-    """The decoder's shape, from the metadata and from which tensors there are.
+    """The decoder's shape, from the metadata and the names of the tensors.
 
     Raises:
-      CheckpointError: a model the decoder does not compute exactly.
-      KeyError: the metadata lacks a needed number.
+      CheckpointError: If the decoder does not compute the model exactly.
+      KeyError: If the metadata lacks a number.
     """
     name = architecture(metadata)
     prefix = f"{name}."
@@ -128,7 +129,7 @@ def read_config(
 
 
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:
-    """Refuses what would change the computation and the decoder does not know."""
+    """Refuses options that the decoder does not know and that change the model."""
     for key in ("expert_count", "attention.sliding_window"):
         if values.get(key):
             raise CheckpointError(f"unsupported {key} {values[key]}: it must be 0")
@@ -151,7 +152,7 @@ def _frequencies(
     scaling |= {"factor": values.get("rope.scaling.factor", 1.0)}
     theta = values.get("rope.freq_base", 10000.0)
     frequencies = np.array(rotary_frequencies(theta, head_dim, scaling))
-    if "rope_freqs.weight" in stored:  # Llama 3 files carry the scaling as divisors
+    if "rope_freqs.weight" in stored:  # Llama 3 files have the scaling as divisors.
         frequencies = frequencies / _values(stored, "rope_freqs.weight")
     return tuple(frequencies.tolist())
 
@@ -167,10 +168,10 @@ def _values(stored: Mapping[str, gguf.ReaderTensor], name: str) -> np.ndarray:
 
 
 def _unpermuted(parameter: str, array: np.ndarray, config: DecoderConfig) -> np.ndarray:
-    """Undoes the order of rows which llama.cpp's interleaved rotation needs.
+    """Undoes the order of rows that llama.cpp's interleaved rotation needs.
 
-    It pairs neighbouring rows of a head; the decoder pairs its first with its second
-    half.
+    It pairs neighbouring rows of a head, while the decoder pairs its first half with
+    its second.
     """
     if not parameter.rpartition(".")[0].endswith(("attention.query", "attention.key")):
         return array

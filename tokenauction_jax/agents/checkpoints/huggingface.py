@@ -21,7 +21,7 @@ from tokenauction_jax.agents.checkpoints.weights import (
 )
 from tokenauction_jax.agents.models.decoder import DecoderConfig
 
-# What of a repository is needed, as glob patterns.
+# The files of a repository that are needed, as glob patterns.
 FILES: tuple[str, ...] = (
     "config.json",
     "generation_config.json",
@@ -78,10 +78,11 @@ GPT2 = Naming(
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """The decoder's shape from the contents of `config.json`.
+    """The decoder's shape from the contents of a `config.json`.
 
     Raises:
-      CheckpointError: a model the decoder does not compute exactly, or a missing key.
+      CheckpointError: If the decoder does not compute the model exactly, or a key is
+        missing.
     """
     model_type = raw.get("model_type")
     if model_type not in ARCHITECTURES:
@@ -96,7 +97,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
         raise CheckpointError(f"config.json has no {error}") from None
     except (TypeError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(
-            f"config.json is no {model_type} model: {error}"
+            f"config.json does not describe a {model_type} model: {error}"
         ) from None
 
 
@@ -168,7 +169,9 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], DecoderConfig]] = {
 }
 
 
-def _require(raw: Mapping[str, Any], key: str, known: tuple, default: Any) -> None:
+def _require(
+    raw: Mapping[str, Any], key: str, known: tuple[object, ...], default: object
+) -> None:
     value = raw.get(key, default)
     if value not in known:
         names = ", ".join(map(str, known))
@@ -193,7 +196,7 @@ def _frequencies(raw: Mapping[str, Any], head_dim: int) -> tuple[float, ...]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files which hold the weights, whether they exist or not."""
+    """The files that hold the weights, whether they exist or not."""
     index = directory / "model.safetensors.index.json"
     if (directory / "model.safetensors").exists() or not index.exists():
         return [directory / "model.safetensors"]
@@ -217,7 +220,7 @@ def read_directory(
     """Configuration, tensors by the decoder's names, and tokenizer of a directory.
 
     Raises:
-      CheckpointError: a missing, damaged or unsupported file.
+      CheckpointError: If a file is missing, damaged or not supported.
     """
     missing = missing_files(directory)
     if missing:
@@ -228,16 +231,16 @@ def read_directory(
     for path in weight_files(directory):
         tensors |= _read_safetensors(path, raw["model_type"] == "gpt2")
     if config.tied_embeddings:
-        tensors.pop("head", None)  # a second copy of the embedding
+        tensors.pop("head", None)  # A second copy of the embedding.
     return config, tensors, _read_tokenizer(directory, raw)
 
 
-def open_safetensors(path: Path) -> Any:
+def open_safetensors(path: Path) -> safe_open:
     """A file of tensors, with the methods `keys` and `get_tensor`."""
     try:
         return safe_open(path, framework="np")
     except (SafetensorError, OSError) as error:
-        remedy = "it is damaged or no safetensors file, get it again"
+        remedy = "it is damaged or not a safetensors file, get it again"
         raise CheckpointError(f"{path.name}: {error}: {remedy}") from None
 
 
@@ -271,7 +274,7 @@ def _read_tokenizer(directory: Path, raw: Mapping[str, Any]) -> Tokenizer:
         )
     except CheckpointError:
         raise
-    except Exception as error:  # the tokenizers library raises plain `Exception`
+    except Exception as error:  # The tokenizers library raises plain `Exception`.
         raise CheckpointError(f"tokenizer.json: {error}: get it again") from None
 
 

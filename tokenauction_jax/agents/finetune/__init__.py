@@ -1,4 +1,4 @@
-"""Training of language model agents: data, the loop, and checkpoints of it."""
+"""Training of language model agents: data, the loop, and its checkpoints."""
 
 from tokenauction_jax.agents.finetune.examples import DataError as DataError
 from tokenauction_jax.agents.finetune.examples import Example as Example
@@ -6,6 +6,7 @@ from tokenauction_jax.agents.finetune.examples import batch_at as batch_at
 from tokenauction_jax.agents.finetune.examples import plan_batches as plan_batches
 from tokenauction_jax.agents.finetune.examples import read_examples as read_examples
 from tokenauction_jax.agents.finetune.examples import split as split
+from tokenauction_jax.agents.finetune.run import RunExistsError as RunExistsError
 from tokenauction_jax.agents.finetune.run import TrainingRun as TrainingRun
 from tokenauction_jax.agents.finetune.run import fingerprint as fingerprint
 from tokenauction_jax.agents.finetune.trainer import Progress as Progress

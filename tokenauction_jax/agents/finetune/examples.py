@@ -1,7 +1,7 @@
 """Text and prompt-completion pairs as batches of token ids.
 
-The order of the examples belongs to the seed and the epoch, so that a step sees the
-same batch whether or not the run was interrupted before it.
+The order of the examples depends on the seed and the epoch alone, so that a step sees
+the same batch whether or not the run was interrupted before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
 
-# Lengths that batches are padded to: few, since each is a compilation.
+# Lengths that batches are padded to: few, since each is compiled.
 _LENGTHS = np.array([16, 24, 32, 48, 64, 80, 96, 128, 192, 256])
 
 
@@ -28,8 +28,8 @@ class Example(NamedTuple):
     """One text to learn from.
 
     Attributes:
-      tokens: `(L,)` ids, int32.
-      start: the first place that is predicted, at least 1; those before are given.
+      tokens: Ids `(L,)`, int32.
+      start: The first place that is predicted, at least 1; those before are given.
     """
 
     tokens: np.ndarray
@@ -37,11 +37,11 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Stacked examples.
+    """Examples of one padded length.
 
     Attributes:
-      tokens: `(m, L)` ids, padded on the right with 0.
-      targets: `(m, L - 1)`, whether the next token is to be predicted.
+      tokens: Ids `(m, L)`, padded on the right with 0.
+      targets: Whether the next token is to be predicted, `(m, L - 1)`.
     """
 
     tokens: np.ndarray
@@ -58,19 +58,19 @@ def read_examples(
     """The examples of a file.
 
     A `.jsonl` file has an object with the strings `prompt` and `completion` on each
-    line, and perhaps `begun`, the text of other bidders that the completion goes on
-    with; other keys are ignored. The prompt becomes what `from_language_model` makes of
-    it, and only the completion and the token that ends it are learnt. Any other file is
-    one running text, of which all tokens are learnt, in windows of `max_length`.
+    line, and perhaps `begun`, the text of other bidders that the completion continues;
+    other keys are ignored. The prompt is encoded as by `from_language_model`, and only
+    the completion and the token that ends it are learnt. Any other file is one running
+    text, of which all tokens are learnt, in windows of `max_length`.
 
     Args:
-      path: of the file, in UTF-8.
-      tokenizer: of the model.
-      max_length: the most tokens of an example.
-      chat: whether prompts are messages of the user, as in `from_language_model`.
+      path: The file, in UTF-8.
+      tokenizer: The tokenizer of the model.
+      max_length: The most tokens of an example.
+      chat: Whether prompts are messages of the user, as in `from_language_model`.
 
     Raises:
-      DataError: the file is missing, empty, no UTF-8 or no JSON, a line lacks
+      DataError: If the file is missing, empty, not UTF-8 or not JSON, a line lacks
         something, or an example is longer than `max_length`.
     """
     path = Path(path)
@@ -92,7 +92,7 @@ def read_examples(
         given = tokenizer.encode_prompt(prompt, chat=chat)
         given += tokenizer.encode(begun, special_tokens=False)
         if not given:
-            raise DataError(f"{path}, line {number}: the prompt has no token")
+            raise DataError(f"{path}, line {number}: the prompt has no tokens")
         learnt = [*tokenizer.encode(completion, special_tokens=False), *ends]
         if len(given) + len(learnt) > max_length:
             raise DataError(
@@ -111,7 +111,7 @@ def _windows(tokens: list[int], length: int) -> Iterator[list[int]]:
 
 
 def _entries(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
-    """Number, prompt, beginning and completion of each line that is not blank."""
+    """Number, prompt, `begun` and completion of each line that is not blank."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -119,7 +119,7 @@ def _entries(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
         try:
             entry: Any = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{where}: no JSON object ({error})") from None
+            raise DataError(f"{where}: not a JSON object ({error})") from None
         entry = entry if isinstance(entry, dict) else {}
         for key in ("prompt", "completion"):
             value = entry.get(key)
@@ -140,10 +140,12 @@ def split(
     """Examples to train on, and at least one drawn at random to hold out.
 
     Raises:
-      DataError: there are fewer than two.
+      DataError: If there are fewer than two.
     """
     if len(examples) < 2:
-        raise DataError("one example is too few to hold any out: give a heldout file")
+        raise DataError(
+            "one example is too few to hold any out: give more, or a held-out file"
+        )
     order = np.random.default_rng([seed, 1]).permutation(len(examples))
     count = min(max(1, round(fraction * len(examples))), len(examples) - 1)
     held = set(order[:count].tolist())
@@ -154,13 +156,13 @@ def split(
 
 
 class Plan(NamedTuple):
-    """Examples, in groups of one padded length.
+    """Examples in groups, each of one padded length.
 
     Attributes:
-      examples: all of them.
-      groups: a padded length, and the places of its examples.
-      batch_size: rows of a batch, some of them perhaps empty.
-      seed: of the order.
+      examples: All examples.
+      groups: The padded length and the places of the examples of each group.
+      batch_size: Rows of a batch, some of them perhaps empty.
+      seed: The seed of the order.
     """
 
     examples: Sequence[Example]
@@ -175,9 +177,14 @@ class Plan(NamedTuple):
 
 
 def plan_batches(examples: Sequence[Example], batch_size: int, seed: int) -> Plan:
-    """Groups examples by length, so that little is padded."""
+    """Groups examples by length, so that little is padded.
+
+    Raises:
+      DataError: If there are no examples.
+      ValueError: If `batch_size` is below 1.
+    """
     if not examples:
-        raise DataError("there is no example to train on")
+        raise DataError("there are no examples to train on")
     if batch_size < 1:
         raise ValueError(f"batch_size must be an integer >= 1, got {batch_size}")
     lengths = np.array([len(example.tokens) for example in examples])
@@ -190,7 +197,7 @@ def plan_batches(examples: Sequence[Example], batch_size: int, seed: int) -> Pla
 
 
 def batch_at(plan: Plan, step: int) -> Batch:
-    """The batch of a step, counted from 0."""
+    """The batch of step `step`, counted from 0."""
     epoch, number = divmod(step, plan.batches_per_epoch)
     order = _epoch_order(plan.groups, plan.batch_size, plan.seed, epoch)
     size, places = order[number]

@@ -1,11 +1,9 @@
-"""The folder of a training run: what was asked, checkpoints, and the trained model."""
+"""The folder of a training run: its settings, checkpoints, and the trained model."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,27 +14,32 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from tokenauction_jax import files
 from tokenauction_jax.agents.finetune.examples import Example
 from tokenauction_jax.agents.finetune.trainer import TrainingError, TrainState
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.environment import environment
 
-# Of a checkpoint, besides its arrays.
+# Bytes of a checkpoint besides its arrays.
 _OVERHEAD = 2_000_000
 _ASKED, _HISTORY = "training.json", "perplexity.csv"
+
+
+class RunExistsError(TrainingError):
+    """A folder for a new run that exists already, and is kept."""
 
 
 class TrainingRun:
     """A folder with a run's checkpoints; the previous one survives a failed save.
 
     Args:
-      folder: of the run.
-      asked: everything that the result depends on, as plain values.
-      resume: whether to go on with the run in the folder; else it must not exist.
+      folder: The folder of the run.
+      asked: Everything that the result depends on, as plain values.
+      resume: Whether to go on with the run in the folder; else it must not exist.
 
     Raises:
-      TrainingError: the folder exists, holds no run or another one, or cannot be
-        written.
+      RunExistsError: If the folder exists and `resume` is false.
+      TrainingError: If the folder does not hold this run, or cannot be written.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], *, resume: bool = False):
@@ -47,14 +50,14 @@ class TrainingRun:
         if resume:
             _compare(file, asked)
         elif self.folder.exists():
-            raise TrainingError(
-                f"{folder} exists and is kept: give another folder, or --resume to go "
-                "on with the run in it"
+            raise RunExistsError(
+                f"{folder} exists and is kept: choose another folder, or resume the "
+                "run in it"
             )
         try:
             self.folder.mkdir(exist_ok=True)
             content = {"asked": asked, "environment": environment()}
-            _write(file, json.dumps(content, indent=2) + "\n")
+            files.write_json(file, content)
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=2, enable_async_checkpointing=False
             )
@@ -71,14 +74,14 @@ class TrainingRun:
 
     @property
     def last_step(self) -> int:
-        """How many steps the last checkpoint has behind it; 0 if there is none."""
+        """The number of steps before the last checkpoint, 0 if there is none."""
         return self._manager.latest_step() or 0
 
     def restore(self, start: TrainState) -> TrainState:
         """The state of the last checkpoint, `start` if there is none.
 
         Raises:
-          TrainingError: the checkpoint is damaged or of another model.
+          TrainingError: If the checkpoint is damaged or of another model.
         """
         if not self.last_step:
             return start
@@ -89,18 +92,22 @@ class TrainingRun:
         return TrainState(self.last_step, trained, memory)
 
     def history(self) -> list[tuple[int, float]]:
-        """Steps and held-out perplexities up to the last checkpoint."""
+        """Steps and held-out perplexities up to the last checkpoint.
+
+        Raises:
+          TrainingError: If the checkpoint is damaged.
+        """
         if not self.last_step:
             return []
         entries = self._read(history=ocp.args.JsonRestore())["history"]["perplexity"]
         return [(int(step), float(x)) for step, x in entries]
 
-    def _read(self, **parts: Any) -> Any:
+    def _read(self, **parts: ocp.args.CheckpointArgs) -> Mapping[str, Any]:
         """Parts of the last checkpoint."""
         try:
             args = ocp.args.Composite(**parts)
             return self._manager.restore(self.last_step, args=args)
-        except Exception as error:  # Orbax raises many kinds, of its own and others'.
+        except Exception as error:  # Orbax raises many types, also other libraries'.
             where = self.folder / "checkpoints" / str(self.last_step)
             raise TrainingError(
                 f"cannot read {where} ({_reason(error)}): delete this folder to go on "
@@ -111,7 +118,7 @@ class TrainingRun:
         """Writes a checkpoint: whole, or not at all.
 
         Raises:
-          TrainingError: it cannot be written, say on a full disk.
+          TrainingError: If it cannot be written, for example on a full disk.
         """
         named, _ = _named(state)
         args = ocp.args.Composite(
@@ -121,28 +128,30 @@ class TrainingRun:
         needed = _OVERHEAD + sum(np.asarray(leaf).nbytes for leaf in named.values())
         free = shutil.disk_usage(self.folder).free
         try:
-            # Where Orbax finds the disk full, its threads print tracebacks.
+            # If Orbax finds the disk full, its threads print tracebacks.
             if free < needed:
                 raise OSError(f"needs {needed:,} bytes, {free:,} are free")
             self._manager.save(state.step, args=args, force=True)
             self._manager.wait_until_finished()
-        except Exception as error:  # Orbax raises many kinds, of its own and others'.
+        except Exception as error:  # Orbax raises many types, also other libraries'.
             before = f"; that of step {self.last_step} is whole" * bool(self.last_step)
             raise TrainingError(
                 f"cannot write the checkpoint of step {state.step} ({_reason(error)})"
-                f"{before}: free some space and --resume"
+                f"{before}: free some space and resume the run"
             ) from None
 
     def write_history(self, history: Sequence[tuple[int, float]]) -> None:
-        """Writes the held-out perplexities as CSV."""
-        with (self.folder / _HISTORY).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("step", "perplexity"))
-            writer.writerows(history)
+        """Writes the held-out perplexities as CSV.
+
+        Raises:
+          OSError: If the file cannot be written.
+        """
+        rows = ["step,perplexity", *(f"{step},{value}" for step, value in history)]
+        files.write(self.folder / _HISTORY, "\n".join(rows) + "\n")
 
 
 def fingerprint(model: Decoder, *parts: Sequence[Example]) -> dict[str, str]:
-    """Hashes of weights and of tokenised examples: what a resumed run must share."""
+    """Hashes of weights and of tokenised examples, which a resumed run must share."""
     weights = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(nnx.state(model)):
         weights.update(np.asarray(leaf).tobytes())
@@ -154,20 +163,20 @@ def fingerprint(model: Decoder, *parts: Sequence[Example]) -> dict[str, str]:
     return {"weights": weights.hexdigest(), "examples": examples.hexdigest()}
 
 
-def _named(state: TrainState) -> tuple[dict[str, Any], Any]:
+def _named(state: TrainState) -> tuple[dict[str, jax.Array], Any]:
     """The arrays of a state by their paths, and how to put them together again."""
     paths, structure = jax.tree.flatten_with_path((state.trained, state.optimizer))
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}, structure
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong at the bottom of what Orbax says."""
+    """The cause of an error of Orbax, at the end of a long message."""
     line = str(error).strip().split("\n")[0]
     return line if len(line) < 200 else line.rsplit(": ", 1)[-1]
 
 
 def _compare(file: Path, asked: Mapping[str, Any]) -> None:
-    """Raises `TrainingError` unless the run in a folder was asked for the same."""
+    """Raises `TrainingError` unless the run in a folder has these settings."""
     try:
         before = json.loads(file.read_text(encoding="utf-8"))["asked"]
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -181,12 +190,6 @@ def _compare(file: Path, asked: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise TrainingError(
-            f"cannot resume {file.parent}, which was asked for something else: "
+            f"cannot resume {file.parent}, which has other settings: "
             f"{'; '.join(changed)}"
         )
-
-
-def _write(file: Path, text: str) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)

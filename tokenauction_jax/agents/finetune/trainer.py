@@ -2,7 +2,7 @@
 
 AdamW (Loshchilov and Hutter, arXiv 1711.05101) with a linear warm-up, cosine decay and
 clipping of the gradient's norm. The same state, step and batch give the same weights
-bit for bit, so a run that was interrupted ends as if it had not been.
+bit for bit, so that an interrupted run ends with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Training:
     """How to train.
 
     Attributes:
-      num_steps: batches to learn from.
-      batch_size: examples of a batch.
-      learning_rate: the peak, reached after the warm-up.
-      warmup: share of the steps in which it rises from 0.
-      final_rate: share of the peak that the cosine decays to.
-      weight_decay: of matrices, per step and unit of learning rate.
-      clip: the largest norm of a gradient.
-      seed: of the order of examples, the held-out ones and new adapters.
+      num_steps: Batches to learn from.
+      batch_size: Examples of a batch.
+      learning_rate: The peak of the learning rate, reached after the warm-up.
+      warmup: The share of the steps in which it rises from 0.
+      final_rate: The share of the peak that the cosine decays to.
+      weight_decay: The decay of matrices, per step and unit of learning rate.
+      clip: The largest norm of a gradient; longer ones are scaled down.
+      seed: The seed of the order of examples, the held-out ones and new adapters.
     """
 
     num_steps: int
@@ -75,27 +75,27 @@ class Training:
 
 
 class TrainState(NamedTuple):
-    """What a step changes, and all that a run needs to go on.
+    """The state that a step changes, which is all that a run needs to go on.
 
     Attributes:
-      step: how many steps were made.
-      trained: the parameters that are trained.
-      optimizer: what the optimiser remembers.
+      step: The number of steps so far.
+      trained: The parameters that are trained.
+      optimizer: The state of the optimiser.
     """
 
     step: int
     trained: nnx.State
-    optimizer: Any
+    optimizer: optax.OptState
 
 
 class Progress(NamedTuple):
     """What a step reports.
 
     Attributes:
-      step: its number, counted from 1.
-      loss: of its batch, nats per token.
-      tokens_per_second: learnt tokens, over the last steps.
-      perplexity: of the held-out examples, or None between evaluations.
+      step: Its number, counted from 1.
+      loss: The loss of its batch, in nats per token.
+      tokens_per_second: Learnt tokens per second since the start.
+      perplexity: The perplexity of the held-out examples, None between evaluations.
     """
 
     step: int
@@ -120,27 +120,28 @@ def train(
     """Trains a model, or only its low-rank factors if it has any.
 
     Args:
-      model: where to start; `lora.attach` gives it factors.
-      data: the examples, from `plan_batches`.
-      training: how.
-      heldout: examples to measure perplexity on, before, meanwhile and after.
-      evaluate_every: steps between two such measurements.
-      restore: from the state before the first step to the one to go on from.
-      save: called with the state and the perplexities so far.
-      save_every: steps between two calls.
-      history: perplexities of an interrupted run.
-      on_step: called after every step.
+      model: The model to start from; `lora.attach` gives it factors.
+      data: The examples, from `plan_batches`.
+      training: The settings.
+      heldout: Examples to measure perplexity on, before, during and after training.
+      evaluate_every: Steps between two such measurements.
+      restore: Given the state before the first step, returns the one to go on from.
+      save: Called with the state and the perplexities so far.
+      save_every: Steps between two calls of `save`.
+      history: The perplexities of an interrupted run.
+      on_step: Called after every step.
 
     Returns:
-      The trained model, and its held-out perplexity after each number of steps.
+      The trained model, and the steps and perplexities of all measurements.
 
     Raises:
-      TrainingError: the loss is NaN or infinite.
+      ValueError: If a setting is out of range.
+      TrainingError: If the loss is NaN or infinite.
     """
     training.check()
     kind = nnx.LoRAParam if has_factors(model) else nnx.Param
     graph, trained, frozen = nnx.split(model, kind, ...)
-    # Steps reuse the memory of what they change, but the model belongs to the caller.
+    # Steps reuse the memory of the weights, but these belong to the caller.
     trained = jax.tree.map(jnp.copy, trained)
     optimizer = _optimizer(training)
     state = TrainState(0, trained, optimizer.init(trained))
@@ -178,7 +179,7 @@ def has_factors(model: Decoder) -> bool:
 
 
 def perplexity(model: Decoder, heldout: Plan) -> float:
-    """``exp`` of the mean negative log-likelihood of a token that is to be learnt."""
+    """``exp`` of the mean negative log-likelihood of the tokens to be learnt."""
     graph, weights = nnx.split(model)
     total, count = 0.0, 0
     for batch in batches_in_order(heldout):
@@ -217,10 +218,10 @@ def _update(
     graph: nnx.GraphDef,
     frozen: nnx.State,
     trained: nnx.State,
-    memory: Any,
+    memory: optax.OptState,
     batch: Batch,
-) -> tuple[Any, Any, jax.Array]:
-    """Parameters and memory after one step, and the loss before it."""
+) -> tuple[Any, optax.OptState, jax.Array]:
+    """Parameters and the optimiser's state after one step, and the loss before it."""
 
     def loss(trained: nnx.State) -> jax.Array:
         total = _negative_log_likelihood(nnx.merge(graph, trained, frozen), batch)
@@ -237,7 +238,7 @@ def _total_loss(graph: nnx.GraphDef, weights: nnx.State, batch: Batch) -> jax.Ar
 
 
 def _negative_log_likelihood(model: Decoder, batch: Batch) -> jax.Array:
-    """Of all tokens that are to be learnt, summed, in nats."""
+    """The sum over all tokens to be learnt, in nats."""
     tokens = jnp.asarray(batch.tokens)
     logits = model(tokens[:, :-1])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])

@@ -1,4 +1,4 @@
-"""Fine-tuning a checkpoint on a file, from the data to a folder that loads again."""
+"""Fine-tuning of a checkpoint on a file, from the data to a folder that loads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tokenauction_jax.agents.finetune.trainer import (
 )
 from tokenauction_jax.agents.models import lora
 
-# Longer examples need more memory than most want to spend without being asked.
+# Longer examples need much memory, so they are allowed only on request.
 _LONGEST = 512
 _HELD_OUT = 0.05
 
@@ -38,9 +38,9 @@ class Tuned(NamedTuple):
     """A trained model.
 
     Attributes:
-      checkpoint: the model, merged with its adapter if it has one, and its tokenizer.
-      adapter: what was trained, if not all weights.
-      perplexity: of the held-out examples, after each number of steps.
+      checkpoint: The model, merged with its adapter if it has one, and its tokenizer.
+      adapter: The adapter that was trained, None if all weights were.
+      perplexity: Steps and perplexities of the held-out examples.
     """
 
     checkpoint: Checkpoint
@@ -70,33 +70,37 @@ def fine_tune(
     """Trains a language model agent on a file of text.
 
     The folder becomes a Hugging Face directory, which `load_checkpoint` and
-    `transformers` load. With `lora_rank` its weights are merged, and `folder/adapter`
-    holds the adapter for `load_adapter` and PEFT. A run that was killed goes on from
-    its last checkpoint with `resume`, and ends with the same weights, bit for bit on
-    one backend.
+    `transformers` load. With `lora_rank` the adapter is merged into its weights, and
+    also written to `folder/adapter`, for `load_adapter` and PEFT. A run that was killed
+    goes on from its last checkpoint with `resume`, and ends with the same weights, bit
+    for bit on one backend.
 
     Args:
-      checkpoint: where to start, from `load_checkpoint`.
+      checkpoint: The model to start from, from `load_checkpoint`.
       data: JSON lines of prompts and completions, or text; see `read_examples`.
-      folder: of the run; new unless it is resumed.
-      heldout: a file to measure perplexity on; else 5 % of the examples are held out.
-      epochs: how often to see every example, if `num_steps` is not given.
-      num_steps: batches to learn from.
-      batch_size: examples of a batch.
-      learning_rate: the peak; 2e-4, or 1e-3 with an adapter.
-      lora_rank: of a low-rank adapter that is trained instead of all weights.
-      max_length: the most tokens of an example; the model's context, but at most 512.
-      chat: whether prompts are messages of the user, as in `from_language_model`.
-      save_every: steps between two checkpoints.
-      seed: of the order of examples, the held-out ones and a new adapter.
-      resume: whether to go on with the run in the folder.
-      on_start: called with what will be done and the steps done before.
-      on_step: called after every step.
+      folder: The folder of the run; new unless it is resumed.
+      heldout: A file to measure perplexity on; by default 5 % of the examples are held
+        out.
+      epochs: How often to see every example, if `num_steps` is None.
+      num_steps: Batches to learn from.
+      batch_size: Examples of a batch.
+      learning_rate: The peak of the learning rate; by default 2e-4, or 1e-3 for an
+        adapter.
+      lora_rank: The rank of an adapter that is trained instead of all weights.
+      max_length: The most tokens of an example; by default the model's context, but at
+        most 512.
+      chat: Whether prompts are messages of the user, as in `from_language_model`.
+      save_every: Steps between two checkpoints.
+      seed: The seed of the order of examples, the held-out ones and a new adapter.
+      resume: Whether to go on with the run in the folder.
+      on_start: Called with the settings and the number of steps done before.
+      on_step: Called after every step.
 
     Raises:
-      DataError: the data cannot be used; the message names file and line.
-      TrainingError: the run cannot begin, go on or be written, or it diverges.
-      ValueError: a number out of range.
+      DataError: If the data cannot be used; the message names file and line.
+      RunExistsError: If the folder exists and `resume` is false.
+      TrainingError: If the run cannot begin, go on or be written, or it diverges.
+      ValueError: If a number is out of range.
     """
     context = checkpoint.model.config.context_length
     max_length = min(context, _LONGEST) if max_length is None else max_length
@@ -163,6 +167,6 @@ def fine_tune(
     except (OSError, CheckpointError) as error:
         raise TrainingError(
             f"cannot write the trained model ({error}); its last checkpoint is whole: "
-            "free some space and --resume"
+            "free some space and resume the run"
         ) from None
     return Tuned(checkpoint._replace(model=model), adapter, history)

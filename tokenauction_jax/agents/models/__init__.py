@@ -1,1 +1,1 @@
-"""The decoder of language models, and adapters of it."""
+"""The decoder of language models, and its low-rank adapters."""

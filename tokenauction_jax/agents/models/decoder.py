@@ -1,10 +1,10 @@
 """One transformer decoder for the Llama, Qwen2, Qwen3 and GPT-2 families.
 
-`A` auctions continue the prompts of `n` agents by `T` shared tokens. The keys and
-values of a prompt are computed once, by `Decoder.prefill`, and shared by all auctions;
-`Decoder.decode` keeps only those of the generated tokens, per auction and agent. A
-decoding step is one softmax over both, so prompts may have different lengths, and
-memory does not grow with `A` times the prompt.
+In ``A`` auctions the prompts of ``n`` agents are continued by ``T`` shared tokens. The
+keys and values of a prompt are computed once, by `Decoder.prefill`, and shared by all
+auctions; `Decoder.decode` keeps only those of the generated tokens, per auction and
+agent. A decoding step is one softmax over both, so prompts may have different lengths,
+and memory does not grow with ``A`` times the prompt.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.models.layers import (
     DecoderConfig,
@@ -27,7 +28,12 @@ from tokenauction_jax.agents.models.layers import (
 
 
 class Prompts(NamedTuple):
-    """What `n` prompts leave behind: `lengths (n,)` and one `KeyValues` per layer."""
+    """``n`` prompts that were read.
+
+    Attributes:
+      lengths: The tokens of each prompt that count, `(n,)`.
+      layers: The keys and values of each layer.
+    """
 
     lengths: jax.Array
     layers: tuple[KeyValues, ...]
@@ -36,7 +42,7 @@ class Prompts(NamedTuple):
 def _visible(
     prompts: Prompts, cache: tuple[KeyValues, ...], step: jax.Array
 ) -> jax.Array:
-    """Which of the `P + T` tokens each agent may attend to at `step`: `(n, P + T)`."""
+    """Which of the ``P + T`` tokens each agent may attend to, `(n, P + T)`."""
     places_in_prompt = jnp.arange(prompts.layers[0].keys.shape[-2])
     in_prompt = places_in_prompt[None] < prompts.lengths[:, None]
     in_text = jnp.arange(cache[0].keys.shape[-2]) <= step
@@ -48,12 +54,18 @@ class Decoder(nnx.Module):
     """A decoder-only transformer with explicit caches.
 
     Args:
-      config: the shape.
-      rngs: random numbers for the initial parameters, normal with deviation 0.02.
-      dtype: of the parameters; logits come in at least float32.
+      config: The shape.
+      rngs: Randomness of the initial parameters, normal with standard deviation 0.02.
+      dtype: The type of the parameters; logits are at least float32.
     """
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
         self.config = config
         width = config.width
         self.embedding = normal(rngs, (config.vocab_size, width), dtype)
@@ -69,11 +81,11 @@ class Decoder(nnx.Module):
     def prefill(
         self, tokens: jax.Array, lengths: jax.Array
     ) -> tuple[jax.Array, Prompts]:
-        """Reads `n` prompts.
+        """Reads ``n`` prompts.
 
         Args:
-          tokens: `(n, P)` token ids, padded on the right by any valid id.
-          lengths: `(n,)` tokens of each prompt, at least 1.
+          tokens: Token ids `(n, P)`, padded on the right by any valid id.
+          lengths: The number of tokens of each prompt, `(n,)`, at least 1.
 
         Returns:
           The logits `(n, V)` of the token after each prompt, and the prompts' caches.
@@ -83,13 +95,13 @@ class Decoder(nnx.Module):
         return self._logits(last), Prompts(lengths, layers)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Logits `(n, P, V)` of the token after each of `tokens (n, P)`."""
+        """Logits `(n, P, V)` of the token after each of `tokens` `(n, P)`."""
         return self._logits(self._read(tokens)[0])
 
     def empty_cache(
         self, num_auctions: int, num_agents: int, num_tokens: int
     ) -> tuple[KeyValues, ...]:
-        """One `KeyValues (A, n, kv_heads, T, head_dim)` per layer, of zeros."""
+        """Zeros for each layer, `(A, n, num_kv_heads, T, head_dim)`."""
         config = self.config
         sizes = (config.num_kv_heads, num_tokens, config.head_dim)
         empty = jnp.zeros((num_auctions, num_agents, *sizes), self.embedding.dtype)
@@ -105,10 +117,10 @@ class Decoder(nnx.Module):
         """Reads one more token of each agent's text.
 
         Args:
-          tokens: `(A, n)` what each agent reads.
-          step: its place in the text, from 0; a scalar below `T`.
-          prompts: from `prefill`.
-          cache: the texts so far, from `empty_cache` or the step before.
+          tokens: The token that each agent reads, `(A, n)`.
+          step: Its place in the text, from 0; a scalar below ``T``.
+          prompts: The prompts, from `prefill`.
+          cache: The texts so far, from `empty_cache` or the step before.
 
         Returns:
           The logits `(A, n, V)` of the next token, and the cache with this token in it.
@@ -122,10 +134,12 @@ class Decoder(nnx.Module):
             grown.append(text)
         return self._logits(x), tuple(grown)
 
-    def _embed(self, tokens: jax.Array, positions: jax.Array):
+    def _embed(
+        self, tokens: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Embeddings `(..., width)` and rotary angles `(1, m, head_dim / 2)`.
 
-        `positions (m,)` belong to the last axis of `tokens`.
+        The `positions` `(m,)` belong to the last axis of `tokens`.
         """
         x = jnp.take(self.embedding[...], tokens, axis=0)
         if self.positions is not None:

@@ -1,9 +1,9 @@
-"""Agents that share one model: their prompts read and their texts decoded together."""
+"""Agents that share one model, which reads their prompts and texts together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,11 @@ from tokenauction_jax.agents.models.lora import Adapter, attach, stack
 
 
 class GroupState(NamedTuple):
-    """What one group remembers of its prompts and of the texts so far.
+    """The prompts of one group and the texts so far.
 
     The last token of a prompt is not among `prompts`: the first step reads it, as later
     steps read the last token of the text, so all steps are the same program. The
-    `adapters`, one per agent, are picked once per rollout and not once per token.
+    `adapters`, one per agent, are selected once per rollout and not once per token.
     """
 
     prompts: Prompts
@@ -33,17 +33,17 @@ class Group:
     """The agents that share one model.
 
     Attributes:
-      weights: the parameters of the model.
-      tokens: `(m, P)` the prompts of its `m` agents, padded on the right with 0.
-      lengths: `(m,)` the lengths of the prompts; the longest is `P`.
-      adapters: the distinct adapters, with a leading axis; None if no agent has one.
-      choice: `(m,)` which of them each agent has; None if no agent has one.
-      graph: the model without its parameters.
-      agents: the `m` places of these agents in the pool.
-      context_length: of the model.
+      weights: The parameters of the model.
+      tokens: The prompts of its ``m`` agents, `(m, P)`, padded on the right with 0.
+      lengths: The lengths of the prompts, `(m,)`; the longest is ``P``.
+      adapters: The distinct adapters, with a leading axis; None if no agent has one.
+      choice: Which of them each agent has, `(m,)`; None if no agent has one.
+      graph: The model without its parameters.
+      agents: The ``m`` places of these agents in the pool.
+      context_length: The most tokens that the model reads.
     """
 
-    weights: Any
+    weights: nnx.State
     tokens: jax.Array
     lengths: jax.Array
     adapters: Adapter | None
@@ -53,7 +53,11 @@ class Group:
     context_length: int = records.static_field()
 
     def init(self, num_auctions: int, num_tokens: int) -> GroupState:
-        """Reads the prompts and makes room for `num_tokens` tokens of `A` texts."""
+        """Reads the prompts and makes room for `num_tokens` tokens of ``A`` texts.
+
+        Raises:
+          ValueError: If the context of the model is too short for both.
+        """
         length = self.tokens.shape[1]
         if length + num_tokens > self.context_length:
             raise ValueError(
@@ -95,7 +99,17 @@ def new_group(
     adapters: Sequence[Adapter | None],
     agents: Sequence[int],
 ) -> Group:
-    """The group of some agents of a pool, each with a prompt of at least one token."""
+    """The group of some agents of a pool, each with a prompt of at least one token.
+
+    Args:
+      model: The model that they share.
+      prompts: The token ids of each agent's prompt.
+      adapters: The adapter of each agent, None without one.
+      agents: The places of these agents in the pool.
+
+    Raises:
+      ValueError: If an adapter belongs to another model.
+    """
     changed = any(adapter is not None for adapter in adapters)
     stacked, choice = stack(model, adapters) if changed else (None, None)
     graph, weights = nnx.split(model)

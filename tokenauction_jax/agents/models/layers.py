@@ -9,7 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,24 +19,24 @@ class DecoderConfig:
     """The shape of a decoder; hashable, so it is static under `jit`.
 
     Attributes:
-      vocab_size: `V`, the number of tokens.
-      context_length: the most tokens of prompt and text together.
-      width: the size of the residual stream.
-      num_layers: the number of transformer layers.
-      num_heads: query heads; a multiple of `num_kv_heads`.
-      num_kv_heads: key and value heads, each serving a group of query heads.
-      head_dim: the size of one head.
-      mlp_width: the hidden size of the feed-forward block.
-      norm: root-mean-square or mean-and-variance normalisation.
-      norm_epsilon: added to the variance in every normalisation.
+      vocab_size: ``V``, the number of tokens.
+      context_length: The most tokens of prompt and text together.
+      width: The size of the residual stream.
+      num_layers: The number of transformer layers.
+      num_heads: Query heads; a multiple of `num_kv_heads`.
+      num_kv_heads: Key and value heads, each serving a group of query heads.
+      head_dim: The size of one head.
+      mlp_width: The hidden size of the feed-forward block.
+      norm: Root-mean-square or mean-and-variance normalisation.
+      norm_epsilon: Added to the variance in every normalisation.
       activation: `"silu"` of a gate times the input, or `"gelu"` (tanh) without a gate.
-      frequencies: rotary angle per position of each of the `head_dim / 2` pairs (first
-        half with second half), scaling included; `None` for learned positions.
-      qkv_bias: whether queries, keys and values have biases.
-      output_bias: whether the output projection of attention has a bias.
-      mlp_bias: whether the feed-forward projections have biases.
-      qk_norm: whether queries and keys are normalised per head.
-      tied_embeddings: whether the embedding is also the output layer.
+      frequencies: Rotary angle per position of each of the ``head_dim / 2`` pairs
+        (first half with second half), with scaling; None for learned positions.
+      qkv_bias: Whether queries, keys and values have biases.
+      output_bias: Whether the output projection of attention has a bias.
+      mlp_bias: Whether the feed-forward projections have biases.
+      qk_norm: Whether queries and keys are normalised per head.
+      tied_embeddings: Whether the embedding is also the output layer.
     """
 
     vocab_size: int
@@ -63,12 +65,14 @@ class KeyValues(NamedTuple):
     values: jax.Array
 
 
-def wide(dtype: Any) -> Any:
-    """The dtype of normalisations, angles and logits: `dtype`, but at least float32."""
+def wide(dtype: DTypeLike) -> np.dtype:
+    """The type of normalisations, angles and logits: `dtype`, but at least float32."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def einsum(subscripts: str, x: jax.Array, y: jax.Array, dtype: Any = None) -> jax.Array:
+def einsum(
+    subscripts: str, x: jax.Array, y: jax.Array, dtype: DTypeLike | None = None
+) -> jax.Array:
     """`jnp.einsum` of two factors, accumulated and returned in `dtype`."""
     # TPUs and recent GPUs round float32 factors to 8 or 10 bits unless told not to.
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
@@ -82,24 +86,26 @@ def along_last(vector: nnx.Param, x: jax.Array) -> jax.Array:
     return jnp.broadcast_to(vector[...], x.shape)
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: Any) -> nnx.Param:
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Param:
     """A parameter of independent normal numbers with standard deviation 0.02."""
     return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, dtype))
 
 
 class Linear(nnx.Module):
-    """`weight x + bias`; `weight (outputs, inputs)` as checkpoints store it.
+    """``weight x + bias``, with a weight `(outputs, inputs)` as checkpoints store it.
 
-    `lora` is what an adapter adds (see `lora.attach`), a function of `x`.
+    An adapter adds `lora(x)`; see `lora.attach`.
     """
 
-    def __init__(self, inputs: int, outputs: int, bias: bool, rngs: nnx.Rngs, dtype):
+    def __init__(
+        self, inputs: int, outputs: int, bias: bool, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
         self.weight = normal(rngs, (outputs, inputs), dtype)
         self.bias = nnx.Param(jnp.zeros(outputs, dtype)) if bias else None
         self.lora: Callable[[jax.Array], jax.Array] | None = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `x (..., inputs)` to `(..., outputs)`."""
+        """Maps `x` `(..., inputs)` to `(..., outputs)`."""
         y = einsum("...i,oi->...o", x, self.weight[...])
         y = y if self.lora is None else y + self.lora(x)
         return y if self.bias is None else y + along_last(self.bias, y)
@@ -108,14 +114,14 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
     """Normalisation over the last axis, computed in at least float32."""
 
-    def __init__(self, config: DecoderConfig, size: int, dtype):
+    def __init__(self, config: DecoderConfig, size: int, dtype: DTypeLike):
         self.epsilon = config.norm_epsilon
         self.weight = nnx.Param(jnp.ones(size, dtype))
         centred = config.norm == "layer"
         self.bias = nnx.Param(jnp.zeros(size, dtype)) if centred else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises `x (..., size)`."""
+        """Normalises `x` `(..., size)`."""
         y = x.astype(wide(x.dtype))
         if self.bias is not None:
             y = y - y.mean(-1, keepdims=True)
@@ -125,7 +131,7 @@ class Norm(nnx.Module):
 
 
 def _rotate(x: jax.Array, angles: jax.Array | None) -> jax.Array:
-    """Rotates `x (..., heads, head_dim)` by `angles (..., head_dim / 2)` in radians."""
+    """Rotates `x` `(..., heads, head_dim)` by radians `(..., head_dim / 2)`."""
     if angles is None:
         return x
     cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
@@ -144,7 +150,7 @@ def _softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
 class Attention(nnx.Module):
     """Causal attention whose keys and values come from and return to the caller."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike):
         self.config = config
         queries = config.num_heads * config.head_dim
         keys = config.num_kv_heads * config.head_dim
@@ -157,8 +163,10 @@ class Attention(nnx.Module):
         self.query_norm = Norm(config, head, dtype) if config.qk_norm else None
         self.key_norm = Norm(config, head, dtype) if config.qk_norm else None
 
-    def project(self, x: jax.Array, angles: jax.Array | None):
-        """Queries `(..., kv_heads, group, head_dim)` and keys, values of `x`."""
+    def project(
+        self, x: jax.Array, angles: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries `(..., kv_heads, group, head_dim)`, and keys and values of `x`."""
         size = self.config.head_dim
         heads = (self.query(x), self.key(x), self.value(x))
         query, key, value = (h.reshape(*h.shape[:-1], -1, size) for h in heads)
@@ -168,8 +176,10 @@ class Attention(nnx.Module):
         query = query.reshape(*query.shape[:-2], self.config.num_kv_heads, -1, size)
         return query, _rotate(key, angles), value
 
-    def prefill(self, x: jax.Array, angles: jax.Array | None):
-        """Attends within prompts `x (n, P, width)`; also returns their `KeyValues`."""
+    def prefill(
+        self, x: jax.Array, angles: jax.Array | None
+    ) -> tuple[jax.Array, KeyValues]:
+        """Attends within prompts `x` `(n, P, width)`, and returns their cache, too."""
         query, key, value = self.project(x, angles)
         scores = einsum("npkgd,nskd->nkgps", query, key)
         causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))[None, None, None]
@@ -186,8 +196,8 @@ class Attention(nnx.Module):
         step: jax.Array,
         prompt: KeyValues,
         cache: KeyValues,
-    ):
-        """Attends from one token `x (A, n, width)` to its prompt and to its text."""
+    ) -> tuple[jax.Array, KeyValues]:
+        """Attends from one token `x` `(A, n, width)` to its prompt and its text."""
         query, key, value = self.project(x, angles)
         insert = partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
         cache = KeyValues(
@@ -207,7 +217,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """The feed-forward block, gated or not."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike):
         width, hidden, bias = config.width, config.mlp_width, config.mlp_bias
         gated = config.activation == "silu"
         self.gate = Linear(width, hidden, bias, rngs, dtype) if gated else None
@@ -215,7 +225,7 @@ class FeedForward(nnx.Module):
         self.down = Linear(hidden, width, bias, rngs, dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `x (..., width)` to the same shape."""
+        """Maps `x` `(..., width)` to the same shape."""
         if self.gate is None:
             return self.down(jax.nn.gelu(self.up(x), approximate=True))
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
@@ -224,19 +234,19 @@ class FeedForward(nnx.Module):
 class Layer(nnx.Module):
     """Attention and feed-forward, each added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike):
         self.attention_norm = Norm(config, config.width, dtype)
         self.attention = Attention(config, rngs, dtype)
         self.mlp_norm = Norm(config, config.width, dtype)
         self.mlp = FeedForward(config, rngs, dtype)
 
-    def prefill(self, x: jax.Array, *context):
+    def prefill(self, x: jax.Array, *context: Any) -> tuple[jax.Array, KeyValues]:
         """`Attention.prefill` with norms, residuals and feed-forward."""
         mixed, cache = self.attention.prefill(self.attention_norm(x), *context)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), cache
 
-    def decode(self, x: jax.Array, *context):
+    def decode(self, x: jax.Array, *context: Any) -> tuple[jax.Array, KeyValues]:
         """`Attention.decode` with norms, residuals and feed-forward."""
         mixed, cache = self.attention.decode(self.attention_norm(x), *context)
         x = x + mixed

@@ -1,16 +1,18 @@
-"""Low-rank adapters: agents of their own over the weights of one base model.
+"""Low-rank adapters: different agents that share the weights of one base model.
 
-An adapter changes the weight `W (outputs, inputs)` of some linear maps of a decoder to
-`W + up down` with `down (rank, inputs)` and `up (outputs, rank)` (Hu et al., "LoRA:
-Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685, section
-4.1). The factor `alpha / rank` of the paper is part of `up`: for Adam it acts as a
-learning rate does, and the paper does not tune it.
+An adapter changes the weight ``W`` `(outputs, inputs)` of some linear maps of a decoder
+to ``W + up down``, with ``down`` `(rank, inputs)` and ``up`` `(outputs, rank)`. The
+factor ``alpha / rank`` of the paper is part of ``up``: for Adam it acts like a learning
+rate, and the paper does not tune it.
 
-To train, differentiate in the factors and leave the base alone:
+To train, differentiate with respect to the factors only:
 
     model = attach(base, new_adapter(key, base, rank=8))
     graph, factors, frozen = nnx.split(model, nnx.LoRAParam, ...)
     logits = nnx.merge(graph, factors, frozen)(tokens)
+
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models"
+(arXiv 2106.09685), section 4.1.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ from tokenauction_jax.agents.models.layers import Linear, einsum, wide
 
 
 class Factors(NamedTuple):
-    """The update `up @ down` of one weight.
+    """The update ``up down`` of one weight.
 
     Attributes:
-      down: `(rank, inputs)`, or `(m, rank, inputs)` for `m` agents.
+      down: `(rank, inputs)`, or `(m, rank, inputs)` for ``m`` agents.
       up: `(outputs, rank)`, or `(m, outputs, rank)`.
     """
 
@@ -44,14 +46,15 @@ class Adapter:
     """Low-rank updates of a decoder's linear maps.
 
     Attributes:
-      factors: by the place of the map, such as `"layers.0.attention.query"`.
+      factors: The factors by the place of the map, such as
+        `"layers.0.attention.query"`.
     """
 
     factors: dict[str, Factors]
 
 
 class LowRank(nnx.Module):
-    """`up (down x)`, what an adapter adds to a linear map."""
+    """``up (down x)``, which an adapter adds to a linear map."""
 
     def __init__(self, factors: Factors, agents_axis: int | None):
         self.down = nnx.LoRAParam(factors.down)
@@ -59,7 +62,7 @@ class LowRank(nnx.Module):
         self.agents_axis = agents_axis
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `x (..., inputs)` to `(..., outputs)`."""
+        """Maps `x` `(..., inputs)` to `(..., outputs)`."""
         rest = "abc"[: x.ndim - 1]
         agent = "" if self.agents_axis is None else rest[self.agents_axis]
         low = einsum(f"{rest}i,{agent}ri->{rest}r", x, self.down[...])
@@ -77,22 +80,22 @@ def new_adapter(
     """An adapter that changes nothing yet: `down` is normal, `up` is zero.
 
     Args:
-      key: of the entries of `down`, with variance `1 / inputs`.
-      model: the base.
-      rank: of every update.
-      targets: which maps of each layer are adapted, such as `"attention.query"`; None
-        for all maps of attention and feed-forward.
+      key: A typed PRNG key, for the entries of `down`, with variance ``1 / inputs``.
+      model: The base.
+      rank: The rank of every update.
+      targets: The maps of each layer that are adapted, such as `"attention.query"`;
+        None for all maps of attention and feed-forward.
 
     Returns:
       Factors in the dtype of the weights, but at least float32.
 
     Raises:
-      ValueError: a rank below 1, or a target that the layers do not have.
+      ValueError: If `rank` is below 1 or the layers do not have a target.
     """
     if rank < 1:
         raise ValueError(f"rank is {rank}: give at least 1")
     maps = {path: linear.weight for path, linear in _linear_maps(model)}
-    places = {path: path.split(".", 2)[2] for path in maps}  # after "layers.3."
+    places = {path: path.split(".", 2)[2] for path in maps}  # After "layers.3.".
     known = dict.fromkeys(places.values())
     chosen = known if targets is None else targets
     if isinstance(chosen, str) or not chosen or set(chosen) - set(known):
@@ -112,13 +115,13 @@ def attach(
     """The model with an adapter beside its weights, which are shared, not copied.
 
     Args:
-      model: the base.
-      adapter: its factors become variables of the type `nnx.LoRAParam`.
-      agents_axis: which axis of what the layers read counts the agents, if each agent
-        has factors of its own; None if they have one adapter in common.
+      model: The base.
+      adapter: The adapter, whose factors become variables of type `nnx.LoRAParam`.
+      agents_axis: The axis of the agents in the inputs of the layers, if each agent has
+        its own factors; None if all have one adapter in common.
 
     Raises:
-      ValueError: the adapter belongs to another model, or the model has one already.
+      ValueError: If the adapter belongs to another model, or the model has one already.
     """
     attached = nnx.merge(*nnx.split(model))
     for linear, factors in adapted(attached, adapter):
@@ -142,7 +145,7 @@ def merge(model: Decoder, adapter: Adapter) -> Decoder:
     """The model with an adapter added to its weights; the other weights are shared.
 
     Raises:
-      ValueError: the adapter belongs to another model, or the model has one already.
+      ValueError: If the adapter belongs to another model, or the model has one already.
     """
     merged = nnx.merge(*nnx.split(model))
     for linear, factors in adapted(merged, adapter):
@@ -155,18 +158,18 @@ def merge(model: Decoder, adapter: Adapter) -> Decoder:
 def stack(
     model: Decoder, adapters: Sequence[Adapter | None]
 ) -> tuple[Adapter, jax.Array]:
-    """The distinct ones of `m` agents' adapters, and which of them each agent has.
+    """The distinct adapters of ``m`` agents, and which of them each agent has.
 
     Args:
-      model: the base of all agents.
-      adapters: one per agent; None for an agent that is the base.
+      model: The base of all agents.
+      adapters: One per agent; None for an agent that is the base.
 
     Returns:
-      An adapter whose factors have a leading axis, and the `(m,)` indices into it.
-      Zeros fill up smaller ranks and the maps that some adapters do not change.
+      An adapter whose factors have a leading axis, and indices `(m,)` into it. Smaller
+      ranks, and maps that some adapters do not change, are filled up with zeros.
 
     Raises:
-      ValueError: an adapter belongs to another model.
+      ValueError: If an adapter belongs to another model.
     """
     distinct = list({id(adapter): adapter for adapter in adapters}.values())
     places = {id(adapter): place for place, adapter in enumerate(distinct)}
@@ -205,7 +208,7 @@ def adapted(model: Decoder, adapter: Adapter) -> list[tuple[Linear, Factors]]:
     """The linear maps that an adapter changes, with their factors.
 
     Raises:
-      ValueError: the adapter belongs to another model, or the model has one already.
+      ValueError: If the adapter belongs to another model, or the model has one already.
     """
     maps = dict(_linear_maps(model))
     if any(linear.lora is not None for linear in maps.values()):
