@@ -13,7 +13,7 @@ from tokenauction_jax import agents
 from tokenauction_jax.agents import AgentPool, filters
 from tokenauction_jax.mechanism import Mechanism
 from tokenauction_jax.mechanism.base import SupportsInfluence
-from tokenauction_jax.scenarios import settings, values
+from tokenauction_jax.scenarios import kinds, settings, values
 from tokenauction_jax.scenarios.scenario import Agent, Sampling, Scenario, ScenarioError
 
 # Tells the randomness of Markov tables from that of the auctions under the same seed:
@@ -148,12 +148,12 @@ def build(cells: Sequence[settings.Setting]) -> list[Population]:
     ]
 
 
-def _load(chosen: settings.Agents, filtered: settings.Filters) -> Cast:
-    if isinstance(chosen, settings.ScenarioAgents):
+def _load(chosen: kinds.Agents, filtered: settings.Filters) -> Cast:
+    if isinstance(chosen, kinds.ScenarioAgents):
         scenario = _filtered(chosen.read(), filtered)
         pool, checkpoint = load_pool(scenario, chosen.reference_prompt)
         return Cast(pool, checkpoint.tokenizer, scenario.mentions)
-    if isinstance(chosen, settings.PoolAgents):
+    if isinstance(chosen, kinds.PoolAgents):
         if filtered != settings.Filters():
             raise ScenarioError("a pool of your own filters by itself: no [sampling]")
         mentions = chosen.mentions or tuple((name,) for name in chosen.names or ())
@@ -167,12 +167,12 @@ def _load(chosen: settings.Agents, filtered: settings.Filters) -> Cast:
             top_p=filtered.top_p,
             min_p=filtered.min_p,
         )
-    if isinstance(chosen, settings.DirichletAgents):
+    if isinstance(chosen, kinds.DirichletAgents):
         concentration = chosen.concentration
         return Cast(agents.dirichlet(n, size, concentration, sampling=sampling))
-    if isinstance(chosen, settings.ZipfAgents):
+    if isinstance(chosen, kinds.ZipfAgents):
         return Cast(agents.zipf(n, size, chosen.exponent, sampling=sampling))
-    if isinstance(chosen, settings.MarkovAgents):
+    if isinstance(chosen, kinds.MarkovAgents):
         key = jax.random.fold_in(jax.random.key(chosen.table_seed), _TABLES)
         concentration = chosen.concentration
         return Cast(agents.markov(key, n, size, concentration, sampling=sampling))

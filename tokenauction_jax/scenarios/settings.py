@@ -2,311 +2,41 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
-from pydantic_core import PydanticCustomError
 
-from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.scenarios import names
+from tokenauction_jax.scenarios.kinds import (
+    STRICT,
+    Agents,
+    Bids,
+    Count,
+    DirichletAgents,
+    FixedBids,
+    FixedValues,
+    GammaValues,
+    GivenBids,
+    GivenValues,
+    LogNormalValues,
+    MarkovAgents,
+    PoolAgents,
+    Positive,
+    ScenarioAgents,
+    ShadedBids,
+    SharedValues,
+    TableAgents,
+    TruthfulBids,
+    UniformValues,
+    Values,
+    WeightBids,
+    ZipfAgents,
+    find_wrong_amount,
+)
 from tokenauction_jax.scenarios.rules import Rule, as_rule
-from tokenauction_jax.scenarios.scenario import (
-    Scenario,
-    ScenarioError,
-    read_scenario,
-)
+from tokenauction_jax.scenarios.scenario import ScenarioError
 from tokenauction_jax.scenarios.validation import Problem
-
-_STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-_Positive = Annotated[float, pydantic.Field(strict=True, gt=0)]
-_NonNegative = Annotated[float, pydantic.Field(strict=True, ge=0)]
-_Share = Annotated[float, pydantic.Field(strict=True, ge=0, le=1)]
-_Count = Annotated[int, pydantic.Field(strict=True, ge=1)]
-_Text = Annotated[str, pydantic.Field(min_length=1)]
-
-
-@dataclasses.dataclass(frozen=True)
-class DirichletAgents:
-    """Tabular agents drawn anew for each auction, ``p_i ~ Dirichlet(c, ..., c)``."""
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["dirichlet"] = "dirichlet"
-    num_agents: _Count = 3
-    vocab_size: Annotated[int, pydantic.Field(strict=True, ge=2)] = 64
-    concentration: _Positive = 0.3
-
-
-@dataclasses.dataclass(frozen=True)
-class ZipfAgents:
-    """Tabular agents with a random ranking in each auction, ``p ~ rank^-exponent``."""
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["zipf"] = "zipf"
-    num_agents: _Count = 3
-    vocab_size: Annotated[int, pydantic.Field(strict=True, ge=2)] = 64
-    exponent: _NonNegative = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class MarkovAgents:
-    """Markov chains with Dirichlet rows, drawn once for the study from `table_seed`."""
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["markov"] = "markov"
-    num_agents: _Count = 3
-    vocab_size: Annotated[int, pydantic.Field(strict=True, ge=2)] = 64
-    concentration: _Positive = 0.3
-    table_seed: Annotated[int, pydantic.Field(strict=True, ge=0, lt=2**32)] = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class TableAgents:
-    """Agents with the given distributions `(n, V)`, the same for every token."""
-
-    __pydantic_config__ = _STRICT
-    probs: Annotated[tuple[tuple[_NonNegative, ...], ...], pydantic.Field(min_length=1)]
-    kind: Literal["table"] = "table"
-
-    @property
-    def num_agents(self) -> int:
-        """Number of agents, ``n``."""
-        return len(self.probs)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, ``V``."""
-        return len(self.probs[0])
-
-
-@dataclasses.dataclass(frozen=True)
-class ScenarioAgents:
-    """The language models and prompts of a scenario; its bids and rules do not count.
-
-    Attributes:
-      scenario: A built-in one or a TOML file, as for `tokenauction simulate`.
-      model: A checkpoint for all agents, instead of the scenario's own.
-      reference_prompt: Makes the scenario's model with this prompt the reference of
-        fluency; ``{query}`` stands for the query.
-    """
-
-    __pydantic_config__ = _STRICT
-    scenario: _Text
-    kind: Literal["scenario"] = "scenario"
-    model: _Text | None = None
-    reference_prompt: _Text | None = None
-
-    @property
-    def num_agents(self) -> int:
-        """Number of agents, ``n``."""
-        return len(self.read().agents)
-
-    def read(self) -> Scenario:
-        """The scenario, with the study's model."""
-        scenario = read_scenario(self.scenario)
-        if self.model is None:
-            return scenario
-        agents = tuple(
-            dataclasses.replace(agent, model=None, adapter=None)
-            for agent in scenario.agents
-        )
-        return dataclasses.replace(scenario, model=self.model, agents=agents)
-
-
-def _check_pool(given: Any) -> Any:
-    if isinstance(given, AgentPool | str) and not isinstance(given, type):
-        return given
-    raise PydanticCustomError("own", "should be an AgentPool, or FILE.py:NAME")
-
-
-@dataclasses.dataclass(frozen=True)
-class PoolAgents:
-    """Agents of your own.
-
-    Attributes:
-      pool: An `AgentPool`, or ``FILE.py:NAME``, which may be a function that makes one.
-      names: What tables call the bidders; by default their numbers. A pool with one
-        agent more has the reference of fluency as its last.
-      tokenizer: Turns tokens into texts: an `agents.Tokenizer`; only in Python.
-      mentions: Phrases that count as a mention of each agent, by default its name.
-    """
-
-    __pydantic_config__ = _STRICT
-    pool: Annotated[Any, pydantic.AfterValidator(_check_pool)]
-    kind: Literal["pool"] = "pool"
-    names: tuple[_Text, ...] | None = None
-    tokenizer: Any = None
-    mentions: tuple[tuple[_Text, ...], ...] | None = None
-
-    @property
-    def num_agents(self) -> int:
-        """Number of bidders, ``n``."""
-        return self.build().num_agents if self.names is None else len(self.names)
-
-    def build(self) -> AgentPool:
-        """The pool.
-
-        Raises:
-          RuleError: If the reference leads to none.
-        """
-        return names.pool(self.pool) if isinstance(self.pool, str) else self.pool
-
-
-Agents = (
-    DirichletAgents
-    | ZipfAgents
-    | MarkovAgents
-    | TableAgents
-    | ScenarioAgents
-    | PoolAgents
-)
-
-
-def _check_amounts(given: Any) -> Any:
-    if (isinstance(given, np.ndarray) and given.ndim == 2) or callable(given):
-        return given
-    message = "should be an array (num_auctions, n), or a function"
-    raise PydanticCustomError("own", message)
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedValues:
-    """The same values in every auction: one number for all agents, or one each."""
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["fixed"] = "fixed"
-    amounts: _NonNegative | tuple[_NonNegative, ...] = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class SharedValues:
-    """A total of which the first agent's value is a share; the rest is even."""
-
-    __pydantic_config__ = _STRICT
-    share: _Share
-    kind: Literal["share"] = "share"
-    total: _Positive = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class UniformValues:
-    """Values uniform on ``[low, high]``, with a Gaussian copula."""
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["uniform"] = "uniform"
-    low: _NonNegative = 0.0
-    high: _Positive = 1.0
-    correlation: _Share = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class LogNormalValues:
-    """Values ``median * exp(sigma z)``, with a Gaussian copula."""
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["log_normal"] = "log_normal"
-    median: _Positive = 1.0
-    sigma: _NonNegative = 0.5
-    correlation: _Share = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class GammaValues:
-    """Gamma values of a mean and a shape, with a Gaussian copula."""
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["gamma"] = "gamma"
-    mean: _Positive = 1.0
-    shape: _Positive = 2.0
-    correlation: _Share = 0.0
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GivenValues:
-    """Values of your own, in Python.
-
-    Attributes:
-      amounts: `(num_auctions, n)`, or a function of the numbers of some auctions `(A,)`
-        that returns their values `(A, n)`, whatever else is asked for.
-    """
-
-    __pydantic_config__ = _STRICT
-    amounts: Annotated[Any, pydantic.AfterValidator(_check_amounts)]
-    kind: Literal["given"] = "given"
-
-
-Values = (
-    FixedValues
-    | SharedValues
-    | UniformValues
-    | LogNormalValues
-    | GammaValues
-    | GivenValues
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class TruthfulBids:
-    """Every agent bids its value."""
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["truthful"] = "truthful"
-
-
-@dataclasses.dataclass(frozen=True)
-class ShadedBids:
-    """Agents bid `factor` times their values; above 1 they exaggerate.
-
-    Attributes:
-      factor: What values are multiplied by.
-      agents: The indices of those who do, from 0; the others are truthful. All if None.
-    """
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["shaded"] = "shaded"
-    factor: _NonNegative = 0.8
-    agents: tuple[Annotated[int, pydantic.Field(strict=True, ge=0)], ...] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedBids:
-    """The same bids in every auction, whatever the values: one number, or one each."""
-
-    __pydantic_config__ = _STRICT
-    kind: Literal["fixed"] = "fixed"
-    amounts: _NonNegative | tuple[_NonNegative, ...] = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightBids:
-    """Bids of the same total as `amounts` that give the first agent a weight.
-
-    Attributes:
-      weight: Of the first agent, under the cell's rule.
-      amounts: The other agents keep the proportions that they have here.
-    """
-
-    __pydantic_config__ = _STRICT
-    weight: _Share
-    amounts: tuple[_NonNegative, ...]
-    kind: Literal["weight"] = "weight"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GivenBids:
-    """Bids of your own, in Python.
-
-    Attributes:
-      amounts: `(num_auctions, n)`, or a function from the values `(A, n)` of some
-        auctions to their bids `(A, n)`, row by row.
-    """
-
-    __pydantic_config__ = _STRICT
-    amounts: Annotated[Any, pydantic.AfterValidator(_check_amounts)]
-    kind: Literal["given"] = "given"
-
-
-Bids = TruthfulBids | ShadedBids | FixedBids | WeightBids | GivenBids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,13 +46,14 @@ class Filters:
     None leaves tabular agents as they are, and language models to their scenario.
     """
 
-    __pydantic_config__ = _STRICT
-    temperature: _Positive | None = None
-    top_k: _Count | None = None
+    __pydantic_config__ = STRICT
+    temperature: Positive | None = None
+    top_k: Count | None = None
     top_p: Annotated[float, pydantic.Field(strict=True, gt=0, le=1)] | None = None
     min_p: Annotated[float, pydantic.Field(strict=True, gt=0, le=1)] | None = None
 
 
+_AGENTS, _VALUES, _BIDS = DirichletAgents(), LogNormalValues(), TruthfulBids()
 _LINEAR = Rule("linear")
 
 
@@ -343,13 +74,13 @@ class Setting:
       seed: Of the auctions; cells of one seed run the same ones.
     """
 
-    __pydantic_config__ = _STRICT
-    agents: Annotated[Agents, _BY_KIND] = DirichletAgents()
+    __pydantic_config__ = STRICT
+    agents: Annotated[Agents, _BY_KIND] = _AGENTS
     sampling: Filters = Filters()
-    values: Annotated[Values, _BY_KIND] = LogNormalValues()
-    bids: Annotated[Bids, _BY_KIND] = TruthfulBids()
+    values: Annotated[Values, _BY_KIND] = _VALUES
+    bids: Annotated[Bids, _BY_KIND] = _BIDS
     rule: Rule = _LINEAR
-    num_tokens: _Count = 32
+    num_tokens: Count = 32
     seed: Annotated[int, pydantic.Field(strict=True, ge=0, lt=2**32)] = 0
 
     @property
@@ -463,19 +194,6 @@ def _amount_problems(
             yield Problem(place, f"{len(amounts)} numbers, expected one or {n}")
         elif not any(amounts):
             yield Problem(place, "must not all be zero")
-
-
-def find_wrong_amount(amounts: np.ndarray) -> str:
-    """What is wrong with values or bids `(A, n)`, empty if nothing is."""
-    if not np.issubdtype(amounts.dtype, np.number):
-        return f"must be numbers, got {amounts.dtype}"
-    finite = np.isfinite(amounts.astype(np.float32)) & (amounts >= 0)
-    if not finite.all():
-        row, agent = np.argwhere(~finite)[0]
-        wrong = f"must be finite and not negative, got {amounts[row, agent]}"
-        return f"{wrong} for agent {agent} in row {row}"
-    silent = ~(amounts.sum(axis=1) > 0)
-    return f"must not all be zero in row {silent.argmax()}" if silent.any() else ""
 
 
 def _pool_problems(agents: PoolAgents) -> Iterator[Problem]:

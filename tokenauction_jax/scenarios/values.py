@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from tokenauction_jax.scenarios import settings
+from tokenauction_jax.scenarios import kinds
 from tokenauction_jax.scenarios.scenario import ScenarioError, shifted_bids
 
 # Tells the randomness of values from that of the auctions under the same seed.
@@ -16,7 +16,7 @@ _VALUES = 0x76616C75
 
 
 def draw_values(
-    values: settings.Values,
+    values: kinds.Values,
     seed: int,
     num_agents: int,
     first_auction: int,
@@ -27,12 +27,12 @@ def draw_values(
     The value of agent i in auction k depends on the seed, k and i alone.
     """
     n, shape = num_agents, (num_auctions, num_agents)
-    if isinstance(values, settings.GivenValues):
+    if isinstance(values, kinds.GivenValues):
         numbers = np.arange(first_auction, first_auction + num_auctions)
         return _given("values", values.amounts, numbers, numbers, shape)
-    if isinstance(values, settings.FixedValues):
+    if isinstance(values, kinds.FixedValues):
         return np.broadcast_to(np.asarray(values.amounts, np.float32), shape)
-    if isinstance(values, settings.SharedValues):
+    if isinstance(values, kinds.SharedValues):
         rest = (1 - values.share) / (n - 1)
         amounts = values.total * np.array([values.share, *[rest] * (n - 1)])
         return np.broadcast_to(amounts.astype(np.float32), shape)
@@ -41,9 +41,9 @@ def draw_values(
     z = special.ndtri((words[..., 0] + (words[..., 1] + 0.5) * 2.0**-32) * 2.0**-32)
     c = values.correlation
     z = np.sqrt(c) * z[:, :1] + np.sqrt(1 - c) * z[:, 1:]
-    if isinstance(values, settings.LogNormalValues):
+    if isinstance(values, kinds.LogNormalValues):
         drawn = values.median * np.exp(values.sigma * z)
-    elif isinstance(values, settings.UniformValues):
+    elif isinstance(values, kinds.UniformValues):
         drawn = values.low + (values.high - values.low) * special.ndtr(z)
     else:
         quantile = special.gammaincinv(values.shape, special.ndtr(z))
@@ -53,7 +53,7 @@ def draw_values(
 
 
 def make_bids(
-    bids: settings.Bids,
+    bids: kinds.Bids,
     values: np.ndarray,
     first_auction: int = 0,
     influence: float = 1.0,
@@ -69,15 +69,15 @@ def make_bids(
     Raises:
       ScenarioError: If a user's function returns anything else than finite amounts.
     """
-    if isinstance(bids, settings.WeightBids):
+    if isinstance(bids, kinds.WeightBids):
         amounts = shifted_bids(np.asarray(bids.amounts), bids.weight, influence)
         return np.broadcast_to(amounts.astype(np.float32), values.shape)
-    if isinstance(bids, settings.GivenBids):
+    if isinstance(bids, kinds.GivenBids):
         numbers = np.arange(first_auction, first_auction + len(values))
         return _given("bids", bids.amounts, values, numbers, values.shape)
-    if isinstance(bids, settings.FixedBids):
+    if isinstance(bids, kinds.FixedBids):
         return np.broadcast_to(np.asarray(bids.amounts, np.float32), values.shape)
-    if isinstance(bids, settings.TruthfulBids):
+    if isinstance(bids, kinds.TruthfulBids):
         return values
     factors = np.ones(values.shape[1], np.float32)
     factors[slice(None) if bids.agents is None else list(bids.agents)] = bids.factor
@@ -103,7 +103,7 @@ def _given(
     if found.shape != shape:
         wrong = f"has shape {found.shape}, expected {shape}"
     else:
-        wrong = settings.find_wrong_amount(found)
+        wrong = kinds.find_wrong_amount(found)
     if wrong:
         raise ScenarioError(f"{name}: what {called} returned {wrong}")
     return found.astype(np.float32)

@@ -4,18 +4,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenauction_jax.studies.config import Level as Level
     from tokenauction_jax.studies.config import Study as Study
     from tokenauction_jax.studies.config import StudyError as StudyError
     from tokenauction_jax.studies.launch import resume as resume
     from tokenauction_jax.studies.launch import run as run
+    from tokenauction_jax.studies.levels import Level as Level
     from tokenauction_jax.studies.reading import read_study as read_study
     from tokenauction_jax.studies.results import Results as Results
     from tokenauction_jax.studies.results import load as load
 
 # Tables and figures bring pandas and Matplotlib: imported at first use.
 _LAZY = {
-    "Level": "config",
+    "Level": "levels",
     "Results": "results",
     "Study": "config",
     "StudyError": "config",

@@ -12,11 +12,26 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pydantic
 
-from tokenauction_jax import agents, measures, records
+from tokenauction_jax import agents, measures
 from tokenauction_jax.mechanism import Valuation
-from tokenauction_jax.scenarios import names, objects, settings, validation, values
+from tokenauction_jax.scenarios import (
+    kinds,
+    names,
+    objects,
+    settings,
+    validation,
+    values,
+)
 from tokenauction_jax.scenarios.rules import ValuationName
 from tokenauction_jax.scenarios.settings import Setting
+from tokenauction_jax.studies.levels import (
+    Level,
+    label,
+    plain,
+    section_level,
+    short_name,
+    with_levels,
+)
 
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 _Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -44,16 +59,6 @@ class Stop:
     agent: Annotated[int, pydantic.Field(strict=True, ge=0)] = 0
 
 
-class Level(tuple[str, Any]):
-    """A level of a factor with the label that tables show, for studies in Python."""
-
-    __slots__ = ()
-
-    def __new__(cls, label: str, value: Any) -> "Level":
-        """Of a label and what the factor's key is set to."""
-        return super().__new__(cls, (label, value))
-
-
 SETTING = tuple(field.name for field in dataclasses.fields(Setting))
 SECTIONS = settings.SECTIONS | {"stop": Stop}
 
@@ -63,8 +68,8 @@ class Study(Setting):
     """A study: the setting that cells vary, and the factors.
 
     In Python, sections may be objects: `agents` an `AgentPool`, `rule` a `Mechanism`,
-    `values` and `bids` arrays or functions (see `settings.GivenValues` and
-    `settings.GivenBids`), `valuation` a `Valuation`; and so may the levels of factors.
+    `values` and `bids` arrays or functions (see `kinds.GivenValues` and
+    `kinds.GivenBids`), `valuation` a `Valuation`; and so may the levels of factors.
     `studies.run` checks them.
 
     Attributes:
@@ -125,8 +130,11 @@ class Study(Setting):
             cells.append(Cell(labels, setting))
         return cells
 
+    @functools.cached_property
     def own_valuation(self) -> Valuation | None:
         """The valuation, if it is not one of those that are always measured.
+
+        Looked up once: its file may change while the study runs.
 
         Raises:
           RuleError: If its name leads to none.
@@ -139,7 +147,7 @@ class Study(Setting):
 
     def outline(self) -> "Outline":
         """What a reader of its results must know."""
-        own = self.own_valuation()
+        own = self.own_valuation
         return Outline(
             name=self.name,
             description=self.description,
@@ -162,11 +170,11 @@ class Study(Setting):
         content = hashable(plain(self))
         for number, cell in enumerate(self.cells()):
             setting = cell.setting
-            if isinstance(setting.agents, settings.ScenarioAgents):
+            if isinstance(setting.agents, kinds.ScenarioAgents):
                 file = pathlib.Path(setting.agents.scenario).name
                 found = content.setdefault("scenarios", {})
                 found[f"{file} {len(found)}"] = hashable(plain(setting.agents.read()))
-            given = settings.GivenValues | settings.GivenBids
+            given = kinds.GivenValues | kinds.GivenBids
             if isinstance(setting.values, given) or isinstance(setting.bids, given):
                 content.setdefault("given", {})[str(number)] = self._amounts(setting)
         flat = dict(flatten(content))
@@ -248,78 +256,6 @@ def valuation_name(chosen: Any) -> str:
     return chosen if isinstance(chosen, str) else chosen.name
 
 
-def with_levels(base: dict[str, Any], levels: Mapping[str, Any]) -> dict[str, Any]:
-    """A setting's content with some of its keys set; tables only set their own keys."""
-    content = _copied(base)
-    for key, level in levels.items():
-        *sections, name = key.split(".")
-        inside = content
-        for section in sections:
-            inside = inside[section]
-        value = plain(level[1] if isinstance(level, Level) else level)
-        if not isinstance(value, dict):
-            inside[name] = value
-        elif _is_whole(value) or not isinstance(inside[name], dict):
-            inside[name] = dict(value)
-        else:
-            inside[name] = inside[name] | value
-    return content
-
-
-def _is_whole(section: Mapping[str, Any]) -> bool:
-    """Whether a level of a section replaces it, and keeps none of its other keys.
-
-    A kind has its own keys, and the numbers of a built-in rule are not an object's.
-    """
-    rule = section.get("aggregation", "")
-    return "kind" in section or not isinstance(rule, str) or objects.is_reference(rule)
-
-
-def section_level(key: str, level: Any) -> Any:
-    """A level as it is validated: a section for an object or a short form of one."""
-    if isinstance(level, Level):
-        return Level(level[0], section_level(key, level[1]))
-    return settings.section(key, level)
-
-
-def label(level: Any) -> str:
-    """A level as tables show it: the words of a section, and its numbers by name."""
-    if isinstance(level, Level):
-        return level[0]
-    if hasattr(level, "__pydantic_config__"):
-        level = plain(level)
-    if isinstance(level, dict):
-        # An object speaks for itself.
-        hidden = ("kind",) if level.get("kind") in ("given", "pool") else ()
-        shown = [_part(key, x) for key, x in level.items() if key not in hidden]
-        return ", ".join(shown)
-    if isinstance(level, list | tuple):
-        return "[" + ", ".join(map(label, level)) + "]"
-    if isinstance(level, float):
-        return f"{level:g}"
-    if isinstance(level, str | int | None):
-        return _short(str(level))
-    if isinstance(level, np.ndarray):
-        return f"array of shape {level.shape}"
-    name = getattr(level, "__name__", None)
-    return name if isinstance(name, str) else records.describe(level)
-
-
-def _part(key: str, value: Any) -> str:
-    """One key of a section: words and objects speak for themselves."""
-    if isinstance(value, str):
-        return _short(value)
-    plain_number = isinstance(value, bool | int | float | list | tuple | dict | None)
-    return f"{key}={label(value)}" if plain_number else label(value)
-
-
-def _short(text: str) -> str:
-    """A name whose ``FILE.py:NAME`` is without the folders of the file."""
-    for reference in names.references(text) if ".py:" in text else ():
-        text = text.replace(reference, pathlib.Path(reference).name)
-    return text
-
-
 def flatten(
     content: Mapping[str, Any], prefix: str = "", with_sections: bool = False
 ) -> Iterator[tuple[str, Any]]:
@@ -331,27 +267,6 @@ def flatten(
         if with_sections:
             yield prefix + key, value
         yield from flatten(value, f"{prefix}{key}.", with_sections)
-
-
-def plain(content: Any) -> Any:
-    """Sections and tuples as dictionaries and lists; objects stay as they are."""
-    if hasattr(content, "__pydantic_config__") and not isinstance(content, type):
-        fields = dataclasses.fields(content)
-        return {field.name: plain(getattr(content, field.name)) for field in fields}
-    if isinstance(content, Mapping):
-        return {key: plain(value) for key, value in content.items()}
-    if isinstance(content, Level):
-        return content
-    if isinstance(content, list | tuple):
-        return [plain(value) for value in content]
-    return content
-
-
-def _copied(content: Any) -> Any:
-    """The dictionaries inside are copies, so that setting a key changes no other."""
-    if isinstance(content, dict):
-        return {key: _copied(value) for key, value in content.items()}
-    return content
 
 
 def hashable(content: Any, key: str = "") -> Any:
@@ -369,7 +284,7 @@ def hashable(content: Any, key: str = "") -> Any:
         return pathlib.Path(content).name
     if isinstance(content, str) and key in names.REFERENCE_KEYS:
         found = [objects.fingerprint_of(name) for name in names.references(content)]
-        return {"name": _short(content), **found[0]} if found else content
+        return {"name": short_name(content), **found[0]} if found else content
     if isinstance(content, agents.Tokenizer):
         entries = json.dumps(sorted(content.vocabulary.items()))
         return {"vocabulary": hashlib.sha256(entries.encode()).hexdigest()}

@@ -142,7 +142,7 @@ def block_arguments(
     values, bids = (np.pad(x, missing, "edge") for x in cell.draw(first, size))
     numbers = (np.uint32(setting.seed), np.uint32(first))
     static = {"num_tokens": setting.num_tokens, "reference": reference(study, cell)}
-    own = study.own_valuation()
+    own = study.own_valuation
     return (*numbers, cell.mechanism, bids, values, own, cell.pool), static
 
 

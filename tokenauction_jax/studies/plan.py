@@ -98,7 +98,7 @@ def make_plan(
         block = min(max(fitting, _LANGUAGE_MODEL_BLOCK), _LARGEST_BLOCK)
     # Fewer auctions than fill a block are not worth a whole one of language models.
     block = min(block, study.num_auctions) if any(texts) else block
-    own = study.own_valuation()
+    own = study.own_valuation
     valuations = (*measures.VALUATIONS, *([own.name] if own else []))
     plan = Plan(block, block, study.num_auctions, names, texts, valuations)
     if blocks_per_chunk is None:

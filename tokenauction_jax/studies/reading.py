@@ -17,10 +17,12 @@ from tokenauction_jax.scenarios.validation import Place, Problem
 from tokenauction_jax.studies.config import (
     SECTIONS,
     SETTING,
-    Level,
     Study,
     StudyError,
     flatten,
+)
+from tokenauction_jax.studies.levels import (
+    Level,
     label,
     plain,
     section_level,
@@ -185,7 +187,7 @@ def _valuation_problems(study: Study) -> Iterator[Problem]:
     """Whether the valuation is one, and can be told from the others."""
     place: Place = ("valuation",)
     try:
-        own = study.own_valuation()
+        own = study.own_valuation
     except names.RuleError as error:
         yield Problem(place, str(error))
         return

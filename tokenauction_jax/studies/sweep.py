@@ -18,18 +18,19 @@ import pyarrow.parquet as pq
 from tokenauction_jax import files, records, statistics
 from tokenauction_jax.files import StoreError
 from tokenauction_jax.mechanism import Mechanism
-from tokenauction_jax.scenarios.population import Cast
-from tokenauction_jax.scenarios.rules import Rule
-from tokenauction_jax.scenarios.scenario import Scenario
-from tokenauction_jax.scenarios.settings import (
+from tokenauction_jax.scenarios.kinds import (
     FixedBids,
     FixedValues,
     PoolAgents,
     WeightBids,
 )
+from tokenauction_jax.scenarios.population import Cast
+from tokenauction_jax.scenarios.rules import Rule
+from tokenauction_jax.scenarios.scenario import Scenario
 from tokenauction_jax.statistics import Estimate
 from tokenauction_jax.studies import launch
-from tokenauction_jax.studies.config import Level, Study
+from tokenauction_jax.studies.config import Study
+from tokenauction_jax.studies.levels import Level
 from tokenauction_jax.studies.results import Results
 
 

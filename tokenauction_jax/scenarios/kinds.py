@@ -1,0 +1,315 @@
+"""The agents, values and bids that a cell of a study may have, by kind."""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+from pydantic_core import PydanticCustomError
+
+from tokenauction_jax.agents import AgentPool
+from tokenauction_jax.scenarios import names
+from tokenauction_jax.scenarios.scenario import Scenario, read_scenario
+
+STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+Positive = Annotated[float, pydantic.Field(strict=True, gt=0)]
+NonNegative = Annotated[float, pydantic.Field(strict=True, ge=0)]
+Share = Annotated[float, pydantic.Field(strict=True, ge=0, le=1)]
+Count = Annotated[int, pydantic.Field(strict=True, ge=1)]
+Text = Annotated[str, pydantic.Field(min_length=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class DirichletAgents:
+    """Tabular agents drawn anew for each auction, ``p_i ~ Dirichlet(c, ..., c)``."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["dirichlet"] = "dirichlet"
+    num_agents: Count = 3
+    vocab_size: Annotated[int, pydantic.Field(strict=True, ge=2)] = 64
+    concentration: Positive = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class ZipfAgents:
+    """Tabular agents with a random ranking in each auction, ``p ~ rank^-exponent``."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["zipf"] = "zipf"
+    num_agents: Count = 3
+    vocab_size: Annotated[int, pydantic.Field(strict=True, ge=2)] = 64
+    exponent: NonNegative = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkovAgents:
+    """Markov chains with Dirichlet rows, drawn once for the study from `table_seed`."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["markov"] = "markov"
+    num_agents: Count = 3
+    vocab_size: Annotated[int, pydantic.Field(strict=True, ge=2)] = 64
+    concentration: Positive = 0.3
+    table_seed: Annotated[int, pydantic.Field(strict=True, ge=0, lt=2**32)] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TableAgents:
+    """Agents with the given distributions `(n, V)`, the same for every token."""
+
+    __pydantic_config__ = STRICT
+    probs: Annotated[tuple[tuple[NonNegative, ...], ...], pydantic.Field(min_length=1)]
+    kind: Literal["table"] = "table"
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents, ``n``."""
+        return len(self.probs)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, ``V``."""
+        return len(self.probs[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenarioAgents:
+    """The language models and prompts of a scenario; its bids and rules do not count.
+
+    Attributes:
+      scenario: A built-in one or a TOML file, as for `tokenauction simulate`.
+      model: A checkpoint for all agents, instead of the scenario's own.
+      reference_prompt: Makes the scenario's model with this prompt the reference of
+        fluency; ``{query}`` stands for the query.
+    """
+
+    __pydantic_config__ = STRICT
+    scenario: Text
+    kind: Literal["scenario"] = "scenario"
+    model: Text | None = None
+    reference_prompt: Text | None = None
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents, ``n``."""
+        return len(self.read().agents)
+
+    def read(self) -> Scenario:
+        """The scenario, with the study's model."""
+        scenario = read_scenario(self.scenario)
+        if self.model is None:
+            return scenario
+        agents = tuple(
+            dataclasses.replace(agent, model=None, adapter=None)
+            for agent in scenario.agents
+        )
+        return dataclasses.replace(scenario, model=self.model, agents=agents)
+
+
+def _check_pool(given: Any) -> Any:
+    if isinstance(given, AgentPool | str) and not isinstance(given, type):
+        return given
+    raise PydanticCustomError("own", "should be an AgentPool, or FILE.py:NAME")
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolAgents:
+    """Agents of your own.
+
+    Attributes:
+      pool: An `AgentPool`, or ``FILE.py:NAME``, which may be a function that makes one.
+      names: What tables call the bidders; by default their numbers. A pool with one
+        agent more has the reference of fluency as its last.
+      tokenizer: Turns tokens into texts: an `agents.Tokenizer`; only in Python.
+      mentions: Phrases that count as a mention of each agent, by default its name.
+    """
+
+    __pydantic_config__ = STRICT
+    pool: Annotated[Any, pydantic.AfterValidator(_check_pool)]
+    kind: Literal["pool"] = "pool"
+    names: tuple[Text, ...] | None = None
+    tokenizer: Any = None
+    mentions: tuple[tuple[Text, ...], ...] | None = None
+
+    @property
+    def num_agents(self) -> int:
+        """Number of bidders, ``n``."""
+        return self.build().num_agents if self.names is None else len(self.names)
+
+    def build(self) -> AgentPool:
+        """The pool.
+
+        Raises:
+          RuleError: If the reference leads to none.
+        """
+        return names.pool(self.pool) if isinstance(self.pool, str) else self.pool
+
+
+Agents = (
+    DirichletAgents
+    | ZipfAgents
+    | MarkovAgents
+    | TableAgents
+    | ScenarioAgents
+    | PoolAgents
+)
+
+
+def _check_amounts(given: Any) -> Any:
+    if (isinstance(given, np.ndarray) and given.ndim == 2) or callable(given):
+        return given
+    message = "should be an array (num_auctions, n), or a function"
+    raise PydanticCustomError("own", message)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedValues:
+    """The same values in every auction: one number for all agents, or one each."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["fixed"] = "fixed"
+    amounts: NonNegative | tuple[NonNegative, ...] = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedValues:
+    """A total of which the first agent's value is a share; the rest is even."""
+
+    __pydantic_config__ = STRICT
+    share: Share
+    kind: Literal["share"] = "share"
+    total: Positive = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformValues:
+    """Values uniform on ``[low, high]``, with a Gaussian copula."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["uniform"] = "uniform"
+    low: NonNegative = 0.0
+    high: Positive = 1.0
+    correlation: Share = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LogNormalValues:
+    """Values ``median * exp(sigma z)``, with a Gaussian copula."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["log_normal"] = "log_normal"
+    median: Positive = 1.0
+    sigma: NonNegative = 0.5
+    correlation: Share = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GammaValues:
+    """Gamma values of a mean and a shape, with a Gaussian copula."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["gamma"] = "gamma"
+    mean: Positive = 1.0
+    shape: Positive = 2.0
+    correlation: Share = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GivenValues:
+    """Values of your own, in Python.
+
+    Attributes:
+      amounts: `(num_auctions, n)`, or a function of the numbers of some auctions `(A,)`
+        that returns their values `(A, n)`, whatever else is asked for.
+    """
+
+    __pydantic_config__ = STRICT
+    amounts: Annotated[Any, pydantic.AfterValidator(_check_amounts)]
+    kind: Literal["given"] = "given"
+
+
+Values = (
+    FixedValues
+    | SharedValues
+    | UniformValues
+    | LogNormalValues
+    | GammaValues
+    | GivenValues
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TruthfulBids:
+    """Every agent bids its value."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["truthful"] = "truthful"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShadedBids:
+    """Agents bid `factor` times their values; above 1 they exaggerate.
+
+    Attributes:
+      factor: What values are multiplied by.
+      agents: The indices of those who do, from 0; the others are truthful. All if None.
+    """
+
+    __pydantic_config__ = STRICT
+    kind: Literal["shaded"] = "shaded"
+    factor: NonNegative = 0.8
+    agents: tuple[Annotated[int, pydantic.Field(strict=True, ge=0)], ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedBids:
+    """The same bids in every auction, whatever the values: one number, or one each."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["fixed"] = "fixed"
+    amounts: NonNegative | tuple[NonNegative, ...] = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightBids:
+    """Bids of the same total as `amounts` that give the first agent a weight.
+
+    Attributes:
+      weight: Of the first agent, under the cell's rule.
+      amounts: The other agents keep the proportions that they have here.
+    """
+
+    __pydantic_config__ = STRICT
+    weight: Share
+    amounts: tuple[NonNegative, ...]
+    kind: Literal["weight"] = "weight"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GivenBids:
+    """Bids of your own, in Python.
+
+    Attributes:
+      amounts: `(num_auctions, n)`, or a function from the values `(A, n)` of some
+        auctions to their bids `(A, n)`, row by row.
+    """
+
+    __pydantic_config__ = STRICT
+    amounts: Annotated[Any, pydantic.AfterValidator(_check_amounts)]
+    kind: Literal["given"] = "given"
+
+
+Bids = TruthfulBids | ShadedBids | FixedBids | WeightBids | GivenBids
+
+
+def find_wrong_amount(amounts: np.ndarray) -> str:
+    """What is wrong with values or bids `(A, n)`, empty if nothing is."""
+    if not np.issubdtype(amounts.dtype, np.number):
+        return f"must be numbers, got {amounts.dtype}"
+    finite = np.isfinite(amounts.astype(np.float32)) & (amounts >= 0)
+    if not finite.all():
+        row, agent = np.argwhere(~finite)[0]
+        wrong = f"must be finite and not negative, got {amounts[row, agent]}"
+        return f"{wrong} for agent {agent} in row {row}"
+    silent = ~(amounts.sum(axis=1) > 0)
+    return f"must not all be zero in row {silent.argmax()}" if silent.any() else ""
