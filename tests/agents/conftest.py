@@ -94,7 +94,7 @@ def smollm2_oracle(oracle, smollm2_file):
     with torch.device("meta"):
         model = oracle.LlamaForCausalLM(config)
     model.load_state_dict(weights, assign=True)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # not in the weights
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # Not in the weights.
     return model.eval()
 
 
@@ -159,7 +159,7 @@ def tiny_model(oracle):
         torch.manual_seed(0)
         suffix = "LMHeadModel" if name == "GPT2" else "ForCausalLM"
         model = getattr(oracle, f"{name}{suffix}")(config).eval()
-        with torch.no_grad():  # weights large enough for every part to matter
+        with torch.no_grad():  # Weights large enough for every part to matter.
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
         return model

@@ -89,7 +89,7 @@ def test_agrees_with_the_warpers_of_transformers(oracle, options):
 @pytest.mark.parametrize("k", [1, 7, 20])
 def test_the_largest_are_found_in_any_block(size, k):
     logits = jax.random.normal(jax.random.key(0), (2, size))
-    clustered = jnp.sort(logits, axis=-1)  # all of the largest in one block
+    clustered = jnp.sort(logits, axis=-1)  # All of the largest in one block.
     for x in (logits, clustered, jnp.round(logits)):
         expected = np.sort(np.asarray(x), axis=-1)[:, ::-1][:, :k]
         np.testing.assert_array_equal(filters._largest(x, k), expected)

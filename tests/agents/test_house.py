@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import tokenauction_jax as ta
-from tokenauction_jax.agents.checkpoints import load as checkpoints
 
-CARD = Path(checkpoints.__file__).parent / "house" / "README.md"
+CARD = Path(ta.agents.__file__).parent / "house" / "README.md"
 QUERY = "Can you suggest a vacation in Hawaii?"
 FORM = (
     'Write a short advertisement for "{}". Say "{}" in the first sentence. '

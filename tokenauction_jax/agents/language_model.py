@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class PoolState(NamedTuple):
-    """How many tokens were asked for, and the state of each group."""
+    """The number of steps so far, and the state of each group."""
 
     position: jax.Array
     groups: tuple[GroupState, ...]

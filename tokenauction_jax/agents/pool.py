@@ -7,7 +7,7 @@ import jax
 
 @runtime_checkable
 class AgentPool(Protocol):
-    """`n` agents that answer every auction's text so far with `n` distributions.
+    """``n`` agents that answer every auction's text so far with ``n`` distributions.
 
     A pool is a pytree: its numbers (tables, weights) are leaves, passed into the
     compiled program as arguments. Its methods are traced inside that program.

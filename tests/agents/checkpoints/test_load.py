@@ -24,7 +24,7 @@ TOKENS = [5, 250, 17, 3, 99, 120, 4, 4, 201, 33, 7, 150]
 def check_logits(model, theirs, oracle_logits):
     ours = jax.nn.log_softmax(model(jnp.array([TOKENS])))[0]
     expected = jax.nn.log_softmax(jnp.asarray(oracle_logits(theirs, TOKENS)))
-    assert jnp.ptp(expected) > 2  # far from uniform: a constant would not pass
+    assert jnp.ptp(expected) > 2  # Far from uniform: a constant would not pass.
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
@@ -43,7 +43,7 @@ def test_every_family_agrees_with_transformers(
 
 def test_bfloat16_files_load(save_tiny, oracle_logits, tmp_path):
     theirs = save_tiny("llama", tmp_path)
-    for parameter in theirs.parameters():  # the rotary angles stay exact
+    for parameter in theirs.parameters():  # The rotary angles stay exact.
         parameter.data = parameter.data.bfloat16()
     theirs.save_pretrained(tmp_path)
     model = load_checkpoint(tmp_path).model

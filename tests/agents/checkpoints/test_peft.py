@@ -158,7 +158,7 @@ def test_we_read_what_peft_writes(
     wrapped = quiet_peft.get_peft_model(theirs(), config).eval()
     wrapped.save_pretrained(tmp_path)
     expected = jax.nn.log_softmax(jnp.asarray(oracle_logits(wrapped, TOKENS)))
-    assert jnp.abs(expected - log_probs(model)).max() > 0.1  # it matters
+    assert jnp.abs(expected - log_probs(model)).max() > 0.1  # It matters.
     adapter = load_adapter(tmp_path, model)
     assert len(adapter.factors) == 3
     np.testing.assert_allclose(log_probs(merge(model, adapter)), expected, atol=1e-4)

@@ -188,7 +188,7 @@ def test_no_adapters_cost_nothing_and_others_no_gather_per_token():
     first = primitives(type(plain).step, plain, init(plain), tokens)
     second = primitives(type(plain).step, adapted, init(adapted), tokens)
     assert second.count("dot_general") == first.count("dot_general") + 2 * 7 * 2
-    assert second.count("gather") == first.count("gather")  # none of them per token
+    assert second.count("gather") == first.count("gather")  # None of them per token.
 
 
 def test_adapters_are_arguments_of_the_compiled_program():
@@ -249,7 +249,7 @@ def test_gradients_reach_the_adapters_of_a_pool():
     for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(group.adapters)):
         assert jnp.isfinite(leaf).all()
         assert (leaf[0] != 0).any()
-        assert (leaf[1:] == 0).all()  # only agent 0 counts
+        assert (leaf[1:] == 0).all()  # Only agent 0 counts.
 
 
 def test_a_fresh_adapter_learns():
