@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import difflib
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -16,6 +15,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -152,13 +152,14 @@ class Folder:
         Raises:
           StoreError: If another process holds it.
         """
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StoreError(
-                    f"{self.path} is being run by another process"
-                ) from None
+        try:
+            # The system frees it however the process ends; the file says nothing.
+            held = filelock.FileLock(self.path / ".lock", timeout=0).acquire()
+        except filelock.Timeout:
+            raise StoreError(f"{self.path} is being run by another process") from None
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path}: {error.strerror}") from None
+        with held:
             yield
 
     def checksums(self) -> dict[str, str]:
