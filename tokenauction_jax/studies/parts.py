@@ -89,7 +89,7 @@ class Folder:
           StoreError: If the folder is not a study's.
         """
         try:
-            return json.loads(self.manifest_path.read_text())
+            return json.loads(self.manifest_path.read_text("utf-8"))
         except FileNotFoundError:
             raise StoreError(
                 f"{self.path} is not the folder of a study: it has no manifest.json"
@@ -168,7 +168,7 @@ class Folder:
         A chunk is finished once it is listed here.
         """
         try:
-            listed = (self.path / _CHECKSUMS).read_text()
+            listed = (self.path / _CHECKSUMS).read_text("utf-8")
         except FileNotFoundError:
             return {}
         return {line[66:]: line[:64] for line in listed.splitlines()}
@@ -250,14 +250,14 @@ class Folder:
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Adds a line on one session of running."""
-        with open(self.path / "sessions.jsonl", "a") as file:
+        with open(self.path / "sessions.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def sessions(self) -> list[dict[str, Any]]:
         """What `log` was given."""
         path = self.path / "sessions.jsonl"
         return (
-            [json.loads(x) for x in path.read_text().splitlines()]
+            [json.loads(x) for x in path.read_text("utf-8").splitlines()]
             if path.exists()
             else []
         )
