@@ -1,5 +1,6 @@
 """The `tokenauction` command: its subcommands, and how errors end it."""
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -25,6 +26,10 @@ _COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; ends with exit code 2 and one line on bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not every system's encoding has all characters, and no run should end on one.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     command = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in _COMMANDS.items()},
         prog="tokenauction",

@@ -232,5 +232,6 @@ def _return_memory() -> None:
 
     XLA leaves 300 MB in the free lists of the C library for each thread that compiles.
     """
-    with contextlib.suppress(AttributeError, OSError):  # Not every libc can.
+    # Not every libc can, and Windows does not give its own by no name.
+    with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import difflib
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -16,6 +15,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -89,7 +89,7 @@ class Folder:
           StoreError: If the folder is not a study's.
         """
         try:
-            return json.loads(self.manifest_path.read_text())
+            return json.loads(self.manifest_path.read_text("utf-8"))
         except FileNotFoundError:
             raise StoreError(
                 f"{self.path} is not the folder of a study: it has no manifest.json"
@@ -152,13 +152,14 @@ class Folder:
         Raises:
           StoreError: If another process holds it.
         """
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StoreError(
-                    f"{self.path} is being run by another process"
-                ) from None
+        try:
+            # The system frees it however the process ends; the file says nothing.
+            held = filelock.FileLock(self.path / ".lock", timeout=0).acquire()
+        except filelock.Timeout:
+            raise StoreError(f"{self.path} is being run by another process") from None
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path}: {error.strerror}") from None
+        with held:
             yield
 
     def checksums(self) -> dict[str, str]:
@@ -167,7 +168,7 @@ class Folder:
         A chunk is finished once it is listed here.
         """
         try:
-            listed = (self.path / _CHECKSUMS).read_text()
+            listed = (self.path / _CHECKSUMS).read_text("utf-8")
         except FileNotFoundError:
             return {}
         return {line[66:]: line[:64] for line in listed.splitlines()}
@@ -249,14 +250,14 @@ class Folder:
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Adds a line on one session of running."""
-        with open(self.path / "sessions.jsonl", "a") as file:
+        with open(self.path / "sessions.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def sessions(self) -> list[dict[str, Any]]:
         """What `log` was given."""
         path = self.path / "sessions.jsonl"
         return (
-            [json.loads(x) for x in path.read_text().splitlines()]
+            [json.loads(x) for x in path.read_text("utf-8").splitlines()]
             if path.exists()
             else []
         )

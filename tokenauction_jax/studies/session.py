@@ -6,7 +6,6 @@ import dataclasses
 import math
 import pathlib
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from tokenauction_jax.studies.plan import Plan
 
 # Seconds over which the rate is taken.
 _RECENT = 15.0
+_STATUS = pathlib.Path("/proc/self/status")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +130,7 @@ class Session:
     def summary(self) -> dict[str, Any]:
         """What this session did, for the folder's log."""
         seconds = time.perf_counter() - self._clock
+        peak = _peak_memory()
         return {
             "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._began)),
             "auctions": self._ran,
@@ -137,7 +138,7 @@ class Session:
             "auctions_per_second": round(self._ran / seconds, 1),
             "tokens_per_second": round(self._tokens / seconds, 1),
             "overhead_share": round(self._overhead / seconds, 4),
-            "peak_memory_mib": round(_peak_memory() / 2**20, 1),
+            "peak_memory_mib": None if peak is None else round(peak / 2**20, 1),
             "device": f"{len(jax.local_devices())} x {jax.devices()[0].device_kind}",
         }
 
@@ -154,14 +155,18 @@ class Session:
             self._on_progress(Progress(done, total, rate, self._statistics))
 
 
-def _peak_memory() -> int:
-    """The most bytes of memory that this process has had."""
+def _peak_memory() -> int | None:
+    """The most bytes of memory that this process has had, None if not known."""
     # Where there is a `/proc`; the system's other count starts at the size of the
     # process that started this one.
     with contextlib.suppress(OSError):
-        status = pathlib.Path("/proc/self/status").read_text()
+        status = _STATUS.read_text("utf-8")
         if peak := re.search(r"VmHWM:\s*(\d+) kB", status):
             return int(peak[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # As on Windows.
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

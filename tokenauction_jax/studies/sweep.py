@@ -202,7 +202,8 @@ def write(
     try:
         with files.write_folder(folder) as part:
             files.write(part / "texts.parquet", table.getvalue())
-            files.write(part / "summary.csv", _summary(runs).to_csv(index=False))
+            summary = _summary(runs).to_csv(index=False, lineterminator="\n")
+            files.write(part / "summary.csv", summary)
             files.write_json(part / "manifest.json", manifest)
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error}") from None

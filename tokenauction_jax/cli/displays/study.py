@@ -92,10 +92,12 @@ def show_results(console: Console, results: Results) -> None:
 def show_session(console: Console, folder: Folder) -> None:
     """Prints how fast the last session was, and where its results are."""
     last, path = folder.sessions()[-1], folder.path
+    peak = last["peak_memory_mib"]
+    memory = "" if peak is None else f", peak memory {peak:,.0f} MiB"
     console.print(
         f"{last['auctions']:,} auctions in {last['seconds']:,.1f} s, "
-        f"{last['auctions_per_second']:,.0f} auctions/s, peak memory "
-        f"{last['peak_memory_mib']:,.0f} MiB. Tables are in {path / 'tables'}; "
+        f"{last['auctions_per_second']:,.0f} auctions/s{memory}. "
+        f"Tables are in {path / 'tables'}; "
         f"figures and a page: tokenauction study report {path}",
         markup=False,
         soft_wrap=True,
