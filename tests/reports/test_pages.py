@@ -177,7 +177,7 @@ def test_missing_infinite_and_undefined_numbers(tmp_path, no_figures):
     assert not re.search(r"\b(nan|inf|None|NaT)\b", text, flags=re.IGNORECASE)
     headline = page[page.index('id="headline"') : page.index('id="effects"')]
     assert headline.count("1,234 infinite left out") == 6
-    assert "log_linear · share of the first agent 0: 2,345 of 4,096." in text
+    assert "log_linear · share 0: 2,345 of 4,096." in text
     assert "No texts were kept" in text
     assert 'title="n = 0"' in page
     assert "∞" in text

@@ -18,7 +18,6 @@ REGRET_FACTOR = "bids.factor"
 _FACTORS = {
     "agents.num_agents": "number of agents",
     "bids.weight": "weight of the first agent",
-    "values.share": "share of the first agent",
     REGRET_FACTOR: "bid factor",
 }
 _MEASURES = {
