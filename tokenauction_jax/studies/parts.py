@@ -9,11 +9,12 @@ import dataclasses
 import difflib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from tokenauction_jax.environment import environment
 from tokenauction_jax.scenarios.store import SAMPLER, StoreError
-from tokenauction_jax.statistics.moments import Statistics
+from tokenauction_jax.statistics.moments import PairMoments, Statistics
 from tokenauction_jax.studies import config, part_format
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.plan import Plan
@@ -172,15 +173,12 @@ class Folder:
         Raises:
           StoreError: If it cannot be written, for instance for want of space.
         """
-        table = part_format.to_table(statistics)
-        table = table.replace_schema_metadata({"digest": digest, "chunk": str(chunk)})
-        files = {_part("parts", chunk): table}
-        if auctions is not None:
-            files[_part("auctions", chunk)] = auctions
         sums = self.checksums()
+        about = {"digest": digest, "chunk": str(chunk)}
         try:
-            for name, content in files.items():
-                data = to_parquet(content)
+            for kind, data in _files(statistics, auctions, about):
+                name = _part(kind, chunk)
+                (self.path / name).parent.mkdir(exist_ok=True)
                 write_whole(self.path / name, data)
                 sums[name] = hashlib.sha256(data).hexdigest()
             lines = "".join(f"{total}  {name}\n" for name, total in sums.items())
@@ -194,43 +192,60 @@ class Folder:
             ) from None
 
     def read_part(self, chunk: int, digest: str) -> Statistics:
-        """The statistics of a chunk.
+        """The statistics of a chunk, without its pairs.
 
         Raises:
           StoreError: If the part is damaged, or of another study.
         """
-        table = self._read(_part("parts", chunk))
-        about = table.schema.metadata or {}
-        if about.get(b"digest") != digest.encode():
-            raise StoreError(f"{self.path / _part('parts', chunk)} is of another study")
-        return part_format.from_table(table)
+        return part_format.from_table(self._read(_part("parts", chunk), digest).read())
+
+    def read_pairs(
+        self, digest: str, choose: Callable[[pq.ParquetFile], PairMoments]
+    ) -> PairMoments:
+        """Joint moments of pairs of cells in all finished chunks.
+
+        Args:
+          digest: Of the study.
+          choose: Reads the wanted ones from the file of a chunk.
+
+        Raises:
+          StoreError: If a file is missing, damaged, or of another study.
+        """
+        names = [_part("pairs", chunk) for chunk in range(self.num_parts())]
+        chunks = (choose(self._read(name, digest)) for name in names)
+        return functools.reduce(PairMoments.merge, chunks)
 
     def read_auctions(self) -> pa.Table | None:
         """The auctions that were kept whole, None if there are none."""
         names = [name for name in self.checksums() if name.startswith("auctions/")]
-        tables = [self._read(name) for name in sorted(names)]
+        tables = [self._read(name).read() for name in sorted(names)]
         return pa.concat_tables(tables) if tables else None
 
-    def _read(self, name: str) -> pa.Table:
+    def _read(self, name: str, digest: str | None = None) -> pq.ParquetFile:
+        """A finished file, of the study with a digest if one is given."""
         path = self.path / name
         try:
             data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != self.checksums()[name]:
+            if hashlib.sha256(data).hexdigest() != self.checksums().get(name):
                 raise ValueError("its checksum is not that of what was written")
-            return pq.read_table(pa.BufferReader(data))
+            file = pq.ParquetFile(pa.BufferReader(data))
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise StoreError(
                 f"{path} is damaged: {reason}. Restore it from a copy, or delete its "
                 f"line and all below it from {self.path / _CHECKSUMS}, and resume"
             ) from None
+        about = file.schema_arrow.metadata or {}
+        if digest is not None and about.get(b"digest") != digest.encode():
+            raise StoreError(f"{path} is of another study")
+        return file
 
     def statistics(self, digest: str) -> Statistics | None:
-        """All finished chunks together, None if there are none."""
+        """Running total of all finished chunks, None if there are none."""
         total = None
         for chunk in range(self.num_parts()):
             part = self.read_part(chunk, digest)
-            total = part if total is None else total.merge(part)
+            total = part.totals() if total is None else total.merge(part)
         return total
 
     def log(self, entry: Mapping[str, Any]) -> None:
@@ -248,15 +263,18 @@ class Folder:
         )
 
 
+def _files(
+    statistics: Statistics, auctions: pa.Table | None, about: Mapping[str, str]
+) -> Iterator[tuple[str, pa.Buffer]]:
+    """The files of a chunk; the part, which makes the others count, comes last."""
+    yield "pairs", part_format.pairs_to_parquet(statistics, about)
+    if auctions is not None:
+        yield "auctions", part_format.to_parquet([auctions], about)
+    yield "parts", part_format.to_parquet([part_format.to_table(statistics)], about)
+
+
 def _part(kind: str, chunk: int) -> str:
     return f"{kind}/part-{chunk:06d}.parquet"
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """The bytes of a Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
 
 
 def write_whole(path: pathlib.Path, content: Any) -> None:
