@@ -42,8 +42,8 @@ def check_new(path: pathlib.Path) -> None:
         raise StoreError(f"{parent} cannot be written to: choose another folder")
 
 
-def write(path: pathlib.Path, content: bytes | str) -> None:
-    """Writes a file, in place of an earlier one if there is one; text as UTF-8.
+def write(path: pathlib.Path, content: Any) -> None:
+    """Writes bytes, or text as UTF-8, in place of an earlier file if there is one.
 
     Raises:
       OSError: If it cannot be written; an earlier file is then as it was.

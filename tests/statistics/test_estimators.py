@@ -6,8 +6,13 @@ from scipy import stats
 
 import tokenauction_jax as ta
 from tokenauction_jax.measures import Column, columns, run_texts
-from tokenauction_jax.statistics import Intervals, estimators, sequential
-from tokenauction_jax.statistics.moments import Moments, Sketch
+from tokenauction_jax.statistics import (
+    Intervals,
+    Moments,
+    Sketch,
+    estimators,
+    sequential,
+)
 
 
 def test_rate_is_wilsons():

@@ -5,8 +5,9 @@ from tokenauction_jax.statistics.estimators import mean_per_token as mean_per_to
 from tokenauction_jax.statistics.estimators import rate as rate
 from tokenauction_jax.statistics.intervals import Intervals as Intervals
 from tokenauction_jax.statistics.intervals import sequential as sequential
-from tokenauction_jax.statistics.moments import BUCKETS as BUCKETS
+from tokenauction_jax.statistics.moments import CellPairs as CellPairs
 from tokenauction_jax.statistics.moments import Moments as Moments
 from tokenauction_jax.statistics.moments import PairMoments as PairMoments
-from tokenauction_jax.statistics.moments import Sketch as Sketch
 from tokenauction_jax.statistics.moments import Statistics as Statistics
+from tokenauction_jax.statistics.sketch import Ranks as Ranks
+from tokenauction_jax.statistics.sketch import Sketch as Sketch

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import special
 
 from tokenauction_jax.statistics.estimators import CONFIDENCE
+from tokenauction_jax.statistics.sketch import Ranks
 
 
 class Intervals(NamedTuple):
@@ -61,33 +62,22 @@ class Intervals(NamedTuple):
         half = np.sqrt(z2 * variance + z2**2 / 4) / (1 + z2)
         return np.clip(centre - half, 0, mean), np.clip(centre + half, mean, 1)
 
-    def of_quantile(
-        self,
-        level: float,
-        low: np.ndarray,
-        high: np.ndarray,
-        counts: np.ndarray,
-    ) -> tuple[float, float, float]:
-        """A quantile and its interval from ordered buckets, by the ranks of a sample.
+    def of_quantile(self, level: float, ranks: Ranks) -> tuple[np.ndarray, ...]:
+        """A quantile of every series and both ends of its interval, by ranks.
 
         Args:
           level: In (0, 1).
-          low: Lower edges of the buckets.
-          high: Upper edges.
-          counts: Numbers in each.
+          ranks: Of `S` series.
+
+        Returns:
+          Three arrays `(S,)`, NaN below two numbers.
         """
-        n = counts.sum()
-        if n < 2:
-            return np.nan, np.nan, np.nan
-        margin = float(self.critical_value(n)) * np.sqrt(level * (1 - level) / n)
-        ranks = np.cumsum(counts) / n
-
-        def bucket(share: float) -> int:
-            return int(np.clip(np.searchsorted(ranks, share), 0, ranks.size - 1))
-
-        middle = bucket(level)
-        centre = (low[middle] + high[middle]) / 2
-        return centre, low[bucket(level - margin)], high[bucket(level + margin)]
+        spread = np.sqrt(level * (1 - level) / np.maximum(ranks.n, 1))
+        margin = self.critical_value(ranks.n) * spread
+        low, high = ranks.edges(np.where(ranks.n > 1, level, np.nan))
+        lowest, _ = ranks.edges(level - margin)
+        _, highest = ranks.edges(level + margin)
+        return (low + high) / 2, lowest, highest
 
 
 def sequential(first_look: int, last_look: int) -> Intervals:

@@ -1,22 +1,22 @@
 """Streaming statistics: they merge, and take memory constant in the auctions.
 
 Means and second moments are kept centred and merged by the formulas of Chan, Golub and
-LeVeque (1979), so nothing cancels; quantiles come from counts in buckets a bfloat16
-wide. Merging the same parts in the same order gives the same bits.
+LeVeque (1979), so nothing cancels. Merging the same parts in the same order gives the
+same bits.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-# float32 numbers that agree in their upper 15 bits share a bucket: 2^-6 of their size.
-_DROPPED_BITS = 17
-BUCKETS = 1 << (32 - _DROPPED_BITS)
+from tokenauction_jax.statistics.sketch import Sketch
+
+_NO_SKETCH = Sketch.of(np.zeros((0, 0), np.float32))
 
 
-@dataclasses.dataclass(eq=False)
-class Moments:
+class Moments(NamedTuple):
     """Means and second moments of series of numbers, missing ones left out.
 
     Attributes:
@@ -61,51 +61,20 @@ class Moments:
             return np.where(self.n > 1, np.sqrt(self.m2 / (self.n - 1)), np.nan)
 
 
-@dataclasses.dataclass(eq=False)
-class PairMoments:
-    """Joint moments of pairs of cells, over the auctions finite in both.
+class PairMoments(NamedTuple):
+    """Joint moments of pairs of series, over the auctions finite in both.
 
     Attributes:
-      n: `(M, C, C)`.
-      mean: ``mean[m, a, b]`` of cell a over the auctions that count in a and b.
-      m2: Likewise its sum of squared deviations.
-      cross: Sums of products of the deviations of a and b.
+      n: How many auctions, any shape.
+      mean: `(2, ...)`, of the first series of each pair and of its second.
+      m2: `(2, ...)`, likewise their sums of squared deviations.
+      cross: Sums of products of the deviations of first and second.
     """
 
     n: np.ndarray
     mean: np.ndarray
     m2: np.ndarray
     cross: np.ndarray
-
-    @classmethod
-    def of(cls, x: np.ndarray) -> "PairMoments":
-        """Of `x` `(C, M, A)`."""
-        by_measure = [
-            cls._of_one(x[:, m].astype(np.float64)) for m in range(x.shape[1])
-        ]
-        return cls(*(np.stack(parts) for parts in zip(*by_measure, strict=True)))
-
-    @staticmethod
-    def _of_one(x: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Of one measure `(C, A)`."""
-        finite = np.isfinite(x)
-        if x.shape[1] and finite.all():
-            mean = x.mean(1, keepdims=True)
-            deviation = x - mean
-            cross = deviation @ deviation.T
-            ones = np.ones_like(cross)
-            own = np.diagonal(cross)[:, None]
-            return x.shape[1] * ones, mean * ones, own * ones, cross
-        present = finite.astype(np.float64)
-        n = present @ present.T
-        # Around the cell's own mean, so that the shift to a pair's mean is small.
-        centre = np.where(finite, x, 0).sum(1, keepdims=True)
-        centre /= np.maximum(present.sum(1, keepdims=True), 1)
-        deviation = np.where(finite, x - centre, 0)
-        shift = deviation @ present.T / np.maximum(n, 1)
-        m2 = deviation**2 @ present.T - n * shift**2
-        cross = deviation @ deviation.T - n * shift * shift.T
-        return n, np.where(n > 0, centre + shift, 0), m2, cross
 
     def merge(self, other: "PairMoments") -> "PairMoments":
         """Of both samples together."""
@@ -117,72 +86,108 @@ class PairMoments:
             n,
             self.mean + gap * share,
             self.m2 + other.m2 + gap**2 * weight,
-            self.cross + other.cross + gap * np.swapaxes(gap, 1, 2) * weight,
+            self.cross + other.cross + gap[0] * gap[1] * weight,
         )
 
-    def of_cells(self) -> Moments:
-        """Of each cell by itself, `(C, M)`."""
-        own = (np.einsum("mcc->cm", getattr(self, x)) for x in ("n", "mean", "m2"))
-        n, mean, m2 = own
-        return Moments(n.astype(np.int64), mean.copy(), m2.copy())
-
+    @property
     def covariance(self) -> np.ndarray:
-        """Covariances `(M, C, C)`, NaN below two auctions."""
+        """Covariances, NaN below two auctions."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.n > 1, self.cross / (self.n - 1), np.nan)
 
+    @property
+    def difference(self) -> Moments:
+        """Of the first series minus the second, auction by auction."""
+        m2 = np.maximum(self.m2.sum(0) - 2 * self.cross, 0)
+        return Moments(self.n, self.mean[0] - self.mean[1], m2)
+
 
 @dataclasses.dataclass(eq=False)
-class Sketch:
-    """Counts of numbers in buckets that are exact to a relative 2^-6.
+class CellPairs:
+    """All pairs of cells in some auctions, by the least that tells of them.
+
+    Pairs of a cell with itself and later ones are in the order of
+    ``np.triu_indices(C)``: ``P = C (C + 1) / 2``. In a measure that each cell has in
+    all auctions or in none, a pair's n, mean and m2 are those of its cells.
 
     Attributes:
-      keys: Sorted; the series' index times `BUCKETS`, plus the bucket.
-      counts: How many numbers fell into each.
+      cells: `(C, M)`, each cell by itself.
+      cross: `(M, P)`, sums of products of the deviations.
+      partial: All of the `P` pairs, for measures that a cell has in some auctions.
     """
 
-    keys: np.ndarray
-    counts: np.ndarray
+    cells: Moments
+    cross: np.ndarray
+    partial: dict[int, PairMoments]
 
     @classmethod
-    def of(cls, x: np.ndarray) -> "Sketch":
-        """Of each row of float32 `x` `(S, A)`, over its finite entries."""
-        keys, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for series, row in enumerate(x):
-            # -0 and 0 are one number.
-            finite = row[np.isfinite(row)] + np.float32(0)
-            buckets = finite.view(np.uint32) >> _DROPPED_BITS
-            lowest = buckets.min(initial=BUCKETS)
-            found = np.bincount(buckets - lowest)
-            present = np.flatnonzero(found)
-            keys.append(series * BUCKETS + int(lowest) + present)
-            counts.append(found[present])
-        return cls(np.concatenate(keys), np.concatenate(counts))
+    def of(cls, x: np.ndarray) -> "CellPairs":
+        """Of `x` `(C, M, A)`."""
+        num_cells, num_columns, num_auctions = x.shape
+        pairs = np.triu_indices(num_cells)
+        n, mean, m2 = np.zeros((3, num_cells, num_columns))
+        cross = np.zeros((num_columns, pairs[0].size))
+        partial = {}
+        for m in range(num_columns):
+            joint = _joint(x[:, m].astype(np.float64))
+            n[:, m], mean[:, m], m2[:, m], _ = map(np.diagonal, joint)
+            cross[m] = joint.cross[pairs]
+            if ((n[:, m] > 0) & (n[:, m] < num_auctions)).any():
+                means, m2s = (
+                    np.stack([y[pairs], y[pairs[::-1]]]) for y in (joint.mean, joint.m2)
+                )
+                partial[m] = PairMoments(joint.n[pairs], means, m2s, cross[m])
+        return cls(Moments(n.astype(np.int64), mean, m2), cross, partial)
 
-    @classmethod
-    def merge(cls, sketches: Sequence["Sketch"]) -> "Sketch":
-        """Of all samples together; the order does not matter."""
-        keys = np.concatenate([sketch.keys for sketch in sketches])
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        starts = np.flatnonzero(np.diff(keys, prepend=-1))
-        counts = np.concatenate([sketch.counts for sketch in sketches])[order]
-        return cls(
-            keys[starts], np.add.reduceat(counts, starts) if keys.size else counts
-        )
+    def of_measure(self, measure: int) -> PairMoments:
+        """Joint moments `(P,)` of one measure in all pairs."""
+        if measure in self.partial:
+            return self.partial[measure]
+        both = np.stack(np.triu_indices(len(self.cells.n)))
+        own = Moments(*(y[both, measure] for y in self.cells))
+        return _of_both(own, self.cross[measure])
 
-    def series(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lower and upper edges of one series' buckets, in order, and their counts."""
-        start, stop = np.searchsorted(
-            self.keys, [index * BUCKETS, (index + 1) * BUCKETS]
-        )
-        near = (self.keys[start:stop] % BUCKETS).astype(np.uint32) << _DROPPED_BITS
-        far = near | ((1 << _DROPPED_BITS) - 1)
-        near, far = (bits.view(np.float32).astype(np.float64) for bits in (near, far))
-        low, high = np.minimum(near, far), np.maximum(near, far)
-        # The bucket of 0 holds the smallest subnormals, too: to a user they are 0.
-        order = np.argsort(low, kind="stable")
-        return low[order], high[order], self.counts[start:stop][order]
+    def of_pair(self, cell: int, other: int) -> PairMoments:
+        """Joint moments `(M,)` of all measures in two cells."""
+        own = Moments(*(y[[cell, other]] for y in self.cells))
+        one, two = sorted((cell, other))
+        place = one * len(self.cells.n) - one * (one + 1) // 2 + two
+        found = _of_both(own, self.cross[:, place])
+        order = 1 if one == cell else -1
+        for measure, pairs in self.partial.items():
+            found.n[measure] = pairs.n[place]
+            found.mean[:, measure] = pairs.mean[::order, place]
+            found.m2[:, measure] = pairs.m2[::order, place]
+        return found
+
+
+def _of_both(cells: Moments, cross: np.ndarray) -> PairMoments:
+    """Of pairs from moments `(2, ...)` of cells that have all their numbers or none."""
+    n = cells.n.min(0)
+    mean, m2 = (np.where(n > 0, y, 0.0) for y in (cells.mean, cells.m2))
+    return PairMoments(n, mean, m2, cross)
+
+
+def _joint(x: np.ndarray) -> PairMoments:
+    """Of one measure `(C, A)` in every two cells; mean and m2 only of the row's."""
+    finite = np.isfinite(x)
+    if x.size and finite.all():
+        mean = x.mean(1, keepdims=True)
+        deviation = x - mean
+        cross = deviation @ deviation.T
+        own = (x.shape[1], mean, np.diagonal(cross)[:, None])
+        n, mean, m2 = (np.broadcast_to(y, cross.shape) for y in own)
+        return PairMoments(n, mean, m2, cross)
+    present = finite.astype(np.float64)
+    n = present @ present.T
+    # Around the cell's own mean, so that the shift to a pair's mean is small.
+    filled = np.where(finite, x, 0)
+    centre = filled.sum(1, keepdims=True) / np.maximum(n.diagonal()[:, None], 1)
+    deviation = (filled - centre) * present
+    shift = deviation @ present.T / np.maximum(n, 1)
+    m2 = deviation**2 @ present.T - n * shift**2
+    cross = deviation @ deviation.T - n * shift * shift.T
+    return PairMoments(n, np.where(n > 0, centre + shift, 0), m2, cross)
 
 
 @dataclasses.dataclass(eq=False)
@@ -195,9 +200,9 @@ class Statistics:
       infinite: `(C, M)`, texts of which a measure was not finite.
       cells: `(C, M)`, of the measures in each cell.
       comparisons: `(P, M)`, of paired differences between cells.
-      pairs: `(M, C, C)`.
       sketch: Of series ``cell * M + measure``; empty in a running total, which is
         looked at for its moments.
+      pairs: Of the cells; None in a running total, and in what was read from a part.
     """
 
     num_auctions: int
@@ -205,8 +210,8 @@ class Statistics:
     infinite: np.ndarray
     cells: Moments
     comparisons: Moments
-    pairs: PairMoments
     sketch: Sketch
+    pairs: CellPairs | None = None
 
     @classmethod
     def of(
@@ -227,8 +232,8 @@ class Statistics:
         _, num_auctions, num_columns = measures.shape
         # Everything but differences goes measure by measure, (C, M, A).
         by_measure = np.ascontiguousarray(measures.transpose(0, 2, 1))
-        pairs = PairMoments.of(by_measure)
-        cells = pairs.of_cells()
+        pairs = CellPairs.of(by_measure)
+        cells = pairs.cells
         differences = (_mean_difference(measures, pairs) for pairs in comparisons)
         return cls(
             num_auctions,
@@ -236,21 +241,24 @@ class Statistics:
             np.where(absent, 0, valid.sum(1)[:, None] - cells.n),
             cells,
             _stack([Moments.of(x) for x in differences], num_columns),
-            pairs,
             Sketch.of(by_measure.reshape(-1, num_auctions)),
+            pairs,
         )
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Of both samples together, `other` the later one, without their sketches."""
+        """Running total of both samples, `other` the later one."""
         return Statistics(
             self.num_auctions + other.num_auctions,
             self.undefined + other.undefined,
             self.infinite + other.infinite,
             self.cells.merge(other.cells),
             self.comparisons.merge(other.comparisons),
-            self.pairs.merge(other.pairs),
-            Sketch(np.zeros(0, np.int64), np.zeros(0, np.int64)),
+            _NO_SKETCH,
         )
+
+    def totals(self) -> "Statistics":
+        """As a running total, which has neither the sketch nor the pairs."""
+        return dataclasses.replace(self, sketch=_NO_SKETCH, pairs=None)
 
 
 def _mean_difference(
@@ -268,6 +276,4 @@ def _stack(parts: Sequence[Moments], num_columns: int) -> Moments:
     if not parts:
         nothing = np.zeros((0, num_columns))
         return Moments(nothing.astype(np.int64), nothing, nothing)
-    return Moments(
-        *(np.stack([getattr(p, name) for p in parts]) for name in ("n", "mean", "m2"))
-    )
+    return Moments(*(np.stack(found) for found in zip(*parts, strict=True)))

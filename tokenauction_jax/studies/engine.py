@@ -37,7 +37,7 @@ class Parts(Protocol):
         ...
 
     def statistics(self) -> Statistics | None:
-        """All finished chunks together, None if there are none."""
+        """Running total of all finished chunks, None if there are none."""
         ...
 
     def write_part(
@@ -97,7 +97,7 @@ def run(
                 part, kept = session.finish(chunk, waiting)
                 with session.overhead():
                     parts.write_part(chunk, part, kept)
-                    total = part if total is None else total.merge(part)
+                    total = part.totals() if total is None else total.merge(part)
                 session.show(total, chunk + 1)
                 if stopped := precise_enough(outline, plan, total):
                     break

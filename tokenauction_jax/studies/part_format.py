@@ -1,32 +1,42 @@
-"""The statistics of a chunk as a Parquet table, and back."""
+"""The statistics of a chunk as Parquet tables, and back."""
 
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tokenauction_jax.statistics.moments import (
-    BUCKETS,
+    CellPairs,
     Moments,
     PairMoments,
-    Sketch,
     Statistics,
 )
+from tokenauction_jax.statistics.sketch import Sketch
+
+# More products of pairs than these are written and read measure by measure.
+_PAIRS_AT_ONCE = 2**20
+_MOMENTS = ("n", "mean", "m2")
+# Columns of what pairs have of their own: their attribute, and which row of it.
+_PARTIAL: dict[str, tuple[str, Any]] = {
+    "pair_n": ("n", ...),
+    "pair_mean": ("mean", 0),
+    "pair_other_mean": ("mean", 1),
+    "pair_m2": ("m2", 0),
+    "pair_other_m2": ("m2", 1),
+}
 
 
 def to_table(statistics: Statistics) -> pa.Table:
-    """A table with one row for each measure of each cell, then of each comparison."""
+    """All but the pairs: a row for each measure of each cell, then comparison."""
+    sketch = statistics.sketch
     cells, compared = statistics.cells, statistics.comparisons
     num_cells, num_columns = cells.n.shape
     num_compared = compared.n.shape[0]
-    pairs = {
-        name: getattr(statistics.pairs, name).transpose(1, 0, 2)
-        for name in ("n", "mean", "m2", "cross")
-    }
-    series = np.arange(num_cells * num_columns + 1) * BUCKETS
-    offsets = np.searchsorted(statistics.sketch.keys, series)
-    empty = np.full(num_compared * num_columns, offsets[-1])
-    offsets = pa.array(np.concatenate([offsets, empty]).astype(np.int32))
+    empty = np.full(num_compared * num_columns, sketch.offsets[-1])
+    offsets = pa.array(np.concatenate([sketch.offsets, empty]).astype(np.int32))
 
     def both(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.concatenate([x.ravel(), y.ravel()])
@@ -45,51 +55,141 @@ def to_table(statistics: Statistics) -> pa.Table:
         "n": both(cells.n, compared.n),
         "mean": both(cells.mean, compared.mean),
         "m2": both(cells.m2, compared.m2),
-        "buckets": pa.ListArray.from_arrays(
-            offsets, pa.array((statistics.sketch.keys % BUCKETS).astype(np.uint16))
-        ),
-        "counts": pa.ListArray.from_arrays(offsets, pa.array(statistics.sketch.counts)),
+        "buckets": pa.ListArray.from_arrays(offsets, pa.array(sketch.buckets)),
+        "counts": pa.ListArray.from_arrays(offsets, pa.array(sketch.counts)),
     }
-    for name, values in pairs.items():
-        flat = values.astype(np.int64 if name == "n" else np.float64).ravel()
-        ends = np.minimum(
-            np.arange(len(offsets)) * num_cells, num_columns * num_cells**2
-        )
-        columns[f"pair_{name}"] = pa.ListArray.from_arrays(
-            pa.array(ends.astype(np.int32)), pa.array(flat)
-        )
     return pa.table(columns)
 
 
 def from_table(table: pa.Table) -> Statistics:
-    """The statistics that `to_table` made a table of."""
-    kind = np.array(table["kind"].to_pylist())
+    """The statistics that `to_table` made a table of, without pairs."""
+    is_cell = table["kind"].to_numpy() == "cell"
     num_columns = table["measure"].to_numpy().max() + 1
-    is_cell = kind == "cell"
 
     def numbers(name: str, chosen: np.ndarray) -> np.ndarray:
         return table[name].to_numpy()[chosen].reshape(-1, num_columns)
 
     def moments(chosen: np.ndarray) -> Moments:
-        return Moments(*(numbers(name, chosen) for name in ("n", "mean", "m2")))
-
-    num_cells = int(is_cell.sum()) // num_columns
-
-    def pair(name: str) -> np.ndarray:
-        flat = table[f"pair_{name}"].combine_chunks().flatten().to_numpy()
-        shaped = flat.reshape(num_cells, num_columns, num_cells).transpose(1, 0, 2)
-        return shaped.astype(np.float64)
+        return Moments(*(numbers(name, chosen) for name in _MOMENTS))
 
     buckets = table["buckets"].combine_chunks()
-    lengths = np.diff(buckets.offsets.to_numpy())
-    series = np.repeat(np.arange(lengths.size), lengths)
-    keys = series * BUCKETS + buckets.flatten().to_numpy()
+    counts = table["counts"].combine_chunks().flatten().to_numpy()
+    offsets = buckets.offsets.to_numpy()[: is_cell.sum() + 1].astype(np.int64)
     return Statistics(
         int(table["auctions"][0].as_py()),
         numbers("undefined", is_cell)[:, 0],
         numbers("infinite", is_cell),
         moments(is_cell),
         moments(~is_cell),
-        PairMoments(*(pair(name) for name in ("n", "mean", "m2", "cross"))),
-        Sketch(keys, table["counts"].combine_chunks().flatten().to_numpy()),
+        Sketch(offsets, buckets.flatten().to_numpy(), counts.astype(np.int32)),
     )
+
+
+def to_pair_tables(statistics: Statistics) -> Iterator[pa.Table]:
+    """Tables of the pairs with one row for each cell of each measure.
+
+    A row has the cell's pairs with itself and later ones, as lists. Those but of
+    `cross` are empty where the numbers are those of the cells. Few pairs make one
+    table, many make one for each measure.
+
+    Raises:
+      ValueError: If `statistics` are a running total.
+    """
+    pairs = statistics.pairs
+    if pairs is None:
+        raise ValueError("a running total has no pairs: write each chunk's")
+    if pairs.cross.size <= _PAIRS_AT_ONCE:
+        yield _pair_table(pairs, range(len(pairs.cross)))
+        return
+    for measure in range(len(pairs.cross)):
+        yield _pair_table(pairs, range(measure, measure + 1))
+
+
+def _pair_table(pairs: CellPairs, measures: range) -> pa.Table:
+    num_cells, chosen = len(pairs.cells.n), slice(measures.start, measures.stop)
+    lengths = np.tile(np.arange(num_cells, 0, -1), (len(measures), 1))
+    columns: dict[str, Any] = {
+        "measure": np.repeat(measures, num_cells),
+        "cell": np.tile(np.arange(num_cells), len(measures)),
+    }
+    for name, values in pairs.cells._asdict().items():
+        columns[name] = values[:, chosen].T.ravel()
+    columns["cross"] = _lists(lengths, pairs.cross[chosen])
+    partial = [measure for measure in measures if measure in pairs.partial]
+    lengths *= np.isin(measures, partial)[:, None]
+    for column, (name, row) in _PARTIAL.items():
+        found = [getattr(pairs.partial[measure], name)[row] for measure in partial]
+        columns[column] = _lists(lengths, np.concatenate([*found, np.zeros(0)]))
+    return pa.table(columns)
+
+
+def from_pair_table(table: pa.Table) -> CellPairs:
+    """The pairs of the measures of one of the tables of `to_pair_tables`."""
+    num_cells = table["cell"].to_numpy().max() + 1
+    cells = (table[name].to_numpy().reshape(-1, num_cells).T for name in _MOMENTS)
+    lists = {name: table[name].combine_chunks() for name in ("cross", *_PARTIAL)}
+    size = num_cells * (num_cells + 1) // 2
+    flat = {name: x.flatten().to_numpy().reshape(-1, size) for name, x in lists.items()}
+    lengths = lists["pair_n"].value_lengths().to_numpy()
+    partial = {
+        int(measure): PairMoments(
+            flat["pair_n"][k],
+            np.stack([flat["pair_mean"][k], flat["pair_other_mean"][k]]),
+            np.stack([flat["pair_m2"][k], flat["pair_other_m2"][k]]),
+            flat["cross"][measure],
+        )
+        for k, measure in enumerate(np.flatnonzero(lengths[::num_cells]))
+    }
+    return CellPairs(Moments(*cells), flat["cross"], partial)
+
+
+def read_measure(file: pq.ParquetFile, measure: int) -> PairMoments:
+    """Joint moments `(P,)` of a measure in all pairs, from the tables of a chunk."""
+    if file.num_row_groups == 1:
+        return from_pair_table(file.read()).of_measure(measure)
+    return from_pair_table(file.read_row_group(measure)).of_measure(0)
+
+
+def read_pair(file: pq.ParquetFile, cell: int, other: int) -> PairMoments:
+    """Joint moments `(M,)` of all measures in two cells, from those tables."""
+    found = [
+        from_pair_table(file.read_row_group(group)).of_pair(cell, other)
+        for group in range(file.num_row_groups)
+    ]
+    return PairMoments(*(np.concatenate(x, -1) for x in zip(*found, strict=True)))
+
+
+def pairs_to_parquet(statistics: Statistics, about: Mapping[str, str]) -> pa.Buffer:
+    """The file of a chunk's pairs: incompressible numbers but for their exponents."""
+    lists = (f"{name}.list.element" for name in ("cross", *_PARTIAL))
+    return to_parquet(
+        to_pair_tables(statistics),
+        about,
+        use_dictionary=False,
+        column_encoding=dict.fromkeys(lists, "BYTE_STREAM_SPLIT"),
+    )
+
+
+def to_parquet(
+    tables: Iterable[pa.Table], about: Mapping[str, str], **options: Any
+) -> pa.Buffer:
+    """A Parquet file with a row group for each table.
+
+    Args:
+      tables: At least one, all of one schema.
+      about: Metadata of the file.
+      **options: Of `pyarrow.parquet.ParquetWriter`.
+    """
+    sink, tables = pa.BufferOutputStream(), iter(tables)
+    first = next(tables)
+    schema = first.schema.with_metadata(dict(about))
+    with pq.ParquetWriter(sink, schema, compression="zstd", **options) as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table)
+    return sink.getvalue()
+
+
+def _lists(lengths: np.ndarray, values: np.ndarray) -> pa.ListArray:
+    """Values in order as lists of so many each."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))

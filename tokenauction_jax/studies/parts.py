@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import filelock
@@ -23,7 +23,7 @@ from tokenauction_jax import files
 from tokenauction_jax.environment import environment
 from tokenauction_jax.files import ExistsError, StoreError
 from tokenauction_jax.mechanism.sampling import SAMPLER
-from tokenauction_jax.statistics.moments import Statistics
+from tokenauction_jax.statistics.moments import PairMoments, Statistics
 from tokenauction_jax.studies import part_format, reading
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.plan import Plan
@@ -185,17 +185,12 @@ class Folder:
         Raises:
           StoreError: If it cannot be written, for instance for want of space.
         """
-        table = part_format.to_table(statistics)
-        table = table.replace_schema_metadata(
-            {"digest": self.digest, "chunk": str(chunk)}
-        )
-        tables = {_part("parts", chunk): table}
-        if auctions is not None:
-            tables[_part("auctions", chunk)] = auctions
         sums = self.checksums()
+        about = {"digest": self.digest, "chunk": str(chunk)}
         try:
-            for name, content in tables.items():
-                data = to_parquet(content)
+            for kind, data in _files(statistics, auctions, about):
+                name = _part(kind, chunk)
+                (self.path / name).parent.mkdir(exist_ok=True)
                 files.write(self.path / name, data)
                 sums[name] = hashlib.sha256(data).hexdigest()
             lines = "".join(f"{total}  {name}\n" for name, total in sums.items())
@@ -209,30 +204,45 @@ class Folder:
             ) from None
 
     def read_part(self, chunk: int) -> Statistics:
-        """The statistics of a chunk.
+        """The statistics of a chunk, without its pairs.
 
         Raises:
           StoreError: If the part is damaged, or of another study.
         """
-        table = self._read(_part("parts", chunk))
-        about = table.schema.metadata or {}
-        if about.get(b"digest") != self.digest.encode():
-            raise StoreError(f"{self.path / _part('parts', chunk)} is of another study")
-        return part_format.from_table(table)
+        return part_format.from_table(self._read_own(_part("parts", chunk)).read())
+
+    def read_pair(self, cell: int, other: int) -> PairMoments:
+        """Joint moments `(M,)` of all measures in two cells, over all chunks.
+
+        Raises:
+          StoreError: If a file is missing, damaged, or of another study.
+        """
+        return _merged(part_format.read_pair(x, cell, other) for x in self._pairs())
+
+    def read_measure(self, measure: int) -> PairMoments:
+        """Joint moments `(P,)` of a measure in all pairs of cells, over all chunks.
+
+        Raises:
+          StoreError: If a file is missing, damaged, or of another study.
+        """
+        return _merged(part_format.read_measure(x, measure) for x in self._pairs())
+
+    def _pairs(self) -> Iterator[pq.ParquetFile]:
+        return (self._read_own(_part("pairs", k)) for k in range(self.num_parts()))
 
     def read_auctions(self) -> pa.Table | None:
         """The auctions that were kept whole, None if there are none."""
         names = [name for name in self.checksums() if name.startswith("auctions/")]
-        tables = [self._read(name) for name in sorted(names)]
+        tables = [self._read(name).read() for name in sorted(names)]
         return pa.concat_tables(tables) if tables else None
 
-    def _read(self, name: str) -> pa.Table:
+    def _read(self, name: str) -> pq.ParquetFile:
         path = self.path / name
         try:
             data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != self.checksums()[name]:
+            if hashlib.sha256(data).hexdigest() != self.checksums().get(name):
                 raise ValueError("its checksum is not that of what was written")
-            return pq.read_table(pa.BufferReader(data))
+            return pq.ParquetFile(pa.BufferReader(data))
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise StoreError(
@@ -240,13 +250,17 @@ class Folder:
                 f"line and all below it from {self.path / _CHECKSUMS}, and resume"
             ) from None
 
+    def _read_own(self, name: str) -> pq.ParquetFile:
+        """A finished file that says which study it is of."""
+        file = self._read(name)
+        about = file.schema_arrow.metadata or {}
+        if about.get(b"digest") != self.digest.encode():
+            raise StoreError(f"{self.path / name} is of another study")
+        return file
+
     def statistics(self) -> Statistics | None:
-        """All finished chunks together, None if there are none."""
-        total = None
-        for chunk in range(self.num_parts()):
-            part = self.read_part(chunk)
-            total = part if total is None else total.merge(part)
-        return total
+        """Running total of all finished chunks, None if there are none."""
+        return _total(self.read_part(chunk) for chunk in range(self.num_parts()))
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Adds a line on one session of running."""
@@ -278,8 +292,8 @@ class Memory:
         return len(self._parts)
 
     def statistics(self) -> Statistics | None:
-        """All finished chunks together, None if there are none."""
-        return functools.reduce(Statistics.merge, self._parts) if self._parts else None
+        """Running total of all finished chunks, None if there are none."""
+        return _total(self._parts)
 
     def write_part(
         self, chunk: int, statistics: Statistics, auctions: pa.Table | None
@@ -292,6 +306,14 @@ class Memory:
     def read_part(self, chunk: int) -> Statistics:
         """The statistics of a chunk."""
         return self._parts[chunk]
+
+    def read_pair(self, cell: int, other: int) -> PairMoments:
+        """Joint moments `(M,)` of all measures in two cells, over all chunks."""
+        return _merged(x.pairs.of_pair(cell, other) for x in self._parts if x.pairs)
+
+    def read_measure(self, measure: int) -> PairMoments:
+        """Joint moments `(P,)` of a measure in all pairs of cells, over all chunks."""
+        return _merged(x.pairs.of_measure(measure) for x in self._parts if x.pairs)
 
     def read_auctions(self) -> pa.Table | None:
         """The auctions that were kept whole, None if there are none."""
@@ -319,12 +341,27 @@ def new_manifest(study: Study, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _files(
+    statistics: Statistics, auctions: pa.Table | None, about: Mapping[str, str]
+) -> Iterator[tuple[str, pa.Buffer]]:
+    """The files of a chunk; the part, which makes the others count, comes last."""
+    yield "pairs", part_format.pairs_to_parquet(statistics, about)
+    if auctions is not None:
+        yield "auctions", part_format.to_parquet([auctions], about)
+    yield "parts", part_format.to_parquet([part_format.to_table(statistics)], about)
+
+
 def _part(kind: str, chunk: int) -> str:
     return f"{kind}/part-{chunk:06d}.parquet"
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """The bytes of a Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+def _total(parts: Iterable[Statistics]) -> Statistics | None:
+    """Parts as a running total, merged in their order."""
+    total = None
+    for part in parts:
+        total = part.totals() if total is None else total.merge(part)
+    return total
+
+
+def _merged(parts: Iterable[PairMoments]) -> PairMoments:
+    return functools.reduce(PairMoments.merge, parts)
