@@ -9,6 +9,7 @@ from tokenauction_jax.measures import Column, columns, run_texts
 from tokenauction_jax.statistics import (
     Intervals,
     Moments,
+    Ranks,
     Sketch,
     estimators,
     sequential,
@@ -129,8 +130,8 @@ def test_a_share_that_never_varied_has_an_interval_all_the_same():
 def test_intervals_of_quantiles_cover():
     right = []
     for row in samples(400, 300).astype(np.float32):
-        buckets = Sketch.of(row[None]).series(0)
-        _, low, high = Intervals().of_quantile(0.9, *buckets)
+        ranks = Ranks(Sketch.of(row[None]))
+        _, (low,), (high,) = Intervals().of_quantile(0.9, ranks)
         right.append(low <= stats.gamma(0.5, scale=2.0).ppf(0.9) <= high)
     # Buckets only widen them; three standard errors below 95 %.
     assert np.mean(right) >= 0.917
@@ -139,7 +140,8 @@ def test_intervals_of_quantiles_cover():
 def test_one_auction_has_no_interval():
     low, high = Intervals().of_mean(np.ones(1), np.full(1, np.nan), np.ones(1))
     assert np.isnan([low, high]).all()
-    assert np.isnan(Intervals().of_quantile(0.5, *np.ones((3, 1)))).all()
+    ranks = Ranks(Sketch.of(np.ones((1, 1), np.float32)))
+    assert np.isnan(Intervals().of_quantile(0.5, ranks)).all()
 
 
 @pytest.mark.slow

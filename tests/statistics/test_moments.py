@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
 
-from tokenauction_jax.statistics import Intervals
-from tokenauction_jax.statistics.moments import Moments, PairMoments, Sketch, Statistics
+from tokenauction_jax.statistics import (
+    CellPairs,
+    Intervals,
+    Moments,
+    Ranks,
+    Sketch,
+    Statistics,
+)
 
 
 def make_data():
@@ -45,18 +51,26 @@ def test_nothing_has_no_moments():
     assert np.isnan(found.std).all()
 
 
-def test_pair_moments_use_the_auctions_that_both_cells_have():
-    cells = DATA.T[:, None]  # (C, M, A)
-    found = PairMoments.of(cells[..., :150]).merge(PairMoments.of(cells[..., 150:]))
-    covariance = found.covariance()[0]
-    for a in range(3):
-        for b in range(3):
-            both = np.isfinite(DATA[:, a]) & np.isfinite(DATA[:, b])
-            expected = np.cov(DATA[both, a], DATA[both, b])
-            assert found.n[0, a, b] == both.sum()
-            assert covariance[a, b] == pytest.approx(expected[0, 1], rel=1e-6)
-            mean = DATA[both, a].mean()
-            assert found.mean[0, a, b] == pytest.approx(mean, rel=1e-14)
+@pytest.mark.parametrize("missing", [True, False])
+def test_pair_moments_use_the_auctions_that_both_cells_have(missing):
+    data = DATA if missing else np.nan_to_num(DATA, nan=1e6)
+    parts = [CellPairs.of(x) for x in np.split(data.T[:, None], [150], axis=-1)]
+    assert bool(parts[0].partial) == missing
+    one, other = (part.of_measure(0) for part in parts)
+    every = one.merge(other)
+    for place, (a, b) in enumerate(zip(*np.triu_indices(3), strict=True)):
+        both = np.isfinite(data[:, a]) & np.isfinite(data[:, b])
+        expected = np.cov(data[both, a], data[both, b])[0, 1]
+        assert every.n[place] == both.sum()
+        assert every.covariance[place] == pytest.approx(expected, rel=1e-6)
+        assert every.mean[0, place] == pytest.approx(data[both, a].mean(), rel=1e-14)
+        for first, second in ((a, b), (b, a)):
+            one, other = (part.of_pair(first, second) for part in parts)
+            pair = one.merge(other)
+            difference = data[both, first] - data[both, second]
+            assert pair.difference.mean[0] == pytest.approx(difference.mean(), 1e-9)
+            std = np.std(difference, ddof=1)
+            assert pair.difference.std[0] == pytest.approx(std, rel=1e-6, abs=1e-9)
 
 
 def test_quantiles_are_exact_to_a_bucket(rng):
@@ -64,27 +78,39 @@ def test_quantiles_are_exact_to_a_bucket(rng):
     x = np.append(x, [np.inf, -np.inf, np.nan]).astype(np.float32)
     rows = np.stack([np.full_like(x, 7), x])
     sketch = Sketch.merge([Sketch.of(rows[:, :9000]), Sketch.of(rows[:, 9000:])])
-    low, high, counts = sketch.series(1)
-    assert counts.sum() == 20_002
-    assert (np.diff(low) > 0).all()
+    ranks = Ranks(sketch)
+    assert ranks.n.tolist() == [x.size, 20_002]
     for level in (0.01, 0.25, 0.5, 0.9):
-        middle, lower, upper = Intervals().of_quantile(level, low, high, counts)
+        middle, lower, upper = Intervals().of_quantile(level, ranks)
         exact = np.quantile(x[np.isfinite(x)], level)
-        assert abs(middle - exact) < 2**-6 * abs(exact) + 1e-4
-        assert lower <= middle <= upper
+        assert abs(middle[1] - exact) < 2**-6 * abs(exact) + 1e-4
+        assert lower[1] <= middle[1] <= upper[1]
+        assert abs(middle[0] - 7) < 7 * 2**-6
+
+
+def test_edges_are_those_of_the_sorted_numbers(rng):
+    """Every rank of small samples, among them ties, zeros and signs."""
+    for size in range(1, 9):
+        row = rng.integers(-3, 4, size).astype(np.float32)
+        ranks = Ranks(Sketch.of(np.stack([row, row])))
+        for rank, exact in enumerate(np.sort(row), start=1):
+            low, high = ranks.edges(np.full(2, rank / size))
+            assert low[1] <= exact <= high[1]
+            assert high[1] - low[1] <= 2**-6 * abs(exact) + 1e-30
 
 
 def test_zero_has_one_bucket_whatever_its_sign():
     found = Sketch.of(np.array([[0.0, -0.0], [np.nan, np.inf]], np.float32))
-    assert (found.keys.tolist(), found.counts.tolist()) == ([0], [2])
+    assert (found.buckets.tolist(), found.counts.tolist()) == ([0], [2])
+    assert found.offsets.tolist() == [0, 1, 1]
 
 
 def test_merged_sketches_do_not_depend_on_the_order(rng):
     parts = [Sketch.of(rng.normal(size=(2, 50)).astype(np.float32)) for _ in "abc"]
     one = Sketch.merge(parts)
     other = Sketch.merge([parts[2], Sketch.merge(parts[:2])])
-    np.testing.assert_array_equal(one.keys, other.keys)
-    np.testing.assert_array_equal(one.counts, other.counts)
+    for name in ("offsets", "buckets", "counts"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
 def test_identical_cells_differ_by_exactly_nothing(rng):

@@ -270,7 +270,7 @@ def test_numbers_of_a_rule_are_leaves(found):
         ({"sampling": {"top_k": 3}}, "filters by itself"),
         ({"agents": {"kind": "pool", "pool": 1}}, "should be an AgentPool"),
     ],
-    ids=str,
+    ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_objects_that_do_not_fit(changes, message):
     with pytest.raises(ValueError, match=message):
