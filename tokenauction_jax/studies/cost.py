@@ -14,8 +14,10 @@ from tokenauction_jax.studies.plan import Plan
 
 # The interpreter, JAX and the tables of statistics of a small study.
 _BASE_MEMORY = 700 * 2**20
-# Copies of a chunk's numbers while its statistics are taken, at 8 bytes.
-_COPIES = 6
+# Copies of a chunk's numbers while its statistics are taken, at 4 bytes.
+_COPIES = 4
+# And of the products of pairs of cells: as arrays, as a table and as a file.
+_PAIR_COPIES = 2
 
 
 class Cost(NamedTuple):
@@ -64,13 +66,14 @@ def estimate(
         temporary = max(temporary, memory)
     blocks = sum(len(plan.blocks(chunk)) for chunk in range(plan.num_chunks))
     running = sum(per_auction) * plan.block * blocks / threads
-    numbers = len(cells) * plan.chunk * len(plan.columns) * 8 * _COPIES
+    numbers = len(cells) * plan.chunk * len(plan.columns) * 4 * _COPIES
     weights = sum(
         np.prod(np.shape(leaf)) * 4
         for pool in {id(cell.pool): cell.pool for cell in cells}.values()
         for leaf in jax.tree.leaves(pool)
     )
-    memory = _BASE_MEMORY + threads * temporary + numbers + float(weights)
+    pairs = len(cells) * (len(cells) + 1) // 2 * len(plan.columns) * 8 * _PAIR_COPIES
+    memory = _BASE_MEMORY + threads * temporary + numbers + pairs + float(weights)
     return Cost(running + compiling, memory, len(timed), per_auction)
 
 
