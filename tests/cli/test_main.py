@@ -119,11 +119,12 @@ def test_rerun_gives_the_same_texts(capsys, scenario, tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         main(["simulate", str(scenario), "--out", str(folder)])
-    tables = [pq.read_table(folder / "texts.parquet") for folder in folders]
-    assert tables[0].equals(tables[1])
+    # As text, where one NaN is like another.
+    tables = [str(pq.read_table(x / "texts.parquet").to_pylist()) for x in folders]
+    assert tables[0] == tables[1]
     third = tmp_path / "three"
     main(["simulate", str(scenario), "--out", str(third), "--seed", "1"])
-    assert not pq.read_table(third / "texts.parquet").equals(tables[0])
+    assert str(pq.read_table(third / "texts.parquet").to_pylist()) != tables[0]
 
 
 def test_options_replace_the_scenarios(capsys, scenario, tmp_path):

@@ -207,7 +207,7 @@ class Results:
         try:
             place.mkdir(exist_ok=True)
             for name in _TABLES:
-                content = getattr(self, name).to_csv(index=False)
+                content = getattr(self, name).to_csv(index=False, lineterminator="\n")
                 files.write(place / f"{name}.csv", content)
         except OSError as error:
             raise StoreError(f"cannot write {place}: {error.strerror}") from None
