@@ -91,9 +91,13 @@ def test_numbers_must_be_leaves():
 
 def test_rules_must_be_pytrees_with_all_members():
     plain = type("Plain", (type(LINEAR),), {})(1.0)
-    rejection("no pytree: decorate its class", testing.check_aggregation, plain)
+    rejection("not a pytree: decorate its class", testing.check_aggregation, plain)
     valuation = ta.total_variation()
-    rejection("no Aggregation: it has no", testing.check_aggregation, valuation)
+    rejection(
+        "does not implement Aggregation: it has no",
+        testing.check_aggregation,
+        valuation,
+    )
 
 
 def test_claims_are_searched():
