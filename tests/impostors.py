@@ -114,6 +114,21 @@ class Changed:
 
 
 @ta.record
+class Weighed:
+    """Linear aggregation but for what ``change(weights)`` does."""
+
+    change: Callable[..., Any] = ta.static_field()
+    name: ClassVar[str] = "weighed"
+    monotone: ClassVar[bool] = False
+
+    def weights(self, bids):
+        return self.change(ta.linear().weights(bids))
+
+    def log_prob(self, bids, log_probs):
+        return ta.linear().log_prob(bids, log_probs)
+
+
+@ta.record
 class Valued:
     """Total variation but for what ``change(value)`` does."""
 
@@ -126,7 +141,7 @@ class Valued:
 
 @ta.record
 class Wrapped:
-    """Linear aggregation under another name: a monotone rule, and no impostor."""
+    """Linear aggregation under another name: a monotone rule, not an impostor."""
 
     influence: float
     name: ClassVar[str] = "wrapped"
@@ -155,7 +170,7 @@ class Boast:
 
 @ta.record
 class Baked:
-    """Linear aggregation whose influence is no leaf."""
+    """Linear aggregation whose influence is not a leaf."""
 
     influence: float = ta.static_field()
     name: ClassVar[str] = "baked"
@@ -188,6 +203,26 @@ class Lottery:
     def realized(self, key, bids, log_probs, token):
         del log_probs, token
         return self.realize * bids * jax.random.bernoulli(key, shape=bids.shape)
+
+
+@ta.record
+class Charged:
+    """Charges ``change(bids)`` whatever is drawn."""
+
+    change: Callable[..., Any] = ta.static_field()
+    name: ClassVar[str] = "charged"
+
+    def expected(self, bids, log_probs):
+        del log_probs
+        return self.change(bids)
+
+    def conditional(self, bids, log_probs, token):
+        del log_probs, token
+        return self.change(bids)
+
+    def realized(self, key, bids, log_probs, token):
+        del key, log_probs, token
+        return self.change(bids)
 
 
 @ta.record

@@ -99,7 +99,7 @@ def test_a_stable_sampler_must_follow_the_aggregate():
 
 
 class Plain:
-    """A rule that is no pytree, and that the subclasses spoil."""
+    """A rule that is not a pytree, and that the subclasses spoil."""
 
     name = "plain"
     monotone = False
@@ -154,7 +154,7 @@ def test_a_plain_object_is_audited():
 @pytest.mark.parametrize(
     ("rule", "note"),
     [
-        (WrongShape(), r"log_prob returned shape \(3,\)"),
+        (WrongShape(), r"log_prob returns float32\[3\], not floating\[4\]"),
         (Raises(), "RuntimeError: no such auction"),
         (NotTraceable(), "TracerArrayConversionError"),
     ],
@@ -217,7 +217,7 @@ def test_negative_payments_and_wrong_shapes_are_named():
     )
     assert audit.finding(properties.SURPLUS, "refund").verdict == "fails"
     wrong = audit.finding(properties.WELL_FORMED, "one_price")
-    assert "conditional returned shape ()" in wrong.note
+    assert "conditional returns float32[], not floating[3]" in wrong.note
 
 
 def test_same_seed_same_findings():

@@ -9,6 +9,9 @@ from reference import aggregation, payments
 
 import tokenauction_jax as ta
 from tokenauction_jax.auditing import instances, properties, search
+from tokenauction_jax.auditing.properties.aggregation import aggregation_margins
+from tokenauction_jax.auditing.properties.payment import payment_margins
+from tokenauction_jax.auditing.rules import Rules
 
 SIZE = 64
 INSTANCES = instances.random_instances(4, SIZE, 3, 5)
@@ -59,9 +62,7 @@ def defined(*rows):
 @pytest.fixture(scope="module", params=["linear", "log_linear"])
 def aggregation_case(request):
     rule = getattr(ta, request.param)()
-    margins = search.evaluate(
-        properties.aggregation_margins, properties.bundle(rule), INSTANCES
-    )
+    margins = search.evaluate(aggregation_margins, Rules(rule), INSTANCES)
     return rule, margins
 
 
@@ -129,8 +130,8 @@ PAYMENTS = {
 @pytest.fixture(scope="module", params=PAYMENTS)
 def payment_case(request):
     rule, payment, definition = PAYMENTS[request.param]
-    rules = properties.bundle(rule, payment)
-    margins = search.evaluate(properties.payment_margins, rules, INSTANCES)
+    rules = Rules(rule, payment)
+    margins = search.evaluate(payment_margins, rules, INSTANCES)
     return rule, definition, margins
 
 
@@ -193,9 +194,9 @@ def test_payments_are_symmetric_and_not_negative(payment_case):
 
 
 def test_every_property_is_defined():
-    rules = properties.bundle(ta.linear(), ta.pay_your_bid(), sampler=ta.stable_sample)
+    rules = Rules(ta.linear(), ta.pay_your_bid(), sampler=ta.stable_sample)
     names = set()
-    for margins in (properties.aggregation_margins, properties.payment_margins):
+    for margins in (aggregation_margins, payment_margins):
         shapes = jax.eval_shape(lambda x, f=margins: f(rules, x), instance(0))
         names |= {properties.family(name) for name in shapes}
     assert names == set(properties.DEFINITIONS)

@@ -1,6 +1,7 @@
 """Payments: what is right passes, and each impostor fails as it should."""
 
 import impostors
+import jax.numpy as jnp
 import pytest
 from impostors import rejection, slow
 
@@ -57,6 +58,23 @@ def test_payments_that_disagree_with_themselves_are_rejected(factors, match):
     message = rejection(match, testing.check_payment, lottery, LINEAR)
     assert "\n  bids = [" in message
     assert "\n  probabilities = [[" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda bids: bids.at[0].multiply(2), "in another order is"),
+        (lambda bids: bids + bids**2, "with scaled bids is"),
+        (lambda bids: bids + jnp.inf, "the infinite part of conditional is inf"),
+        (lambda bids: bids.mean() - bids, "the negative part of conditional is -"),
+    ],
+    ids=["order", "scale", "infinite", "negative"],
+)
+def test_payments_with_a_favourite_or_a_unit_are_rejected(change, match):
+    payment = impostors.Charged(change)
+    message = rejection(match, testing.check_payment, payment, LINEAR)
+    assert ("order = [" in message) == ("order" in match)
+    assert ("scale = " in message) == ("scale" in match)
 
 
 def test_a_payment_belongs_to_an_aggregation():

@@ -51,5 +51,6 @@ def test_poor_pools_are_rejected(start, number, answer, match):
     assert "'RandomPool'" in rejection(match, testing.check_pool, pool)
 
 
-def test_a_rule_is_no_pool():
-    rejection("'linear' is no AgentPool: it has no", testing.check_pool, LINEAR)
+def test_a_rule_is_not_a_pool():
+    match = "'linear' does not implement AgentPool: it has no"
+    rejection(match, testing.check_pool, LINEAR)

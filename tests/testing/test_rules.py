@@ -50,6 +50,12 @@ def naive_linear(log_q, bids, log_probs):
     return jnp.log((LINEAR.weights(bids)[:, None] * jnp.exp(log_probs)).sum(0))
 
 
+def sometimes_nan(log_q, bids, log_probs):
+    """XLA fuses this with the exp of a check, which may lose the NaN."""
+    q = LINEAR.weights(bids) @ jnp.exp(log_probs)
+    return jnp.where(bids[0] > bids[1], jnp.nan, jnp.log(q))
+
+
 def moody(log_q, bids, log_probs):
     """Does something else when it is traced."""
     return log_q if isinstance(bids, jax.core.Tracer) else log_q[::-1]
@@ -61,6 +67,7 @@ def moody(log_q, bids, log_probs):
         (lambda q, b, p: q[1:], r"log_prob returns float32\[7\], not float32\[8\]"),
         (lambda q, b, p: q + 0.01, "the sum of probabilities is 1.01"),
         (naive_log_linear, "log_prob is NaN in"),
+        (sometimes_nan, "log_prob is NaN in"),
         (lambda q, b, p: q - jnp.inf, "undefined, though every agent has every token"),
         (
             lambda q, b, p: jnp.log(jnp.exp(p).mean(0)),
@@ -84,6 +91,21 @@ def test_poor_aggregations_are_rejected(change, match):
     assert "\n  probabilities = [[" in message
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda weights: 2 * weights - 1 / 3, "the negative part of weights is -0.3"),
+        (lambda weights: 1.1 * weights, "the sum of weights is 1.1"),
+        (lambda weights: weights**0 / weights.size, "the weight of a zero bidder is"),
+        (lambda weights: weights[::-1], "the weight of a zero bidder is"),
+    ],
+    ids=["negative", "sum", "flat", "reversed"],
+)
+def test_poor_weights_are_rejected(change, match):
+    weighed = impostors.Weighed(change)
+    rejection(match, testing.check_aggregation, weighed)
+
+
 def test_numbers_must_be_leaves():
     baked = impostors.Baked(2.0)
     rejection("'influence' is not a leaf", testing.check_aggregation, baked)
@@ -91,9 +113,13 @@ def test_numbers_must_be_leaves():
 
 def test_rules_must_be_pytrees_with_all_members():
     plain = type("Plain", (type(LINEAR),), {})(1.0)
-    rejection("no pytree: decorate its class", testing.check_aggregation, plain)
+    rejection("not a pytree: decorate its class", testing.check_aggregation, plain)
     valuation = ta.total_variation()
-    rejection("no Aggregation: it has no", testing.check_aggregation, valuation)
+    rejection(
+        "does not implement Aggregation: it has no",
+        testing.check_aggregation,
+        valuation,
+    )
 
 
 def test_claims_are_searched():

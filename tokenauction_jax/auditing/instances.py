@@ -1,5 +1,6 @@
 """Auctions to question a rule with, and what an adversary may change in them."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ _DECADE = 2.302585
 # How far an adversary may go: bids over three decades, probabilities down to 1e-7.
 _LARGEST_LOG_BID = 1.5 * _DECADE
 _LARGEST_LOGIT = 8.0
+_BIDS = ("bids", "own_bids", "rival_bids")
 
 
 @records.record
@@ -90,38 +92,23 @@ def random_instances(
 
 def free_parts(instance: Instance) -> dict[str, jax.Array]:
     """What an adversary varies: logarithms of bids, and logits. Zeros stay zero."""
-    return {
-        "bids": distributions.safe_log(instance.bids),
-        "own_bids": distributions.safe_log(instance.own_bids),
-        "rival_bids": distributions.safe_log(instance.rival_bids),
-        "logits": instance.log_probs,
-    }
+    bids = {name: distributions.safe_log(getattr(instance, name)) for name in _BIDS}
+    return bids | {"logits": instance.log_probs}
 
 
 def within_bounds(parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The nearest parts that an adversary may use."""
-    bids = {
-        name: _clip(part, _LARGEST_LOG_BID)
-        for name, part in parts.items()
-        if name != "logits"
-    }
     logits = parts["logits"]
     centred = logits - jnp.max(logits, axis=-1, keepdims=True) + _LARGEST_LOGIT
+    bids = {name: _clip(parts[name], _LARGEST_LOG_BID) for name in _BIDS}
     return bids | {"logits": _clip(centred, _LARGEST_LOGIT)}
 
 
 def with_parts(instance: Instance, parts: dict[str, jax.Array]) -> Instance:
     """The instance with the adversary's parts instead of its own."""
-    return Instance(
-        agent=instance.agent,
-        bids=jnp.exp(parts["bids"]),
-        log_probs=distributions.normalize(parts["logits"]),
-        own_bids=jnp.exp(parts["own_bids"]),
-        rival_bids=jnp.exp(parts["rival_bids"]),
-        order=instance.order,
-        scale=instance.scale,
-        seed=instance.seed,
-    )
+    bids = {name: jnp.exp(parts[name]) for name in _BIDS}
+    log_probs = distributions.normalize(parts["logits"])
+    return dataclasses.replace(instance, log_probs=log_probs, **bids)
 
 
 def _clip(x: jax.Array, largest: float) -> jax.Array:

@@ -9,12 +9,15 @@ import numpy as np
 
 from tokenauction_jax.auditing import properties, search
 from tokenauction_jax.auditing.instances import NUM_OWN_BIDS, Instance
+from tokenauction_jax.auditing.properties.aggregation import aggregation_margins
+from tokenauction_jax.auditing.properties.payment import payment_margins
+from tokenauction_jax.auditing.rules import VALUATIONS, Rules, Sampler
 from tokenauction_jax.mechanism import base
 
 Row = tuple[float, ...]
 
 # What a property looks at, besides the agent, bids and distributions.
-_USES = {
+USES = {
     properties.MONOTONE: ("own_bids",),
     properties.CONSISTENT: ("own_bids", "rival_bids"),
     properties.STABLE: ("own_bids", "seed"),
@@ -30,7 +33,7 @@ _USES = {
 
 def is_drawn(name: str) -> bool:
     """Whether a violation of the property may depend on what the seed draws."""
-    return "seed" in _USES.get(properties.family(name), ("seed",))
+    return "seed" in USES.get(properties.family(name), ("seed",))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -75,8 +78,8 @@ class Counterexample:
         aggregation: base.Aggregation,
         payment: base.Payment | None = None,
         *,
-        valuations: Sequence[base.Valuation] = properties.VALUATIONS,
-        sampler: properties.Sampler | None = None,
+        valuations: Sequence[base.Valuation] = VALUATIONS,
+        sampler: Sampler | None = None,
     ) -> float:
         """By how much the rules violate the property here, at most 0 if they do not.
 
@@ -88,12 +91,8 @@ class Counterexample:
           valuations: Must hold the one that the property names, if it names one.
           sampler: For `stable sampling`, besides the aggregation itself.
         """
-        rules = properties.bundle(aggregation, payment, valuations, sampler)
-        margins = (
-            properties.aggregation_margins
-            if payment is None
-            else properties.payment_margins
-        )
+        rules = Rules(aggregation, payment, valuations, sampler)
+        margins = aggregation_margins if payment is None else payment_margins
         stacked = jax.tree.map(lambda x: np.asarray(x)[None], self.instance())
         return float(search.evaluate(margins, rules, stacked)[self.property][0])
 
@@ -129,7 +128,7 @@ class Counterexample:
             "scale": row(instance.scale)[0],
             "seed": int(instance.seed),
         }
-        uses = _USES.get(properties.family(name), tuple(details))
+        uses = USES.get(properties.family(name), tuple(details))
         return cls(
             property=name,
             agent=agent,
@@ -197,7 +196,7 @@ class Audit:
       undefined: How many of these leave the aggregate undefined.
       comparable: Share of pairs of outcomes at two random profiles of bids that an
         agent can compare robustly.
-      tolerance: The largest violation in money that counts as rounding.
+      tolerance: The largest violation of a property of payments that is rounding.
       seed: Of all instances.
       seconds: What the audit took, compiling included.
       environment: Backend, devices, dtype and versions.

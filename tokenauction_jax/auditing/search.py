@@ -17,6 +17,7 @@ from tokenauction_jax.auditing.instances import (
     with_parts,
     within_bounds,
 )
+from tokenauction_jax.auditing.rules import Rules
 
 # Instances per call of the compiled margins, in every stage.
 CHUNK = 64
@@ -28,11 +29,11 @@ _LEARNING_RATE = 0.1
 _DIGITS = (3, 2, 1)
 
 # From rules and one instance to margins by property.
-MarginFunction = Callable[[Any, Instance], dict[str, jax.Array]]
+MarginFunction = Callable[[Rules, Instance], dict[str, jax.Array]]
 
 
 def evaluate(
-    margins: MarginFunction, rules: Any, instances: Instance
+    margins: MarginFunction, rules: Rules, instances: Instance
 ) -> dict[str, np.ndarray]:
     """Margins `(K,)` by property of any number K of stacked instances."""
     size = instances.agent.shape[0]
@@ -47,7 +48,7 @@ def evaluate(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _margins(
-    margins: MarginFunction, rules: Any, instances: Instance
+    margins: MarginFunction, rules: Rules, instances: Instance
 ) -> dict[str, jax.Array]:
     return jax.vmap(margins, (None, 0))(rules, instances)
 
@@ -56,7 +57,7 @@ def _margins(
 def climb(
     margins: MarginFunction,
     names: tuple[str, ...],
-    rules: Any,
+    rules: Rules,
     instances: Instance,
     targets: np.ndarray,
 ) -> Instance:
@@ -114,7 +115,7 @@ def starts(margins: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def shrink(
     margins: MarginFunction,
-    rules: Any,
+    rules: Rules,
     found: Mapping[str, Instance],
     thresholds: Mapping[str, float],
 ) -> dict[str, Instance]:
@@ -134,7 +135,7 @@ def shrink(
         best: dict[str, tuple[float, Instance]] = {}
         for row, (name, instance) in enumerate(candidates):
             value = float(values[name][row])
-            # NaN, where the property does not apply, is no violation either.
+            # NaN, where the property does not apply, is not a violation either.
             if value >= max(thresholds[name], best.get(name, (-np.inf,))[0]):
                 best[name] = value, instance
         found.update({name: instance for name, (_, instance) in best.items()})

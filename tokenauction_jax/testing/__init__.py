@@ -2,16 +2,18 @@
 
 Call the checks from your tests. Each runs its object on random auctions of 3 agents and
 8 tokens and on edge cases, and raises `AssertionError` with the check that fails, by
-how much, and the bids and distributions that show it. Numbers agree if they differ by
-at most 1e-4 of their size plus 1e-6 (of the sum of bids, if they are money). Draws are
-fixed by `seed`: over all seeds, a right rule fails fewer than one call in 1e8.
+how much, and the bids and distributions that show it. What a rule must have is defined
+once, in `auditing.properties`, for an audit and for these checks. Numbers agree if they
+differ by at most 1e-4 of their size plus 1e-6 (of the sum of bids, if they are money).
+Draws are fixed by `seed`: over all seeds, a right rule fails fewer than one call in
+1e8.
 
 >>> import tokenauction_jax as ta
 >>> from tokenauction_jax import testing
 >>> testing.check_valuation(ta.total_variation())
 >>> testing.check_valuation(ta.linear())
 Traceback (most recent call last):
-AssertionError: 'linear' is no Valuation: it has no 'value'
+AssertionError: 'linear' does not implement Valuation: it has no 'value'
 """
 
 from tokenauction_jax.testing.fakes import random_log_probs as random_log_probs

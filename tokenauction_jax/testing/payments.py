@@ -1,39 +1,44 @@
 """Checks of payments: against themselves, and against the critical bid."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenauction_jax.auditing.properties.payment import charge_claims, is_priced
+from tokenauction_jax.auditing.properties.sampler import (
+    FALSE_ALARM,
+    deviation_by_chance,
+)
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.myerson import myerson
 from tokenauction_jax.mechanism.valuations import total_variation
-from tokenauction_jax.testing.rules import check_monotone
-from tokenauction_jax.testing.subject import (
+from tokenauction_jax.testing.auctions import (
     AGENTS,
-    FALSE_ALARM,
-    ORDER,
-    OUTCOME,
     TOKENS,
     Arrays,
+    random_auctions,
+    random_changes,
+    seeded_key,
+    take,
+)
+from tokenauction_jax.testing.rules import check_monotone
+from tokenauction_jax.testing.subject import (
+    OUTCOME,
     Methods,
     Subject,
     aggregate_paths,
     batched,
     check_record,
-    random_auctions,
     running,
-    seeded_key,
-    take,
 )
 
 # Auctions, and draws in each, of payments given each token.
 _PAID, _PAYMENTS = 12, 2048
 # Own bids as shares of the own.
 _SHARES = np.linspace(0, 1, 16, endpoint=False, dtype=np.float32)
-_PAYMENT: Methods = {
+_PAYMENT: Methods[base.Payment] = {
     "expected": lambda rule, x: rule.expected(x["bids"], x["log_probs"]),
     "conditional": lambda rule, x: rule.conditional(
         x["bids"], x["log_probs"], x["token"]
@@ -98,7 +103,7 @@ def check_second_price(
     subject, expected, rows, pays = _examine_payment(payment, aggregation, seed)
     critical = myerson(aggregation, total_variation())
     wanted = batched(_PAYMENT["expected"], critical, auctions)
-    unit = 10 * auctions["bids"].sum(axis=-1, keepdims=True)
+    unit = 10 * auctions["bids"].sum(axis=-1)
     what = "expected, against the mean critical bid,"
     subject.agree(what, expected, wanted, auctions, unit)
 
@@ -111,7 +116,7 @@ def check_second_price(
     law = np.minimum(np.maximum(path, r) / np.where(q > 0, q, 1), 1)
     limits = own_bids + 1e-6 * auctions["bids"].sum(axis=-1)[:, None, None]
     below = np.moveaxis(pays, -1, 1)[:, :, None] <= limits[..., None, None]
-    chance = math.sqrt(math.log(2 * law.size / FALSE_ALARM) / (2 * _PAYMENTS))
+    chance = deviation_by_chance(_PAYMENTS, law.size)
     what = "how often the critical bid is within own bids, for agent, own bid, token,"
     paid = np.where(q > 0, below.mean(axis=-1), law)
     subject.agree(what, paid, law, auctions, chance=chance)
@@ -126,57 +131,49 @@ def _examine_payment(
       The payment, what it expects `(A, n)`, which auctions were drawn from `(a,)`, and
       payments `(a, V, K, n)` drawn given each token.
     """
-    auctions, rng = random_auctions(seed), np.random.default_rng(seed)
+    auctions, changes = random_auctions(seed), random_changes(seed)
     check_record(aggregation, base.Aggregation)
     q = batched(OUTCOME["log_prob"], aggregation, auctions)
+    clocks = np.random.default_rng(seed).exponential(size=q.shape)
     auctions |= {
-        "token": (q / rng.exponential(size=q.shape)).argmax(axis=-1).astype(np.int32),
+        "token": (q / clocks).argmax(axis=-1).astype(np.int32),
         "seed": np.arange(len(q), dtype=np.uint32),
     }
-    shapes = ((AGENTS,),) * 3
-    subject = Subject(payment, base.Payment, _PAYMENT, auctions, shapes)
+    subject = Subject(payment, base.Payment, _PAYMENT, auctions, ((AGENTS,),) * 3)
     with running(f"{subject.name} in a Mechanism"):
         base.Mechanism(aggregation, payment)
-    defined = q.any(axis=-1)
-    if isinstance(payment, base.SupportsDefined):
-        defined = defined & batched(
-            lambda rule, x: rule.defined(x["bids"], x["log_probs"]), payment, auctions
-        )
-    unit = auctions["bids"].sum(axis=-1, keepdims=True)
-    answers = subject.answers(auctions)
-    for name, pays in zip(_PAYMENT, answers, strict=True):
-        subject.forbid(f"{name} is infinite", np.isinf(pays), auctions)
-        what = f"the negative part of {name}"
-        subject.agree(what, np.minimum(pays, 0), 0, auctions, unit)
-    permuted = {name: x[:, ORDER] for name, x in auctions.items() if x.ndim > 1}
-    for what, moved, places, factor in (
-        ("in another order", permuted, ORDER, 1),
-        ("with scaled bids", {"bids": 1000 * auctions["bids"]}, [0, 1, 2], 1000),
-    ):
-        found = subject.answers(auctions | moved)
-        # Of draws only the law is the same.
-        for name, x, y in list(zip(_PAYMENT, found, answers, strict=True))[:2]:
-            y = factor * y[:, places]
-            subject.agree(f"{name} {what}", x, y, auctions | moved, factor * unit)
-    subject.check_transformations(np.asarray(~defined), unit)
+    priced = q.any(axis=-1) & batched(
+        lambda rule, x: is_priced(rule, x["bids"], x["log_probs"]), payment, auctions
+    )
+    plain, permuted, scaled = (
+        dict(zip(_PAYMENT, answers, strict=True))
+        for answers in subject.symmetric_answers(changes)
+    )
+    # Of draws only the law is the same.
+    del permuted["realized"], scaled["realized"]
+    charges, bids = (plain, permuted, scaled), auctions["bids"]
+    changed = changes["order"], changes["scale"]
+    subject.hold(charge_claims, *charges, bids, *changed, shown=auctions | changes)
+    unit = bids.sum(axis=-1)
+    subject.check_transformations(~priced, unit)
     subject.check_gradients("expected")
 
-    rows = np.flatnonzero(defined)[:_PAID]
+    rows = np.flatnonzero(priced)[:_PAID]
     q, drawn = q[rows][..., None], take(auctions, rows)
     given, pays = _draw(payment, drawn, seed)
     given, pays = np.where(q > 0, given, 0), np.where(q[..., None] > 0, pays, 0)
     what, mean = "the mean of conditional, against expected,", (q * given).sum(axis=1)
-    subject.agree(what, mean, answers[0][rows], drawn, unit[rows])
+    subject.agree(what, mean, plain["expected"][rows], drawn, unit[rows])
     wrong = ~np.isfinite(pays) | (pays < 0)
     subject.forbid("realized is infinite, NaN or negative", wrong, drawn)
     _check_means(subject, drawn, q[..., 0] > 0, given, pays)
-    return subject, answers[0], rows, pays
+    return subject, plain["expected"], rows, pays
 
 
-def _draw(payment: Any, auctions: Arrays, seed: int) -> list[np.ndarray]:
+def _draw(payment: base.Payment, auctions: Arrays, seed: int) -> list[np.ndarray]:
     """Conditional payments `(A, V, n)` and drawn ones `(A, V, K, n)` given tokens."""
 
-    def draw(payment: Any, x: Arrays) -> tuple[jax.Array, jax.Array]:
+    def draw(payment: base.Payment, x: Arrays) -> tuple[jax.Array, jax.Array]:
         auction, tokens = (x["bids"], x["log_probs"]), jnp.arange(TOKENS)
         given = jax.vmap(lambda token: payment.conditional(*auction, token))(tokens)
         by_key = jax.vmap(payment.realized, (0, None, None, None))

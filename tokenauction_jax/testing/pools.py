@@ -8,13 +8,9 @@ import numpy as np
 from jax import lax
 
 from tokenauction_jax.agents.pool import AgentPool
-from tokenauction_jax.testing.subject import (
-    check_record,
-    layout,
-    reject,
-    running,
-    seeded_key,
-)
+from tokenauction_jax.auditing.calls import layout, mismatch
+from tokenauction_jax.testing.auctions import seeded_key
+from tokenauction_jax.testing.subject import check_record, reject, running
 
 
 def check_pool(pool: AgentPool, *, tolerance: float = 1e-4, seed: int = 0) -> None:
@@ -64,9 +60,10 @@ def check_pool(pool: AgentPool, *, tolerance: float = 1e-4, seed: int = 0) -> No
             state, log_probs = pool.step(state, jnp.asarray(token))
             layouts.add(layout(state))
             by_step.append(log_probs)
-    wanted, found = [size, pool.num_agents, pool.vocab_size], by_step[0]
-    if list(found.shape) != wanted or not jnp.issubdtype(found.dtype, jnp.floating):
-        reject(f"{name}: step returns {layout(found)}, not float{wanted}")
+    shape = size, pool.num_agents, pool.vocab_size
+    wrong = mismatch(by_step[0], shape, jnp.floating)
+    if wrong:
+        reject(f"{name}: step {wrong}")
     if len(layouts) > 1:
         reject(f"{name}: the state changes its layout: {' or '.join(layouts)}")
     whole, halves = probs(0, tokens), [probs(k, tokens[:, k : k + 2]) for k in (0, 2)]

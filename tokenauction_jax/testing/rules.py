@@ -1,28 +1,32 @@
 """Checks of aggregations and valuations."""
 
-import dataclasses
-from typing import Any
-
-import jax
 import numpy as np
 
-from tokenauction_jax.auditing import Counterexample, properties, search
-from tokenauction_jax.auditing.instances import random_instances
-from tokenauction_jax.mechanism import base
-from tokenauction_jax.testing.subject import (
-    AGENTS,
-    ORDER,
-    OUTCOME,
-    TOKENS,
-    Arrays,
-    Methods,
-    Subject,
-    random_auctions,
-    running,
+from tokenauction_jax.auditing import properties
+from tokenauction_jax.auditing.hunt import Hunt
+from tokenauction_jax.auditing.instances import Instance, random_instances
+from tokenauction_jax.auditing.properties.aggregation import (
+    aggregation_margins,
+    symmetries,
+    well_formed,
 )
+from tokenauction_jax.auditing.properties.claims import Margins
+from tokenauction_jax.auditing.rules import Rules
+from tokenauction_jax.mechanism import base
+from tokenauction_jax.testing.auctions import (
+    AGENTS,
+    TOKENS,
+    random_auctions,
+    random_changes,
+)
+from tokenauction_jax.testing.subject import OUTCOME, Methods, Subject
 
+# Random instances that the search for violations of monotonicity starts from.
 _SEARCHED = 512
-_VALUE: Methods = {"value": lambda rule, x: rule.value(x["log_q"], x["log_p"])}
+
+_VALUE: Methods[base.Valuation] = {
+    "value": lambda rule, x: rule.value(x["log_q"], x["log_p"])
+}
 
 
 def check_aggregation(aggregation: base.Aggregation, *, seed: int = 0) -> None:
@@ -47,41 +51,21 @@ def check_aggregation(aggregation: base.Aggregation, *, seed: int = 0) -> None:
     >>> import tokenauction_jax as ta
     >>> check_aggregation(ta.log_linear())
     """
-    auctions = random_auctions(seed)
+    auctions, changes = random_auctions(seed), random_changes(seed)
     shapes = (AGENTS,), (TOKENS,)
     subject = Subject(aggregation, base.Aggregation, OUTCOME, auctions, shapes)
     monotone = getattr(type(aggregation), "monotone", None)
     if not isinstance(monotone, bool):
         subject.fail(f"monotone is {monotone!r} in its class, neither True nor False")
-    bids, log_probs = auctions["bids"], auctions["log_probs"]
-    weights, q = subject.answers(auctions)
+    outcomes = subject.symmetric_answers(changes)
+    weights, q = outcomes[0]
     undefined = np.asarray(~q.any(axis=-1))
-    subject.agree("the negative part of weights", np.minimum(weights, 0), 0, auctions)
-    subject.agree("the sum of weights", weights.sum(axis=-1), 1, auctions)
-    subject.agree("the sum of probabilities", q.sum(axis=-1), 1.0 - undefined, auctions)
-    wrong = undefined & np.isfinite(log_probs).all(axis=(1, 2))
+    subject.hold(well_formed, weights, q, shown=auctions)
+    wrong = undefined & np.isfinite(auctions["log_probs"]).all(axis=(1, 2))
     subject.forbid("undefined, though every agent has every token", wrong, auctions)
-
-    own = np.arange(len(bids))[:, None] % AGENTS == np.arange(AGENTS)
-    p = np.exp(log_probs[own])
-    lone = auctions | {"bids": np.float32(2) * own}
-    single = {"bids": 1 + bids[:, :1], "log_probs": log_probs[own][:, None]}
-    silent = auctions | {"bids": np.where(own, 0, 1 + bids)}
-    turned = np.where(own[..., None], log_probs[..., ::-1], log_probs)
-    turned = silent | {"log_probs": turned}
-    weights_silent, q_silent = subject.answers(silent)
-    subject.agree("the weight of a zero bidder", weights_silent[own], 0, silent)
-    permuted = {name: x[:, ORDER] for name, x in auctions.items()}
-    for what, case, wanted, wanted_q in (
-        ("with a lone bidder", lone, 1.0 * own, p),
-        ("with one agent", single, np.ones((len(bids), 1)), p),
-        ("once a zero bidder wants something else", turned, weights_silent, q_silent),
-        ("in another order", permuted, weights[:, ORDER], q),
-        ("with scaled bids", auctions | {"bids": 1000 * bids}, weights, q),
-    ):
-        found, found_q = subject.answers(case)
-        subject.agree(f"weights {what}", found, wanted, case)
-        subject.agree(f"probabilities {what}", found_q, wanted_q, case)
+    _check_bidders(subject)
+    shown = auctions | changes
+    subject.hold(symmetries, *outcomes, changes["order"], shown=shown)
     subject.check_transformations(undefined)
     subject.check_gradients("weights", "log_prob")
     if monotone:
@@ -112,32 +96,48 @@ def check_valuation(valuation: base.Valuation, *, seed: int = 0) -> None:
     subject.check_gradients("value")
 
 
-def check_monotone(subject: Subject, seed: int) -> None:
+def _check_bidders(subject: Subject[base.Aggregation]) -> None:
+    """A lone bidder gets what it prefers, and one that bids nothing has no say."""
+    bids, log_probs = subject.auctions["bids"], subject.auctions["log_probs"]
+    own = np.arange(len(bids))[:, None] % AGENTS == np.arange(AGENTS)
+    p = np.exp(log_probs[own])
+    lone = {"bids": np.float32(2) * own, "log_probs": log_probs}
+    single = {"bids": 1 + bids[:, :1], "log_probs": log_probs[own][:, None]}
+    silent = {"bids": np.where(own, 0, 1 + bids), "log_probs": log_probs}
+    turned = np.where(own[..., None], log_probs[..., ::-1], log_probs)
+    weights, q = subject.answers(silent)
+    subject.agree("the weight of a zero bidder", weights[own], 0, silent)
+    for what, case, wanted, wanted_q in (
+        ("with a lone bidder", lone, 1.0 * own, p),
+        ("with one agent", single, np.ones((len(bids), 1)), p),
+        (
+            "once a zero bidder wants something else",
+            silent | {"log_probs": turned},
+            weights,
+            q,
+        ),
+    ):
+        found, found_q = subject.answers(case)
+        subject.agree(f"weights {what}", found, wanted, case)
+        subject.agree(f"probabilities {what}", found_q, wanted_q, case)
+
+
+def check_monotone(subject: Subject[base.Aggregation], seed: int) -> None:
     """Searches random instances, and climbs from the worst, as an audit does."""
-    name = properties.MONOTONE
-    # Samplers are known by identity: without this every search would be compiled.
-    rules = dataclasses.replace(properties.bundle(subject.rule), sampler=None)
-    with running(f"{subject.name} in the search for violations"):
-        instances = random_instances(seed, _SEARCHED, AGENTS, TOKENS)
-        margins = search.evaluate(_monotone_margin, rules, instances)[name]
-        worst, targets = search.starts([margins])
-        worst = jax.tree.map(lambda x: x[worst], instances)
-        climbed = search.climb(_monotone_margin, (name,), rules, worst, targets)
-        tried = jax.tree.map(lambda *x: np.concatenate(x), worst, climbed)
-        margins = np.nan_to_num(search.evaluate(_monotone_margin, rules, tried)[name])
-        if margins.max() <= 1e-5:
-            return
-        found = {name: jax.tree.map(lambda x: x[margins.argmax()], tried)}
-        kept = {name: max(margins.max() / 10, 1e-5)}
-        small = search.shrink(_monotone_margin, rules, found, kept)[name]
-    subject.fail(
-        "not monotone: a rising bid moves a token's probability away from the bidder's "
-        f"or past it, by {margins.max():.3g} at worst and {kept[name]:.3g} or more in\n"
-        f"  {Counterexample.from_instance(name, small)}"
-    )
+    instances = random_instances(seed, _SEARCHED, AGENTS, TOKENS)
+    rules = Rules(subject.rule)
+    (finding,) = Hunt(instances).findings(rules, None, _monotone_margin)
+    if finding.property != properties.MONOTONE:
+        subject.fail(f"the search for violations fails: {finding.note}")
+    if finding.verdict == "fails":
+        subject.fail(
+            "not monotone: a rising bid moves a token's probability away from the "
+            f"bidder's or past it, by {finding.worst:.3g} at worst and still in\n"
+            f"  {finding.counterexample}"
+        )
 
 
-def _monotone_margin(rules: properties.Rules, instance: Any) -> Arrays:
+def _monotone_margin(rules: Rules, instance: Instance) -> Margins:
     """The only margin of the audit that is searched here: all take longer."""
     name = properties.MONOTONE
-    return {name: properties.aggregation_margins(rules, instance)[name]}
+    return {name: aggregation_margins(rules, instance)[name]}

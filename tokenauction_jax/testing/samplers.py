@@ -5,19 +5,18 @@ import math
 import jax
 import numpy as np
 
-from tokenauction_jax.auditing import properties
+from tokenauction_jax.auditing.properties.sampler import FALSE_ALARM, changes_wrongly
+from tokenauction_jax.auditing.rules import Sampler
 from tokenauction_jax.mechanism import base
-from tokenauction_jax.testing.subject import (
+from tokenauction_jax.testing.auctions import (
     AGENTS,
-    FALSE_ALARM,
     TOKENS,
     Arrays,
-    Subject,
-    aggregate_paths,
     random_auctions,
     seeded_key,
     take,
 )
+from tokenauction_jax.testing.subject import Subject, aggregate_paths
 
 # Auctions, and draws in each.
 _SAMPLED, _SAMPLES = 16, 8192
@@ -26,7 +25,7 @@ _LADDER = np.array([0, 0.1, 0.3, 1, 3, 10], np.float32)
 
 
 def check_stable_sampler(
-    sampler: properties.Sampler, aggregation: base.Aggregation, *, seed: int = 0
+    sampler: Sampler, aggregation: base.Aggregation, *, seed: int = 0
 ) -> None:
     """Checks a sampler that is called as `tokenauction_jax.stable_sample` is.
 
@@ -71,19 +70,15 @@ def check_stable_sampler(
     subject.forbid(f"{name} depends on the order of own bids", moved, auctions)
 
     defined = np.asarray(path.any(axis=-1))
-    gain = np.exp(auctions["log_probs"][rows, agents]) - path[:, 0]
-    gains = gain[rows[:, None, None], tokens]
-    # A tie up to rounding may count as in T+ or not.
-    allowed = (gains[..., :-1] < 1e-6) & (gains[..., 1:] > -1e-6)
-    changed = tokens[..., 1:] != tokens[..., :-1]
-    changed &= (defined[:, 1:] & defined[:, :-1])[:, None]
-    wrong = (changed & ~allowed).any(axis=-1) | (changed.sum(axis=-1) > 1)
+    p = np.exp(auctions["log_probs"][rows, agents])
+    of_draws = jax.vmap(changes_wrongly, (0, None, None, None))
+    wrong = np.asarray(jax.jit(jax.vmap(of_draws))(tokens, defined, path[:, 0], p))
     if wrong.any():
         row, number = np.argwhere(wrong)[0]
         subject.fail(
             f"{name} is not stable: in {wrong.mean():.2%} of draws a rising bid "
             "changes the token twice, or not from outside T+ into it; with T+ = "
-            f"{np.flatnonzero(gain[row] > 0)} it draws {tokens[row, number]}",
+            f"{np.flatnonzero(p[row] > path[row, 0])} it draws {tokens[row, number]}",
             take(auctions, row),
         )
     drawn = (tokens[..., None] == np.arange(TOKENS)).mean(axis=1)

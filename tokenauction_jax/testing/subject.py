@@ -2,47 +2,40 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tokenauction_jax.auditing.instances import random_instances
-from tokenauction_jax.mechanism import distributions
-from tokenauction_jax.testing.fakes import random_log_probs
+from tokenauction_jax.auditing.calls import mismatch
+from tokenauction_jax.auditing.properties.claims import Claim, symmetric_auctions
+from tokenauction_jax.auditing.properties.path import aggregates, probabilities
+from tokenauction_jax.auditing.report import USES
+from tokenauction_jax.mechanism import base
+from tokenauction_jax.testing.auctions import AGENTS, ZEROS, Arrays, take
 
-# Arrays by name, of one auction or of `A` stacked ones.
-Arrays = dict[str, Any]
-Methods = Mapping[str, Callable[[Any, Arrays], jax.Array]]
+Rule = TypeVar("Rule")
+Methods = Mapping[str, Callable[[Rule, Arrays], jax.Array]]
 
-# At two tokens even shared noise is stable.
-AGENTS, TOKENS = 3, 8
-_AUCTIONS = 64
-# Of each statistical test, all of its comparisons together.
-FALSE_ALARM = 1e-9
-# Of the auctions, one with zero bids and probabilities. A permutation of the agents.
-_ZEROS = 2
-ORDER = np.array([2, 0, 1])
-
-# The methods of an aggregation as functions of one auction, with probabilities.
-OUTCOME: Methods = {
+# Functions of one auction, with probabilities instead of their logarithms.
+OUTCOME: Methods[base.Aggregation] = {
     "weights": lambda rule, x: rule.weights(x["bids"]),
-    "log_prob": lambda rule, x: jnp.exp(rule.log_prob(x["bids"], x["log_probs"])),
+    "log_prob": lambda rule, x: probabilities(rule.log_prob(x["bids"], x["log_probs"])),
 }
 
 
-class Subject:
+class Subject(Generic[Rule]):
     """A rule, and its methods as one compiled function of stacked auctions."""
 
     def __init__(
         self,
-        rule: Any,
+        rule: Rule,
         kind: type,
-        methods: Methods,
+        methods: Methods[Rule],
         auctions: Arrays,
         shapes: tuple[tuple[int, ...], ...],
-        dtype: Any = np.float32,
+        dtype: type = np.float32,
     ):
         """Checks that `rule` is a `kind` whose answers have these shapes."""
         self.rule, self.methods, self.auctions = rule, methods, auctions
@@ -51,16 +44,14 @@ class Subject:
         first = take(auctions, 0)
         for (method, function), shape in zip(methods.items(), shapes, strict=True):
             with running(f"{self.name}: {method}", first):
-                found = jax.eval_shape(function, rule, first)
-            array = isinstance(found, jax.ShapeDtypeStruct) and found.shape == shape
-            if not array or not jnp.issubdtype(found.dtype, dtype):
-                wanted = f"{dtype.__name__}{list(shape)}"
-                self.fail(f"{method} returns {layout(found)}, not {wanted}", first)
+                wrong = mismatch(jax.eval_shape(function, rule, first), shape, dtype)
+            if wrong:
+                self.fail(f"{method} {wrong}", first)
 
-    def _call(self, rule: Any, auction: Arrays) -> list[jax.Array]:
+    def _call(self, rule: Rule, auction: Arrays) -> list[jax.Array]:
         return [function(rule, auction) for function in self.methods.values()]
 
-    def _together(self, rule: Any, auctions: Arrays) -> list[jax.Array]:
+    def _together(self, rule: Rule, auctions: Arrays) -> list[jax.Array]:
         self._traces += 1
         return jax.vmap(self._call, (None, 0))(rule, auctions)
 
@@ -72,33 +63,56 @@ class Subject:
             self.forbid(f"{method} is NaN", np.isnan(answer), auctions)
         return answers
 
+    def symmetric_answers(self, changes: Arrays) -> list[list[np.ndarray]]:
+        """Answers to the auctions, with agents in another order, with scaled bids."""
+        bids, log_probs = self.auctions["bids"], self.auctions["log_probs"]
+        variants = jax.vmap(symmetric_auctions)(bids, log_probs, **changes)
+        return [
+            self.answers(self.auctions | {"bids": bids, "log_probs": log_probs})
+            for bids, log_probs in jax.device_get(variants)
+        ]
+
+    def hold(
+        self, claims_of: Callable[..., list[Claim]], *answers: Any, shown: Arrays
+    ) -> None:
+        """Fails where claims about stacked answers miss by more than rounding."""
+        for claim in jax.jit(jax.vmap(claims_of))(*answers):
+            unused = {"order", "scale"}.difference(USES.get(claim.property, ()))
+            used = {name: x for name, x in shown.items() if name not in unused}
+            found = np.asarray(claim.found)
+            if claim.relation == ">=":
+                found = np.minimum(found, _aligned(claim.wanted, found.ndim))
+            self.agree(claim.what, found, claim.wanted, used, claim.unit)
+
     def check_transformations(self, undefined: np.ndarray, unit: Any = 1.0) -> None:
-        """Other numbers are not traced again, and give the same one by one, eagerly."""
+        """A rule with other numbers is not traced again, and answers alike eagerly."""
         self.answers(self.auctions)
         traces, other = self._traces, jax.tree.map(_nudged, self.rule)
-        auction, case = take(self.auctions, _ZEROS), take(self.auctions, [_ZEROS])
+        auction, case = take(self.auctions, ZEROS), take(self.auctions, [ZEROS])
         with running(f"{self.name} with other numbers", auction):
             compiled = jax.device_get(self._batch(other, self.auctions))
             try:
                 eager = self._call(other, auction)
             except ValueError:
-                if not undefined[_ZEROS]:
+                if not undefined[ZEROS]:
                     raise
-                eager = [x[_ZEROS] for x in compiled]
+                eager = [x[ZEROS] for x in compiled]
         if self._traces > traces:
             self.fail("other numbers trace it again: not all are leaves of its pytree")
-        size = unit[[_ZEROS]] if np.ndim(unit) else unit
+        size = unit[[ZEROS]] if np.ndim(unit) else unit
         for method, x, y in zip(self.methods, compiled, eager, strict=True):
             what = f"{method} compiled under vmap, not as it is,"
-            self.agree(what, x[[_ZEROS]], np.asarray(y)[None], case, size)
+            self.agree(what, x[[ZEROS]], np.asarray(y)[None], case, size)
 
     def check_gradients(self, *names: str) -> None:
-        """Of the finite part of the answers, in all real numbers of an auction."""
+        """Gradients of answers, where finite, in all real numbers are finite."""
         auctions = self.auctions
         real = {name: x for name, x in auctions.items() if x.dtype == np.float32}
         for name in names:
 
-            def loss(real: Arrays, rule: Any, x: Arrays, name: str = name) -> jax.Array:
+            def loss(
+                real: Arrays, rule: Rule, x: Arrays, name: str = name
+            ) -> jax.Array:
                 answer = self.methods[name](rule, x | real)
                 return jnp.where(jnp.isfinite(answer), answer, 0).sum()
 
@@ -118,8 +132,12 @@ class Subject:
         unit: Any = 1.0,
         chance: Any = 0.0,
     ) -> None:
-        """Fails where numbers `(A, ...)` differ by more than rounding and chance."""
-        found, wanted = np.asarray(found, float), np.asarray(wanted, float)
+        """Fails where numbers `(A, ...)` differ by more than rounding and chance.
+
+        What they should be, and the unit, may be one number or one an auction.
+        """
+        found = np.asarray(found, float)
+        wanted, unit = _aligned(wanted, found.ndim), _aligned(unit, found.ndim)
         with np.errstate(invalid="ignore"):
             differ = np.where(found == wanted, 0, np.abs(found - wanted))
             allowed = chance + 1e-4 * np.abs(wanted) + 1e-6 * unit
@@ -147,15 +165,28 @@ class Subject:
         reject(f"{self.name}: {what}", auction)
 
 
+def _aligned(x: Any, ndim: int) -> np.ndarray:
+    """Numbers `(A,)`, or any, with so many axes."""
+    x = np.asarray(x, float)
+    return x.reshape(x.shape + (1,) * (ndim - x.ndim))
+
+
+def _nudged(leaf: Any) -> Any:
+    real = jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
+    return leaf * 1.01 + 0.01 if real else leaf
+
+
 def check_record(rule: Any, kind: type) -> str:
     """The name of a rule, if it has all members and is a pytree of its numbers."""
     name = repr(getattr(rule, "name", type(rule).__name__))
     for member in sorted(set(dir(kind)) | set(kind.__annotations__)):
         if not member.startswith("_") and not hasattr(rule, member):
-            reject(f"{name} is no {kind.__name__}: it has no {member!r}")
+            reject(f"{name} does not implement {kind.__name__}: it has no {member!r}")
     leaves = jax.tree.leaves(rule)
     if any(leaf is rule for leaf in leaves):
-        reject(f"{name} is no pytree: decorate its class with tokenauction_jax.record")
+        reject(
+            f"{name} is not a pytree: decorate its class with tokenauction_jax.record"
+        )
     for field, value in getattr(rule, "__dict__", {}).items():
         number = isinstance(value, float | np.ndarray | np.floating | jax.Array)
         if number and not any(leaf is value for leaf in leaves):
@@ -167,69 +198,31 @@ def check_record(rule: Any, kind: type) -> str:
 
 
 def aggregate_paths(
-    aggregation: Any, auctions: Arrays, own_bids: np.ndarray
+    aggregation: base.Aggregation, auctions: Arrays, own_bids: np.ndarray
 ) -> np.ndarray:
     """Aggregates `(A, n, k, V)` at own bids `(A, n, k)`, 0 where there is none."""
 
-    def path(aggregation: Any, x: Arrays) -> jax.Array:
-        def q(agent: jax.Array, own_bid: jax.Array) -> jax.Array:
-            bids = x["bids"].at[agent].set(own_bid)
-            return jnp.exp(aggregation.log_prob(bids, x["log_probs"]))
+    def path(aggregation: base.Aggregation, x: Arrays) -> jax.Array:
+        def q(agent: jax.Array, own_bids: jax.Array) -> jax.Array:
+            auction = x["bids"], x["log_probs"]
+            return jnp.exp(aggregates(aggregation, agent, own_bids, *auction))
 
-        return jax.vmap(jax.vmap(q, (None, 0)))(jnp.arange(AGENTS), x["own_bids"])
+        return jax.vmap(q)(jnp.arange(AGENTS), x["own_bids"])
 
     # If nobody bids, a rule may answer anything.
     found = batched(path, aggregation, auctions | {"own_bids": own_bids})
     return np.nan_to_num(found)
 
 
-def random_auctions(seed: int) -> Arrays:
-    """Bids `(A, n)` and log-probabilities `(A, n, V)`: edge cases, then random ones."""
-    instances = random_instances(seed, _AUCTIONS, AGENTS, TOKENS)
-    bids, log_probs = instances.bids, instances.log_probs
-    p = random_log_probs(seeded_key(seed), AGENTS, TOKENS)
-    some = np.arange(TOKENS) % AGENTS == np.arange(AGENTS)[:, None]
-    for row, (edge_bids, edge_log_probs) in enumerate(
-        (
-            ([1, 2, 3], p),
-            ([1, 1, 1], jnp.tile(p[:1], (AGENTS, 1))),
-            ([1, 2, 0], jnp.where(some, -jnp.inf, p)),
-            ([0, 2, 0], jnp.where(some, -jnp.inf, p)),
-            ([1, 2, 3], jnp.where(some, p, -jnp.inf)),
-            ([1, 2, 3], jnp.where(jnp.arange(TOKENS)[None] == 1, p, -jnp.inf)),
-        )
-    ):
-        bids[row], log_probs[row] = edge_bids, distributions.normalize(edge_log_probs)
-    return {"bids": bids, "log_probs": log_probs}
-
-
-def batched(function: Callable[..., Any], rule: Any, auctions: Arrays) -> Any:
+def batched(
+    function: Callable[[Rule, Arrays], Any], rule: Rule, auctions: Arrays
+) -> Any:
     """A function of a rule and one auction, of all of them."""
     # Compiled for each check: of two users' classes whose tree structures compare equal
     # a shared function may run one's program for the other.
-    with running(f"{getattr(rule, 'name', rule)!r} compiled and vmapped"):
+    name = getattr(rule, "name", type(rule).__name__)
+    with running(f"{name!r} compiled and vmapped"):
         return jax.device_get(jax.jit(jax.vmap(function, (None, 0)))(rule, auctions))
-
-
-def take(auctions: Arrays, index: Any) -> Arrays:
-    """Some of the auctions, or one."""
-    return {name: x[index] for name, x in auctions.items()}
-
-
-def seeded_key(seed: Any) -> jax.Array:
-    """A key from which `vmap` draws the same numbers as a loop."""
-    return jax.random.key(seed, impl="threefry2x32")
-
-
-def _nudged(leaf: Any) -> Any:
-    real = jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
-    return leaf * 1.01 + 0.01 if real else leaf
-
-
-def layout(tree: Any) -> str:
-    """The structure, shapes and dtypes of a tree."""
-    shapes = jax.eval_shape(lambda tree: tree, tree)
-    return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", shapes))
 
 
 @contextlib.contextmanager
