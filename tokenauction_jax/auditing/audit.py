@@ -1,13 +1,12 @@
 """The audit: which incentive properties a rule has, and where it fails."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenauction_jax import records
 from tokenauction_jax.auditing.hunt import Hunt
 from tokenauction_jax.auditing.instances import random_instances
 from tokenauction_jax.auditing.properties.aggregation import aggregation_margins
@@ -94,13 +93,13 @@ def audit(
     for payment in payments if runs else ():
         findings += hunt.findings(
             Rules(aggregation, payment, valuations),
-            describe(payment),
+            records.describe(payment),
             payment_margins,
             incentive_margins,
         )
     return Audit(
-        aggregation=describe(aggregation),
-        payments=tuple(map(describe, payments)),
+        aggregation=records.describe(aggregation),
+        payments=tuple(map(records.describe, payments)),
         num_agents=num_agents,
         vocab_size=vocab_size,
         num_instances=num_instances,
@@ -112,16 +111,3 @@ def audit(
         environment=environment() | {"dtype": str(jnp.zeros(()).dtype)},
         findings=tuple(findings),
     )
-
-
-def describe(rule: base.Aggregation | base.Payment) -> str:
-    """A rule in a few words, such as ``power_mean(order=0.5)`` or ``clarke``."""
-    parts = []
-    for field in dataclasses.fields(rule) if dataclasses.is_dataclass(rule) else ():
-        value = getattr(rule, field.name)
-        if isinstance(value, base.Valuation):
-            parts.append(value.name)
-        elif isinstance(value, float | int | jax.Array) and jnp.ndim(value) == 0:
-            parts.append(f"{field.name}={float(value):g}")
-    shown = [part for part in parts if part != "influence=1"]
-    return f"{rule.name}({', '.join(shown)})" if shown else rule.name
