@@ -13,11 +13,15 @@ from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.plan import Plan
 
 # The interpreter, JAX and the tables of statistics of a small study.
-_BASE_MEMORY = 700 * 2**20
-# Copies of a chunk's numbers while its statistics are taken, at 4 bytes.
-_COPIES = 4
-# And of the products of pairs of cells: as arrays, as a table and as a file.
-_PAIR_COPIES = 2
+_BASE_MEMORY = 640 * 2**20
+# For each number of a chunk: its block, two arrays and a sketch; then, too, the next
+# chunk's block, and the sketches that reading many parts merges.
+_BYTES_IN_ONE_CHUNK = 16
+_BYTES_IN_MORE_CHUNKS = 28
+# For each number that is kept of pairs: of the chunk, and in the file of it.
+_BYTES_OF_PAIRS = 2 * 8
+# A pair has its own n, means and second moments where some auctions miss a measure.
+_MORE_OF_PARTIAL = 5
 
 
 class Cost(NamedTuple):
@@ -50,9 +54,8 @@ def estimate(
       plan: How it is cut.
       on_cell: Called with the index of each cell that is looked at.
     """
-    timed: dict[Any, tuple[float, float, float]] = {}
-    per_auction, compiling, temporary = [], 0.0, 0.0
-    threads = engine.num_threads()
+    timed: dict[Any, _Block] = {}
+    blocks = []
     for i, cell in enumerate(cells):
         if on_cell is not None:
             on_cell(i)
@@ -60,25 +63,33 @@ def estimate(
         program = engine.program_key(arguments, static)
         if program not in timed:
             timed[program] = _time_block(arguments, static)
-            compiling += timed[program][1]
-        seconds, _, memory = timed[program]
-        per_auction.append(seconds / plan.block)
-        temporary = max(temporary, memory)
-    blocks = sum(len(plan.blocks(chunk)) for chunk in range(plan.num_chunks))
-    running = sum(per_auction) * plan.block * blocks / threads
-    numbers = len(cells) * plan.chunk * len(plan.columns) * 4 * _COPIES
-    weights = sum(
-        np.prod(np.shape(leaf)) * 4
-        for pool in {id(cell.pool): cell.pool for cell in cells}.values()
-        for leaf in jax.tree.leaves(pool)
-    )
-    pairs = len(cells) * (len(cells) + 1) // 2 * len(plan.columns) * 8 * _PAIR_COPIES
-    memory = _BASE_MEMORY + threads * temporary + numbers + pairs + float(weights)
+        blocks.append(timed[program])
+    per_auction = [block.seconds / plan.block for block in blocks]
+    num_blocks = sum(len(plan.blocks(chunk)) for chunk in range(plan.num_chunks))
+    running = sum(per_auction) * plan.block * num_blocks / engine.num_threads()
+    compiling = sum(block.compiling for block in timed.values())
+    memory = _memory(cells, plan, blocks)
     return Cost(running + compiling, memory, len(timed), per_auction)
 
 
-def _time_block(arguments: Any, static: Any) -> tuple[float, float, float]:
-    """Seconds of a block and of compiling it, and its bytes."""
+class _Block(NamedTuple):
+    """A block that was timed.
+
+    Attributes:
+      seconds: Of running it.
+      compiling: Seconds of compiling it.
+      memory: Bytes of its results and in between.
+      partial: `(M,)`, whether a measure is finite in some auctions but not in others.
+    """
+
+    seconds: float
+    compiling: float
+    memory: float
+    partial: np.ndarray
+
+
+def _time_block(arguments: Any, static: Any) -> _Block:
+    """Compiles a block and runs it."""
     start = time.perf_counter()
     compiled = engine.run_block.lower(*arguments, **static).compile()
     compiling = time.perf_counter() - start
@@ -91,4 +102,29 @@ def _time_block(arguments: Any, static: Any) -> tuple[float, float, float]:
         start = time.perf_counter()
         jax.block_until_ready(compiled(*arguments))
         seconds.append(time.perf_counter() - start)
-    return min(seconds), compiling, float(memory)
+    finite = np.isfinite(compiled(*arguments).measures)
+    partial = finite.any(0) & ~finite.all(0)
+    return _Block(min(seconds), compiling, float(memory), partial)
+
+
+def _memory(cells: Sequence[Population], plan: Plan, blocks: Sequence[_Block]) -> float:
+    """Bytes at the peak, which is while a chunk's statistics are taken or read."""
+    num_columns = len(plan.columns)
+    more = plan.num_chunks > 1
+    numbers = len(cells) * min(plan.chunk, plan.num_auctions) * num_columns
+    numbers *= _BYTES_IN_MORE_CHUNKS if more else _BYTES_IN_ONE_CHUNK
+    partial = {
+        column
+        for i, block in enumerate(blocks)
+        for column, some in zip(plan.columns_of(i), block.partial, strict=False)
+        if some
+    }
+    pairs = len(cells) * (len(cells) + 1) / 2
+    pairs *= num_columns + _MORE_OF_PARTIAL * len(partial)
+    weights = sum(
+        np.prod(np.shape(leaf)) * 4
+        for pool in {id(cell.pool): cell.pool for cell in cells}.values()
+        for leaf in jax.tree.leaves(pool)
+    )
+    running = engine.num_threads() * max(block.memory for block in blocks)
+    return _BASE_MEMORY + running + numbers + pairs * _BYTES_OF_PAIRS + float(weights)

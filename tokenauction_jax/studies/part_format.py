@@ -81,7 +81,9 @@ def from_table(table: pa.Table) -> Statistics:
         numbers("infinite", is_cell),
         moments(is_cell),
         moments(~is_cell),
-        Sketch(offsets, buckets.flatten().to_numpy(), counts.astype(np.int32)),
+        Sketch(
+            offsets, buckets.flatten().to_numpy(), counts.astype(np.int32, copy=False)
+        ),
     )
 
 
