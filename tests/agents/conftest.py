@@ -202,7 +202,7 @@ def save_tiny(tiny_model, tiny_tokenizer):
 @pytest.fixture(scope="session")
 def oracle_logits():
     """Logits `(P, V)` of a `transformers` model after each of the tokens."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     def logits(model, tokens):
         with torch.no_grad():
