@@ -55,9 +55,9 @@ def synthetic_brand(rng: random.Random, trade: str, heldout: bool = False) -> st
     """A new brand name, whose second word tells its trade.
 
     Args:
-        rng: source of chance.
-        trade: a key of the trades in the grammar.
-        heldout: whether half of the names start with a reserved word; none does
+        rng: Source of chance.
+        trade: A key of the trades in the grammar.
+        heldout: Whether half of the names start with a reserved word; none does
             otherwise.
     """
     reserved = heldout and rng.random() < 0.5
@@ -129,11 +129,11 @@ def _pick(
     """A template of which `bound` fills the slots, rather one with more of `needed`.
 
     Args:
-        rng: source of chance.
-        trade: whose templates.
+        rng: Source of chance.
+        trade: Whose templates.
         kind: "first" or "second".
-        bound: the slots that the query named.
-        needed: the slots that a template should use; a first sentence must use the
+        bound: The slots that the query named.
+        needed: The slots that a template should use; a first sentence must use the
             first of them that any template knows.
     """
     free = {"brand", *bound, *_TRADES[trade].get("words", {})}
@@ -251,9 +251,9 @@ def examples(seed: int, count: int, heldout: bool = False) -> Iterator[dict[str,
     An ad under the key `completion` may go on with a text under `begun`.
 
     Args:
-        seed: of the chance.
-        count: how many.
-        heldout: whether brands with reserved first words occur as well.
+        seed: Of the chance.
+        count: How many.
+        heldout: Whether brands with reserved first words occur as well.
     """
     rng = random.Random(seed)
     for _ in range(count):

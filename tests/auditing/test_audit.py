@@ -233,11 +233,11 @@ def test_same_seed_same_findings():
         ({"num_agents": 1}, "num_agents must be an integer >= 2, got 1"),
         ({"num_instances": 0}, "num_instances must be"),
         ({"vocab_size": 2.5}, "vocab_size must be"),
-        ({"valuations": [ta.linear()]}, "valuation must be a Valuation"),
+        ({"valuations": [ta.linear()]}, "valuation must follow Valuation"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ta.audit(ta.linear(), **arguments)
-    with pytest.raises(ValueError, match="payment must be a Payment"):
+    with pytest.raises(ValueError, match="payment must follow Payment"):
         ta.audit(ta.linear(), ta.linear())

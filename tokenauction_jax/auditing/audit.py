@@ -76,8 +76,7 @@ def audit(
         ("valuation", valuations, base.Valuation),
     ):
         for rule in rules:
-            if not isinstance(rule, kind):
-                raise ValueError(f"{name} must be a {kind.__name__}, got {rule!r}")
+            base.check_rule(name, rule, kind)
     start = time.perf_counter()
     if sampler is None and aggregation.monotone:
         sampler = stable.stable_sample

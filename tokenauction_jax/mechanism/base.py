@@ -165,10 +165,7 @@ class Mechanism:
 
     def __post_init__(self) -> None:
         for name, kind in (("aggregation", Aggregation), ("payment", Payment)):
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(
-                    f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}"
-                )
+            check_rule(name, getattr(self, name), kind)
         if not isinstance(self.payment, SupportsAggregation):
             return
         priced = self.payment.aggregation
@@ -185,6 +182,12 @@ class Mechanism:
                     f"payment {self.payment.name!r} was built for {priced}, but the "
                     f"aggregation is {self.aggregation}; build both from one rule"
                 )
+
+
+def check_rule(name: str, rule: object, protocol: type) -> None:
+    """Raises `ValueError` naming the argument unless it has the protocol's members."""
+    if not isinstance(rule, protocol):
+        raise ValueError(f"{name} must follow {protocol.__name__}, got {rule!r}")
 
 
 def check_bids(bids: ArrayLike) -> jax.Array:

@@ -151,12 +151,8 @@ def myerson(aggregation: base.Aggregation, valuation: base.Valuation) -> Myerson
     Raises:
       ValueError: If one of the two is not such a rule.
     """
-    for name, rule, kind in (
-        ("aggregation", aggregation, base.Aggregation),
-        ("valuation", valuation, base.Valuation),
-    ):
-        if not isinstance(rule, kind):
-            raise ValueError(f"{name} must be a {kind.__name__}, got {rule!r}")
+    base.check_rule("aggregation", aggregation, base.Aggregation)
+    base.check_rule("valuation", valuation, base.Valuation)
     return Myerson(aggregation, valuation)
 
 
