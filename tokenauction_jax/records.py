@@ -11,6 +11,7 @@ from typing import Any, TypeVar, dataclass_transform
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
@@ -91,6 +92,25 @@ def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
         raise ValueError(
             f"{name} has shape {jnp.shape(value)}, expected ({wanted}{comma})"
         ) from None
+
+
+def auction_numbers(first_auction: ArrayLike, num_auctions: int) -> jax.Array:
+    """Numbers ``first_auction, first_auction + 1, ...`` `(A,)`, uint32.
+
+    Raises:
+      ValueError: If the first (as far as it is known) is no integer, is negative, or
+        some number would be 2**32 or more.
+    """
+    if is_concrete(first_auction):
+        first = np.asarray(first_auction)
+        whole = first.ndim == 0 and np.issubdtype(first.dtype, np.integer)
+        if not whole or not 0 <= int(first) <= 2**32 - num_auctions:
+            raise ValueError(
+                "first_auction must be an integer in [0, 2**32 - num_auctions], got "
+                f"{first_auction!r} with {num_auctions} auctions"
+            )
+    numbers = jnp.arange(num_auctions, dtype=jnp.uint32)
+    return jnp.asarray(first_auction, jnp.uint32) + numbers
 
 
 def describe(rule: Any) -> str:

@@ -356,7 +356,7 @@ def test_no_misreport_beats_the_truth(name):
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="aggregation must be"):
+    with pytest.raises(ValueError, match="aggregation must follow"):
         ta.myerson(ta.total_variation(), ta.linear())
     with pytest.raises(ValueError, match="valuation must be"):
         ta.myerson(ta.linear(), ta.linear())

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from reference import measures as reference
 
 import tokenauction_jax as ta
@@ -100,3 +101,45 @@ def test_one_compiled_program_serves_a_batch():
         batch(ta.total_variation(), values[k:][:1], log_probs[k:][:1]) for k in (0, 1)
     ]
     np.testing.assert_allclose(found, np.concatenate(one), rtol=1e-6)
+
+
+@pytest.mark.parametrize("agents", [2, 3, 4, 5, 6, 9])
+def test_derivatives_of_the_optimum_of_total_variation(agents):
+    """By values ``-TV(q, p_i)`` at the optimum `q`; by logits, as differences tell."""
+    rng = np.random.default_rng(agents)
+
+    def best(values, logits):
+        log_probs = jax.nn.log_softmax(logits)
+        return ta.optimal_welfare(ta.total_variation(), values, log_probs)
+
+    slopes = jax.jit(jax.grad(best, (0, 1)))
+    for _ in range(20):
+        values = rng.uniform(0.5, 2, agents)
+        logits = np.log(rng.dirichlet(np.full(6, 0.7), agents))
+        by_value, by_logit = slopes(
+            values.astype(np.float32), logits.astype(np.float32)
+        )
+        _, q = linear_program(values, logits)
+        due = -np.abs(q - np.exp(logits)).sum(-1) / 2
+        np.testing.assert_allclose(by_value, due, atol=2e-6)
+        way, step = rng.normal(size=logits.shape), 1e-6
+        ends = [linear_program(values, logits + s * step * way)[0] for s in (1, -1)]
+        due = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose((by_logit * way).sum(), due, atol=1e-5)
+
+
+def linear_program(values, logits):
+    """The optimum for total variation and where it is reached, by SciPy."""
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    agents, size = p.shape
+    # Variables: q, then the distances |q - p_i| token by token, bounded from below.
+    costs = np.r_[np.zeros(size), np.repeat(values, size) / 2]
+    distances = -np.eye(agents * size)
+    outcome = np.tile(np.eye(size), (agents, 1))
+    bounds = np.vstack([np.hstack([s * outcome, distances]) for s in (1, -1)])
+    solved = scipy.optimize.linprog(
+        *(costs, bounds, np.r_[p.ravel(), -p.ravel()]),
+        *(np.r_[np.ones(size), np.zeros(agents * size)][None], [1]),
+    )
+    return -solved.fun, solved.x[:size]

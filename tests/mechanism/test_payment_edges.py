@@ -129,7 +129,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("name", PAYMENTS)
     def test_wrong_shapes(self, name):
-        payment, log_probs = PAYMENTS[name](), jnp.full((2, 3), -1.0)
+        payment, log_probs = PAYMENTS[name](), jnp.log(jnp.full((2, 3), 1 / 3))
         with pytest.raises(ValueError, match=r"bids|log_probs"):
             payment.expected(jnp.ones(3), log_probs)
         with pytest.raises(ValueError, match="log_probs"):

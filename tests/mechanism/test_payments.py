@@ -135,9 +135,27 @@ def test_a_second_price_win_needs_no_pass_over_the_vocabulary():
     spoiled = np.full_like(log_probs, -7.0)
     spoiled[:, token] = log_probs[:, token]
     for method in (
-        payment.conditional,
-        lambda *args: payment.realized(jax.random.key(5), *args),
+        jax.jit(payment.conditional),
+        jax.jit(lambda *args: payment.realized(jax.random.key(5), *args)),
     ):
         due = method(bids, log_probs, token)
         np.testing.assert_array_equal(method(bids, spoiled, token), due)
     assert aggregation.weights(bids).shape == due.shape
+
+
+def test_clarke_log_linear_of_nearly_degenerate_aggregates():
+    """5e-5 of the price itself, where one token has up to all but 1e-11 of ``r``."""
+    rng = np.random.default_rng(0)
+    shape = (5_000, 3, 8)
+    top = rng.integers(8, size=shape[:2])
+    agrees = rng.uniform(size=(5_000, 2)) < 0.8
+    top[:, 1:] = np.where(agrees, top[:, :1], top[:, 1:])
+    gaps = rng.uniform(2, 25, (*shape[:2], 1)) * rng.uniform(0.3, 1, shape)
+    np.put_along_axis(gaps, top[..., None], 0, -1)
+    log_probs = (-gaps - np.log(np.exp(-gaps).sum(-1, keepdims=True))).astype(
+        np.float32
+    )
+    bids = (10 ** rng.uniform(-4, 4, shape[:2])).astype(np.float32)
+    expected, _ = payments.clarke_log_linear(bids, log_probs)
+    found = jax.vmap(ta.clarke(ta.log_linear()).expected)(bids, log_probs)
+    assert_within(found, expected, 5e-5 * expected)

@@ -47,8 +47,7 @@ class RandomPool:
         del num_tokens
         if key is None:
             raise ValueError("agents drawn at random need a key: init(..., key=key)")
-        numbers = jnp.asarray(first_auction, jnp.uint32)
-        numbers = numbers + jnp.arange(num_auctions, dtype=jnp.uint32)
+        numbers = records.auction_numbers(first_auction, num_auctions)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
         draw = _dirichlet if self.family == "dirichlet" else _zipf
         draw = functools.partial(draw, self.parameter, self.vocab_size)

@@ -6,6 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
+from tokenauction_jax.mechanism import base
 
 
 @records.record
@@ -78,7 +79,7 @@ def tabular(
     if end_token is not None:
         end_token = _check_token("end_token", end_token, shape[-1])
     if records.is_concrete(log_probs):
-        _check_normalized(np.asarray(log_probs))
+        base.check_distributions(np.asarray(log_probs))
     return TabularPool(log_probs, start, end_token)
 
 
@@ -86,15 +87,3 @@ def _check_token(name: str, token: int, size: int) -> int:
     if not isinstance(token, int | np.integer) or not 0 <= token < size:
         raise ValueError(f"{name} must be an integer in [0, {size}), got {token!r}")
     return int(token)
-
-
-def _check_normalized(log_probs: np.ndarray) -> None:
-    """Raises `ValueError` naming the first row that is not a distribution."""
-    totals = np.exp(log_probs.astype(np.float64)).sum(axis=-1)
-    wrong = ~(np.abs(totals - 1) < 1e-3)
-    if wrong.any():
-        index = np.argwhere(wrong)[0].tolist()
-        raise ValueError(
-            f"log_probs{index} must be logs of probabilities summing to 1, got sum "
-            f"{totals[tuple(index)]:.6g}; normalise with jax.nn.log_softmax"
-        )

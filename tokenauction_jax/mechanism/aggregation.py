@@ -8,11 +8,15 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax.mechanism.influence import (
+    influence_scores,
+    influence_weights,
+    normalized,
+)
 
 
 @records.record
@@ -30,7 +34,9 @@ class Linear:
     def log_prob(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """``log q`` `(V,)` for bids `(n,)` and `log_probs` `(n, V)`; see `linear`."""
         bids, log_probs = base.check_auction(bids, log_probs)
-        return distributions.log_mixture(self.weights(bids), log_probs)
+        shares = normalized(influence_scores(bids, self.influence))
+        scaled = log_probs + shares.exponent[:, None]
+        return distributions.log_mixture(shares.mantissa, scaled)
 
 
 @records.record
@@ -49,7 +55,7 @@ class LogLinear:
         """``log q`` `(V,)` of bids `(n,)`, `log_probs` `(n, V)`; see `log_linear`."""
         bids, log_probs = base.check_auction(bids, log_probs)
         weights = self.weights(bids)
-        vetoed = ~(weights > 0).any() | has_veto(weights, log_probs).any(0)
+        vetoed = ~(weights > 0).any() | has_veto(bids, log_probs).any(0)
         mean = distributions.weighted_sum(weights, finite_logs(log_probs))
         return _normalize(jnp.where(vetoed, -jnp.inf, mean), bids)
 
@@ -71,10 +77,9 @@ class PowerMean:
     def log_prob(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """``log q`` `(V,)` of bids `(n,)`, `log_probs` `(n, V)`; see `power_mean`."""
         bids, log_probs = base.check_auction(bids, log_probs)
-        return _normalize(
-            distributions.log_power_mean(self.order, self.weights(bids), log_probs),
-            bids,
-        )
+        shares = normalized(influence_scores(bids, self.influence))
+        mean = distributions.log_power_mean(self.order, *shares, log_probs)
+        return _normalize(mean, bids)
 
 
 def linear(influence: ArrayLike = 1.0) -> Linear:
@@ -136,48 +141,9 @@ def power_mean(order: ArrayLike, influence: ArrayLike = 1.0) -> PowerMean:
     return PowerMean(number, _check_influence(influence))
 
 
-def influence_scores(bids: jax.Array, influence: records.Number) -> jax.Array:
-    """``(b_i / max_j b_j)^influence`` `(n,)`; all 0 if the bids define no auction.
-
-    Only ratios of scores mean anything. At ``b_i = 0`` the derivative is the one-sided
-    one, but for ``influence < 1``, where that is infinite and a finite one stands in.
-    """
-    largest = lax.stop_gradient(jnp.max(bids))
-    total = lax.stop_gradient(bids.sum())
-    valid = (bids >= 0).all() & (total > 0) & jnp.isfinite(total)
-    relative = jnp.where(valid, bids / jnp.where(valid, largest, 1), 0)
-    positive = relative > 0
-    powers = jnp.where(positive, relative, 1) ** influence
-    return jnp.where(positive, powers, jnp.where(influence > 1, 0, relative))
-
-
-def influence_weights(bids: ArrayLike, influence: records.Number) -> jax.Array:
-    """``b_i^influence / sum_j b_j^influence`` `(n,)`; all 0 for undefined auctions."""
-    return _shares(influence_scores(base.check_bids(bids), influence))
-
-
-@jax.custom_jvp
-def _shares(scores: jax.Array) -> jax.Array:
-    """Scores `(n,)` divided by their sum."""
-    total = scores.sum()
-    return scores / jnp.where(total > 0, total, 1)
-
-
-@_shares.defjvp
-def _shares_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """Keeps its digits where one score dominates: ``1 - share`` is not subtracted."""
-    (scores,), (change,) = primals, tangents
-    total = jnp.where(scores.sum() > 0, scores.sum(), 1)
-    others = distributions.sum_of_others(scores)
-    moved = change * others - scores * distributions.sum_of_others(change)
-    return scores / total, moved / total**2
-
-
-def has_veto(weights: jax.Array, log_probs: jax.Array) -> jax.Array:
-    """Where an agent of positive weight cannot produce a token, `(n, V)`."""
-    return (weights > 0)[:, None] & jnp.isneginf(log_probs)
+def has_veto(bids: jax.Array, log_probs: jax.Array) -> jax.Array:
+    """Where an agent that bids, however little, cannot produce a token, `(n, V)`."""
+    return (bids > 0)[:, None] & jnp.isneginf(log_probs)
 
 
 def finite_logs(log_probs: jax.Array) -> jax.Array:

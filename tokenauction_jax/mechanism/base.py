@@ -18,6 +18,11 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 
+# The range of bids, whatever the currency: prices of a millionth of a bid, and sums of
+# bids times a large divergence, still are numbers of a float32.
+SMALLEST_BID = 1e-30
+LARGEST_SUM = 1e30
+
 
 @runtime_checkable
 class Aggregation(Protocol):
@@ -193,37 +198,57 @@ def check_rule(name: str, rule: object, protocol: type) -> None:
 def check_bids(bids: ArrayLike) -> jax.Array:
     """The bids of one auction as floats `(n,)`, checked as far as they are known.
 
+    Under a transformation bids below `SMALLEST_BID` become 0.
+
     Raises:
-      ValueError: If the shape is wrong or, for concrete bids, if one is negative or
-        not finite, or if they do not have a positive and finite sum.
+      ValueError: If the shape is wrong or, for concrete bids, if one is negative, not
+        finite, or positive but below `SMALLEST_BID`, or if their sum is 0 or above
+        `LARGEST_SUM`.
     """
     bids = _as_float(bids)
     records.check_shape("bids", bids, (None,))
     if records.is_concrete(bids):
         check_bid_values(np.asarray(bids))
-    return bids
+    return _without_dust(bids)
 
 
 def check_bid_values(bids: np.ndarray) -> None:
     """Raises `ValueError` unless all bids `(..., n)` make a defined auction."""
-    wrong = ~(np.isfinite(bids) & (bids >= 0))
+    check_amounts("bids", bids)
+    total = bids.sum(axis=-1, dtype=np.float64)
+    wrong = ~((total > 0) & (total <= LARGEST_SUM))
+    if wrong.any():
+        raise ValueError(
+            f"bids of an auction must have a sum above 0 and up to {LARGEST_SUM:g}, "
+            f"got {total[wrong].flat[0]:g}"
+        )
+
+
+def check_amounts(name: str, amounts: np.ndarray) -> None:
+    """Raises `ValueError` unless each is 0 or within the range of bids."""
+    wrong = ~(np.isfinite(amounts) & (amounts >= 0))
+    if not wrong.any():
+        wrong = (amounts > 0) & (amounts < SMALLEST_BID)
     if wrong.any():
         where = ", ".join(str(index) for index in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"bids must be finite and not negative, got {bids[wrong][0]} at [{where}]"
-        )
-    total = bids.sum(axis=-1)
-    if not (np.isfinite(total) & (total > 0)).all():
-        raise ValueError(
-            "bids of an auction must have a positive, finite sum, got "
-            f"{total[~(np.isfinite(total) & (total > 0))].flat[0]}"
-        )
+        found = amounts[wrong][0]
+        small = 0 < found < SMALLEST_BID
+        rule = f"0 or at least {SMALLEST_BID:g}" if small else "finite and not negative"
+        raise ValueError(f"{name} must be {rule}, got {found} at [{where}]")
+
+
+def bids_define_auction(bids: jax.Array) -> jax.Array:
+    """Whether bids `(n,)` are in range and not all 0, a boolean scalar."""
+    total = bids.sum()
+    return (bids >= 0).all() & (total > 0) & (total <= LARGEST_SUM)
 
 
 def check_auction(bids: ArrayLike, log_probs: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """One auction's bids `(n,)` and log-probabilities `(n, V)` in one float dtype."""
     bids, log_probs = check_bids(bids), _as_float(log_probs)
     records.check_shape("log_probs", log_probs, (bids.shape[0], None))
+    if records.is_concrete(log_probs):
+        check_distributions(np.asarray(log_probs))
     dtype = jnp.result_type(bids, log_probs)
     return bids.astype(dtype), log_probs.astype(dtype)
 
@@ -242,13 +267,14 @@ def check_path(
     if records.is_concrete(agent) and not 0 <= np.asarray(agent) < bids.shape[0]:
         raise ValueError(f"agent must be in [0, {bids.shape[0]}), got {agent}")
     if records.is_concrete(own_bids):
-        wrong = ~(np.isfinite(own_bids) & (np.asarray(own_bids) >= 0))
-        if wrong.any():
-            raise ValueError(
-                "own_bids must be finite and not negative, got "
-                f"{np.asarray(own_bids)[wrong][0]}"
-            )
+        check_amounts("own_bids", np.asarray(own_bids))
+    if records.is_concrete(bids, agent):
+        others = np.arange(bids.shape[0]) != np.asarray(agent)
+        check_amounts("bids", np.where(others, bids, 0))
+    if records.is_concrete(log_probs):
+        check_distributions(np.asarray(log_probs))
     dtype = jnp.result_type(own_bids, bids, log_probs)
+    own_bids, bids = _without_dust(own_bids), _without_dust(bids)
     return own_bids.astype(dtype), bids.astype(dtype), log_probs.astype(dtype)
 
 
@@ -273,6 +299,24 @@ def check_defined(defined: jax.Array, bids: jax.Array) -> None:
             "them can produce; widen their sampling (a larger top_k, no top_p), use "
             "linear, or drop a bidder"
         )
+
+
+def check_distributions(log_probs: np.ndarray) -> None:
+    """Raises `ValueError` naming the first row `(..., V)` that is no distribution."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        totals = np.exp(log_probs.astype(np.float64)).sum(axis=-1)
+    wrong = ~(np.abs(totals - 1) < 1e-3)
+    if wrong.any():
+        index = np.argwhere(wrong)[0].tolist()
+        raise ValueError(
+            f"log_probs{index} must be logs of probabilities summing to 1, got sum "
+            f"{totals[tuple(index)]:.6g}; normalise with jax.nn.log_softmax"
+        )
+
+
+def _without_dust(bids: jax.Array) -> jax.Array:
+    """Bids below the range are 0; those that are 0 keep their derivative."""
+    return jnp.where((bids > 0) & (bids < SMALLEST_BID), 0, bids)
 
 
 def _as_float(x: ArrayLike) -> jax.Array:

@@ -27,9 +27,13 @@ _TERMS = 4
 # distributions with V = 131,072 take 1.1 ms on a CPU, not 0.3 ms.
 _FEW_AGENTS = 8
 # exp() of at most this times any weight stays finite in float32.
-_LARGEST_EXPONENT = 60.0
+LARGEST_EXPONENT = 60.0
 # Below this |order * log-ratio| a cumulant series beats the closed form.
 _SMALL_EXPONENT = 0.02
+# Powers of larger orders may overflow.
+_STEEP = 1e4
+# Of tokens that only agents of less weight can produce, sums of weights may underflow.
+_COMMON = 1e-20
 _SMALL_LOG_RATIO = 0.5
 
 
@@ -102,6 +106,40 @@ def _reduce(combine: Callable[..., Any], terms: Sequence[jax.Array]) -> list[jax
     return _reduce(combine, [x.reshape(-1) for x in found])
 
 
+@jax.custom_jvp
+def divide(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``x / y``, with derivatives of any order that never square a small `y`."""
+    return x / y
+
+
+@divide.defjvp
+def _divide_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x, y), (x_dot, y_dot) = primals, tangents
+    ratio = divide(x, y)
+    return ratio, _divide_tangent(x_dot - ratio * y_dot, y)
+
+
+def _divide_tangent(x_dot: jax.Array, y: jax.Array) -> jax.Array:
+    """``x_dot / y`` in two steps, of which the one with a derivative divides by 1."""
+    scale = lax.stop_gradient(y)
+    return x_dot / scale / (y / scale)
+
+
+@jax.custom_jvp
+def log(x: jax.Array) -> jax.Array:
+    """Natural logarithm, with derivatives that never square a small `x`."""
+    return jnp.log(x)
+
+
+@log.defjvp
+def _log_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return log(*primals), _divide_tangent(*tangents, *primals)
+
+
 def safe_log(x: jax.Array) -> jax.Array:
     """``log(x)``, with gradient 0 instead of infinity where `x` is 0."""
     return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)
@@ -150,7 +188,7 @@ def scaled_probs(
     gaps = log_probs - pivot[None]
     # Agents of weight 0 are not in the pivot and may lie far above it.
     silent = (weights == 0)[:, None]
-    return jnp.exp(jnp.where(silent, jnp.minimum(gaps, _LARGEST_EXPONENT), gaps)), pivot
+    return jnp.exp(jnp.where(silent, jnp.minimum(gaps, LARGEST_EXPONENT), gaps)), pivot
 
 
 def _largest(x: jax.Array) -> jax.Array:
@@ -161,56 +199,85 @@ def _largest(x: jax.Array) -> jax.Array:
 
 
 def log_power_mean(
-    order: ArrayLike, weights: jax.Array, log_probs: jax.Array
+    order: ArrayLike, weights: jax.Array, exponents: jax.Array, log_probs: jax.Array
 ) -> jax.Array:
-    """``log (sum_i weights_i p_i^order)^(1/order)`` `(V,)`, not normalised.
+    """``log (sum_i w_i p_i^order)^(1/order)`` `(V,)`, up to a constant.
 
-    Smooth through order 0, the weighted geometric mean. For orders <= 0 every agent
-    of positive weight has a veto; one of weight 0 has none. `weights` sum to one.
+    The weights ``w_i``, `weights` times ``exp(exponents)``, sum to one. Smooth through
+    order 0, the weighted geometric mean. For orders <= 0 every agent of positive weight
+    has a veto; one of weight 0 has none.
     """
     order = jnp.asarray(order, log_probs.dtype)
     bidding, possible = (weights > 0)[:, None], log_probs > -jnp.inf
     vetoed = (bidding & ~possible).any(0) & (order <= 0)
     dead = vetoed | ~(bidding & possible).any(0)
-    # Any finite number serves for a dead token; one far below all others for p = 0.
-    finite = jnp.where(dead[None], 0, jnp.where(possible, log_probs, -1e30))
-    centre = weighted_sum(weights, jnp.where(possible, finite, 0))
-    pivot = lax.stop_gradient(centre)
-    small = (jnp.abs(order * (finite - pivot[None])) < _SMALL_EXPONENT).all(0)
-    near = jnp.where(small[None], jnp.clip(finite, -1e9, 1e9), 0)
-    mean = jnp.where(
-        small,
-        _power_mean_series(order, weights, near),
-        _power_mean(order, weights, jnp.where(small[None], 0, finite), pivot),
+    possible &= ~dead[None]
+    x = jnp.where(possible, log_probs, 0)
+    floats = weights * jnp.exp(exponents)
+    present = weighted_sum(floats, possible.astype(x.dtype))
+    common = present > _COMMON
+    present = jnp.where(common, present, 1)
+
+    def mean(values: jax.Array) -> jax.Array:
+        """Over the agents that can produce the token."""
+        return weighted_sum(floats, jnp.where(possible, values, 0)) / present
+
+    # What the agents without a token take from it is a power 1 / order of the others'
+    # weight: out of range near order 0, but the same for all tokens of these agents.
+    missing = weighted_sum(floats, 1 - possible.astype(x.dtype))
+    log_present = jnp.where(
+        missing < 0.5, jnp.log1p(-jnp.minimum(missing, 0.5)), jnp.log(present)
     )
-    return jnp.where(dead, -jnp.inf, mean)
+    most = jnp.max(jnp.where(common & ~dead, log_present, -jnp.inf))
+    most = lax.stop_gradient(jnp.where(jnp.isneginf(most), 0, most))
+    divisor = jnp.where(order == 0, 1, order)
+    taken = jnp.where(order > 0, (log_present - most) / divisor, 0)
+
+    pivot = lax.stop_gradient(mean(x))
+    scaled = order * (x - pivot[None])
+    negligible = jnp.abs(scaled) < _small_exponent(x.dtype)
+    small = common & (negligible | ~possible).all(0) & (jnp.abs(order) < _STEEP)
+    gentle = jnp.clip(order, -_STEEP, _STEEP)
+    series = _power_mean_series(gentle, mean, jnp.where(small[None], x, 0))
+    # Near the weighted mean of x the digits of log-sum-exp would be lost: errors there
+    # are relative to the largest |x|, even if that one has next to no weight.
+    shifted = mean(jnp.expm1(jnp.minimum(jnp.where(small[None], 0, scaled), 20)))
+    near = common & ~(bidding & possible & (scaled > 20)).any(0) & (shifted > -0.5)
+    close = pivot + jnp.log1p(jnp.where(near, shifted, 0)) / divisor
+    # Around the largest term of the sum, which for orders of 1e38 is all there is.
+    inner = bidding & possible & ~(small | near)[None]
+    lowest, highest = (
+        lax.stop_gradient(jnp.where(inner.any(0), extreme, 0))
+        for extreme in (
+            jnp.min(jnp.where(inner, x, jnp.inf), axis=0),
+            jnp.max(jnp.where(inner, x, -jnp.inf), axis=0),
+        )
+    )
+    top = jnp.where(order > 0, highest, lowest)
+    apart = divisor * jnp.where(inner.any(0)[None], x - top[None], 0)
+    terms = jnp.where(possible, apart, -jnp.inf) + exponents[:, None]
+    extremes = log_mixture(weights, terms)
+    far = top + (jnp.where(inner.any(0), extremes, 0) - most) / divisor
+    close = jnp.where(small, series, close) + taken
+    return jnp.where(dead, -jnp.inf, jnp.where(small | near, close, far))
 
 
-def _power_mean_series(order: jax.Array, weights: jax.Array, x: jax.Array) -> jax.Array:
-    """``log(sum_i weights_i exp(order x_i)) / order`` by cumulants, at order 0 too.
+def _small_exponent(dtype: jnp.dtype) -> float:
+    return _SMALL_EXPONENT if dtype == jnp.float32 else _SMALL_EXPONENT / 20
+
+
+def _power_mean_series(
+    order: jax.Array, mean: Callable[[jax.Array], jax.Array], x: jax.Array
+) -> jax.Array:
+    """``log(mean(exp(order x))) / order`` by cumulants, at order 0 too.
 
     The closed form's derivative in the order cancels there.
     """
-    mean = weighted_sum(weights, x)
-    deviation = x - mean[None]
-    second, third, fourth = (weighted_sum(weights, deviation**k) for k in (2, 3, 4))
+    first = mean(x)
+    deviation = x - first[None]
+    second, third, fourth = (mean(deviation**k) for k in (2, 3, 4))
     fourth -= 3 * second**2
-    return mean + order * (second / 2 + order * (third / 6 + order * fourth / 24))
-
-
-def _power_mean(
-    order: jax.Array, weights: jax.Array, x: jax.Array, pivot: jax.Array
-) -> jax.Array:
-    """``log(sum_i weights_i exp(order x_i)) / order`` away from order 0."""
-    order = jnp.where(order == 0, 1, order)
-    # Near the weighted mean of x the digits of log-sum-exp would be lost: errors there
-    # are relative to the largest |x|, even if that one has next to no weight.
-    scaled = order * (x - pivot[None])
-    shifted = weighted_sum(weights, jnp.expm1(jnp.minimum(scaled, 20)))
-    bidding = (weights > 0)[:, None]
-    near = ~(bidding & (scaled > 20)).any(0) & (shifted > -0.5)
-    close = pivot + jnp.log1p(jnp.where(near, shifted, 0)) / order
-    return jnp.where(near, close, log_mixture(weights, order * x) / order)
+    return first + order * (second / 2 + order * (third / 6 + order * fourth / 24))
 
 
 def entropy(log_q: ArrayLike) -> jax.Array:
@@ -248,7 +315,7 @@ def divergence_terms(p: jax.Array, q: jax.Array, log_ratio: jax.Array) -> jax.Ar
     x = jnp.where(small, log_ratio, 0)
     # x + expm1(-x) = x^2/2 - x^3/6 + ...
     bracket = jnp.zeros_like(x)
-    for k in range(10, 1, -1):
+    for k in range(10 if x.dtype == jnp.float32 else 18, 1, -1):
         bracket = (-1) ** k / math.factorial(k) + x * bracket
     terms = jnp.where(small, p * x**2 * bracket, p * log_ratio + (q - p))
     return jnp.where(p > 0, terms, q)

@@ -14,59 +14,79 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
+from tokenauction_jax.mechanism.influence import Odds
+
+# Odds beyond exp(60) are handled by their logarithms.
+_FAR = 60.0
 # Terms of a series in lambda <= 1/2: the first one dropped is below 2^-54.
 _SERIES_TERMS = 54
 # Nodes of the double-exponential rule, which resolves both ends of the interval.
 _NODES = np.linspace(-3.2, 3.2, 73)
 
 
-def odds(scores: jax.Array, others: jax.Array) -> jax.Array:
-    """``scores / others``, large but finite where there are no others."""
-    largest = jnp.finfo(scores.dtype).max / 64
-    ratio = scores / jnp.where(others > 0, others, 1)
-    return jnp.minimum(jnp.where(others > 0, ratio, largest), largest)
+def share_at(
+    quantile: tuple[jax.Array, jax.Array], odds: Odds, influence: ArrayLike
+) -> jax.Array:
+    """Price of a won token as a share of the bid, ``(v / (1 + x (1 - v)))^(1/a)``.
+
+    Args:
+      quantile: `v` and ``1 - v`` `(n,)`, of full relative precision each.
+      odds: Of the bidders.
+      influence: The exponent ``a > 0``, a scalar.
+    """
+    v, complement = quantile
+    far = odds.log > _FAR
+    # v / (1 + x (1 - v)) with x = share / rest.
+    share = v * odds.rest / (odds.rest + odds.share * complement)
+    usable = ~far & (share > 0)
+    near = jnp.where(usable, jnp.where(usable, share, 1) ** (1 / influence), 0)
+    log_share = jnp.log(v) - odds.log - jnp.log(complement + jnp.exp(-odds.log))
+    return jnp.where(far, jnp.exp(log_share / influence), near)
 
 
-def mean_share(odds: jax.Array, influence: ArrayLike) -> jax.Array:
+def mean_share(log_odds: jax.Array, influence: ArrayLike) -> jax.Array:
     """Mean price of a won token as a share of the bid, ``g(x, 1/a)``, elementwise.
 
     Args:
-      odds: ``x >= 0``, the bidder's score over the sum of the others', any shape.
+      log_odds: ``log x``, of the bidder's score over the sum of the others', any shape.
       influence: The exponent ``a > 0``, a scalar.
 
     Returns:
       Shares in ``(0, a / (1 + a)]``: relative error below 1e-5 in float32 for odds
-      from 0 to 1e30 and influences from 0.1 to 10.
+      from 0 to exp(700) and influences from 0.1 to 100, as long as the share itself is
+      above 1e-38.
     """
-    influence = jnp.asarray(influence, odds.dtype)
-    return _mean_share(odds, influence)
+    influence = jnp.asarray(influence, log_odds.dtype)
+    return _mean_share(log_odds, influence)
 
 
 @jax.custom_jvp
-def _mean_share(odds: jax.Array, influence: jax.Array) -> jax.Array:
+def _mean_share(log_odds: jax.Array, influence: jax.Array) -> jax.Array:
     # The closed form is 100 times cheaper; both branches have the one derivative below.
     return lax.cond(
         influence == 1,
         _share_at_influence_one,
         lambda x: _share_by_quadrature(x, 1 / influence),
-        odds,
+        log_odds,
     )
 
 
 def _mean_share_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]
 ) -> tuple[jax.Array, Any]:
-    x, influence = primals
-    x_dot, influence_dot = tangents
-    share = _mean_share(x, influence)
+    log_odds, influence = primals
+    log_odds_dot, influence_dot = tangents
+    share = _mean_share(log_odds, influence)
     tangent = jnp.zeros_like(share)
-    if not isinstance(x_dot, SymbolicZero):
+    if not isinstance(log_odds_dot, SymbolicZero):
         # x g'(x) from the integral's differential equation in x.
-        slope = (x * share + 1) / (1 + x) - (1 / influence + 1) * share
-        tangent += slope * x_dot / jnp.where(x > 0, x, 1)
+        slope = (1 - share) * jax.nn.sigmoid(-log_odds) - share / influence
+        tangent += slope * log_odds_dot
     if not isinstance(influence_dot, SymbolicZero):
         _, by_influence = jax.jvp(
-            lambda a: _share_by_quadrature(x, 1 / a), (influence,), (influence_dot,)
+            lambda a: _share_by_quadrature(log_odds, 1 / a),
+            (influence,),
+            (influence_dot,),
         )
         tangent += by_influence
     return share, tangent
@@ -75,28 +95,31 @@ def _mean_share_jvp(
 _mean_share.defjvp(_mean_share_jvp, symbolic_zeros=True)
 
 
-def _share_at_influence_one(x: jax.Array) -> jax.Array:
+def _share_at_influence_one(log_odds: jax.Array) -> jax.Array:
     """``((1 + x) log1p(x) - x) / x^2``, by its series in lambda where that cancels."""
-    weight = x / (1 + x)
+    weight = jax.nn.sigmoid(log_odds)
     small = weight < 0.25
-    series = jnp.zeros_like(x)
+    series = jnp.zeros_like(log_odds)
     for k in range(26, -1, -1):
         series = series * weight + 1 / (k + 2)
-    safe = jnp.where(small, 1, x)
-    closed = ((1 + 1 / safe) * jnp.log1p(safe) - 1) / safe
-    return jnp.where(small, series / (1 + x), closed)
+    inverse = jnp.exp(-jnp.where(small, 0, log_odds))
+    # log1p(x), which may be too large for x itself.
+    length = jnp.where(small, 0, log_odds) + jnp.log1p(inverse)
+    closed = ((1 + inverse) * length - 1) * inverse
+    return jnp.where(small, series * (1 - weight), closed)
 
 
-def _share_by_quadrature(x: jax.Array, c: jax.Array) -> jax.Array:
+def _share_by_quadrature(log_odds: jax.Array, c: jax.Array) -> jax.Array:
     """`g` for any ``c > 0``: a series below odds 1, quadrature above."""
-    low = jnp.minimum(x, 1)
-    weight = low / (1 + low)
+    weight = jax.nn.sigmoid(jnp.clip(log_odds, -_FAR, 0))
     # (1 - lambda) / (1 + c) * 2F1(1, 2; 2 + c; lambda), all terms positive.
-    k = jnp.arange(2, _SERIES_TERMS + 2, dtype=x.dtype)
+    k = jnp.arange(2, _SERIES_TERMS + 2, dtype=log_odds.dtype)
     terms = jnp.cumprod(jnp.multiply.outer(weight, k / (k + c)), axis=-1)
-    series = (1 + terms.sum(-1)) / (1 + low) / (1 + c)
-    high = jnp.maximum(x, 1)
-    return (1 + 1 / high) * (high**-c * series / 2 + _body(jnp.log(high), c))
+    series = (1 + terms.sum(-1)) * (1 - weight) / (1 + c)
+    length = jnp.maximum(log_odds, 0)
+    return (1 + jnp.exp(-length)) * (
+        jnp.exp(-c * length) * series / 2 + _body(length, c)
+    )
 
 
 def _body(length: jax.Array, c: jax.Array) -> jax.Array:

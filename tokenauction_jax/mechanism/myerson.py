@@ -90,7 +90,7 @@ class Myerson:
         self, agent: jax.Array, bids: jax.Array, log_probs: jax.Array
     ) -> jax.Array:
         own, others = bids[agent], bids.at[agent].set(0)
-        paid = (own > 0) & (others.sum() > 0)
+        paid = base.bids_define_auction(bids) & (own > 0) & (others.sum() > 0)
         rule = self.aggregation
         influence = rule.influence if isinstance(rule, base.SupportsInfluence) else 1
         influence = jnp.asarray(influence, bids.dtype)

@@ -23,6 +23,8 @@ Group = tuple[int, ...]
 MOST_LISTED = 4
 # Narrows the price of probability to the last bit of a float32.
 _HALVINGS = 26
+# Either side of the price, in units of the last digit of the values' sum.
+_KINK = 1024
 
 
 def welfare(
@@ -144,34 +146,73 @@ def total_variation_optimum(
     return -total
 
 
+@jax.custom_jvp
 def dual_total_variation_optimum(values: jax.Array, p: jax.Array) -> jax.Array:
     """The same for many agents, by a search for the price ``mu`` of probability.
 
     ``min_q sum_i w_i |q - p_i|_1`` is the largest over ``mu`` of the concave function
     ``mu + sum_t min_k (sum_i w_i |p_k(t) - p_i(t)| - mu p_k(t))``.
     """
+    _, price = _bracket(values, p)
+    return -_priced(values, p, price, price)[0] / 2
+
+
+@dual_total_variation_optimum.defjvp
+def _dual_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """At its largest the function has a kink, which has two derivatives.
+
+    The minimisers just below have a mass of less than 1, those just above of more; the
+    optimum, with its derivatives, is the mixture of the two of mass 1.
+    """
+    low, high = _bracket(*primals)
+    # Far enough apart to tell the minimisers in spite of rounding.
+    margin = _KINK * jnp.finfo(low.dtype).eps * primals[0].sum()
+
+    def mixture(values: jax.Array, p: jax.Array) -> jax.Array:
+        below, less = _priced(values, p, low, low - margin)
+        above, more = _priced(values, p, high, high + margin)
+        gap = jnp.where(more > less, more - less, 1)
+        part = jax.lax.stop_gradient(jnp.clip((1 - less) / gap, 0, 1))
+        return -((1 - part) * below + part * above) / 2
+
+    tangent = jax.jvp(mixture, primals, tangents)[1]
+    return dual_total_variation_optimum(*primals), tangent
+
+
+def _bracket(values: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Prices just below and just above the one where the minimisers have mass 1."""
+    values, p = jax.lax.stop_gradient((values, p))
+
+    def halve(_: int, bounds: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, high = bounds
+        price = (low + high) / 2
+        enough = _priced(values, p, price, price)[1] >= 1
+        return jnp.where(enough, low, price), jnp.where(enough, price, high)
+
+    total = values.sum()
+    return jax.lax.fori_loop(0, _HALVINGS, halve, (-total, total))
+
+
+def _priced(
+    values: jax.Array, p: jax.Array, price: jax.Array, seen: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The function at `price`, of the minimisers at the price `seen`; their mass."""
     # Row by row: reductions over the agents made this 8 times slower (V = 50,257).
     rows, weights = list(p), list(values)
     costs = [
         sum(w * jnp.abs(row - other) for w, other in zip(weights, rows, strict=True))
         for row in rows
     ]
-
-    def halve(_: int, bounds: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        low, high, best = bounds
-        price = (low + high) / 2
-        lowest, cheapest = jnp.asarray(jnp.inf, p.dtype), rows[0]
-        for cost, row in zip(costs, rows, strict=True):
-            reduced = cost - price * row
-            cheapest = jnp.where(reduced < lowest, row, cheapest)
-            lowest = jnp.minimum(reduced, lowest)
-        best = jnp.maximum(best, price + distributions.sum_last(lowest))
-        enough = distributions.sum_last(cheapest) >= 1
-        return jnp.where(enough, low, price), jnp.where(enough, price, high), best
-
-    total = values.sum()
-    start = (-total, total, jnp.asarray(-jnp.inf, p.dtype))
-    return -jax.lax.fori_loop(0, _HALVINGS, halve, start)[2] / 2
+    cost, cheapest = costs[0], rows[0]
+    for other_cost, row in zip(costs[1:], rows[1:], strict=True):
+        # Not a minimum, which would give the derivative of a tie to both.
+        cheaper = other_cost - seen * row < cost - seen * cheapest
+        cost = jnp.where(cheaper, other_cost, cost)
+        cheapest = jnp.where(cheaper, row, cheapest)
+    reduced = price + distributions.sum_last(cost - price * cheapest)
+    return reduced, distributions.sum_last(cheapest)
 
 
 def _groups(size: int, agents: Group | None = None) -> list[Group]:

@@ -17,7 +17,12 @@ from tokenauction_jax.mechanism.aggregation import (
     LogLinear,
     finite_logs,
     has_veto,
+)
+from tokenauction_jax.mechanism.influence import (
+    Scores,
+    influence_odds,
     influence_scores,
+    rest_mean,
 )
 
 
@@ -30,7 +35,7 @@ class PayYourBid:
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """The bids `(n,)`."""
         bids, _ = base.check_auction(bids, log_probs)
-        return jnp.where(influence_scores(bids, 1.0).sum() > 0, bids, 0)
+        return jnp.where(base.bids_define_auction(bids), bids, 0)
 
     def conditional(
         self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
@@ -58,14 +63,14 @@ class Clarke:
         """The loss that each agent causes the others `(n,)`, in money per token."""
         bids, log_probs = base.check_auction(bids, log_probs)
         scores = influence_scores(bids, self.aggregation.influence)
-        others = distributions.sum_of_others(scores)
         divergence = (
-            _linear_divergence(scores, others, log_probs)
+            _linear_divergence(scores, log_probs)
             if isinstance(self.aggregation, Linear)
-            else _log_linear_divergence(scores, others, log_probs, bids)
+            else _log_linear_divergence(scores, log_probs, bids)
         )
-        loss = distributions.sum_of_others(bids) * divergence
-        return jnp.where(others > 0, loss, 0)
+        others = distributions.sum_of_others(bids)
+        defined = base.bids_define_auction(bids) & (others > 0)
+        return jnp.where(defined, others * divergence, 0)
 
     def conditional(
         self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
@@ -120,71 +125,68 @@ def clarke(aggregation: Linear | LogLinear) -> Clarke:
     return Clarke(aggregation)
 
 
-def _linear_divergence(
-    scores: jax.Array, others: jax.Array, log_probs: jax.Array
-) -> jax.Array:
+def _linear_divergence(scores: Scores, log_probs: jax.Array) -> jax.Array:
     """``KL(r_i || q)`` `(n,)` of linear aggregation, ``r_i`` without agent i."""
     p = jnp.exp(log_probs)
-    total = distributions.nonzero(scores + others)[:, None]
-    r = (
-        distributions.sum_of_others(scores[:, None] * p)
-        / distributions.nonzero(others)[:, None]
-    )
-    gained = scores[:, None] * p / total
-    q = gained + (others[:, None] / total) * r
+    r = rest_mean(scores, p)
+    odds = influence_odds(scores)
+    share, rest = odds.share[:, None], odds.rest[:, None]
+    q = share * p + rest * r
     both = (r > 0) & (q > 0)
     # q / r - 1 without subtracting q and r, which nearly agree for a small bid.
-    excess = jnp.where(
-        both, scores[:, None] / total * (p - r) / distributions.nonzero(r), 0
-    )
+    excess = distributions.divide(share * (p - r), jnp.where(both, r, 1))
+    excess = jnp.where(both, excess, 0)
     small = jnp.abs(excess) < 0.5
     log_ratio = jnp.where(
         small,
         -jnp.log1p(jnp.where(small, excess, 0)),
-        jnp.log(jnp.where(both, r, 1)) - jnp.log(jnp.where(both, q, 1)),
+        distributions.log(jnp.where(both, r, 1))
+        - distributions.log(jnp.where(both, q, 1)),
     )
     r = jnp.where(both, r, 0)
     return distributions.sum_last(distributions.divergence_terms(r, q, log_ratio))
 
 
 def _log_linear_divergence(
-    scores: jax.Array, others: jax.Array, log_probs: jax.Array, bids: jax.Array
+    scores: Scores, log_probs: jax.Array, bids: jax.Array
 ) -> jax.Array:
     """``KL(q || r_i)`` `(n,)` of log-linear aggregation, ``r_i`` without agent i."""
-    vetoes = has_veto(scores, log_probs)
-    base.check_defined(~vetoes.any(0).all() & (scores > 0).any(), bids)
+    vetoes = has_veto(bids, log_probs)
+    base.check_defined(~vetoes.any(0).all(), bids)
     logs = finite_logs(log_probs)
     by_others = distributions.sum_of_others(vetoes.astype(jnp.int32)) > 0
-    mean = (
-        distributions.sum_of_others(scores[:, None] * logs)
-        / distributions.nonzero(others)[:, None]
+    log_r = distributions.normalize(
+        jnp.where(by_others, -jnp.inf, rest_mean(scores, logs))
     )
-    log_r = distributions.normalize(jnp.where(by_others, -jnp.inf, mean))
+    r = jnp.exp(log_r)
     both = ~by_others & ~vetoes
-    weight = (scores / distributions.nonzero(scores + others))[:, None]
-    # q is r tilted by the agent: log(q / r) = shift - log sum_t r exp(shift).
-    shift = jnp.where(both, weight * (logs - jnp.where(by_others, 0, log_r)), 0)
-    log_tilted = jnp.where(both, log_r, -jnp.inf) + shift
-    log_total = _log_total(log_r, log_tilted, shift)[:, None]
+    # q is r tilted by the agent: log(q / r) = shift - log sum_t r exp(shift). The shift
+    # of the likeliest token is taken off first: with nearly all of r, only differences
+    # to it matter.
+    share = influence_odds(scores).share[:, None]
+    pull = jnp.where(both, share * (logs - jnp.where(by_others, 0, log_r)), 0)
+    possible = jnp.where(both, log_r, -jnp.inf)
+    mode = jnp.argmax(possible + pull, axis=-1)[:, None]
+    shift = jnp.where(both, pull - jnp.take_along_axis(pull, mode, axis=-1), 0)
+    log_tilted = possible + shift
+    log_total = _log_total(r, log_tilted, shift)[:, None]
     q = jnp.exp(log_tilted - log_total)
     log_ratio = jnp.where(both, shift - log_total, 0)
-    terms = distributions.divergence_terms(q, jnp.exp(log_r), log_ratio)
+    terms = distributions.divergence_terms(q, r, log_ratio)
     # Undefined auctions charge nothing.
     return jnp.where(both.any(-1), distributions.sum_last(terms), 0)
 
 
-def _log_total(log_r: jax.Array, log_tilted: jax.Array, shift: jax.Array) -> jax.Array:
-    """``log sum_t r(t) exp(shift(t))`` `(n,)`, at most 0, accurate near 0.
+def _log_total(r: jax.Array, log_tilted: jax.Array, shift: jax.Array) -> jax.Array:
+    """``log sum_t r(t) exp(shift(t))`` `(n,)`, accurate near 0.
 
     0, instead of ``-inf``, where no token is left.
     """
-    r = jnp.exp(log_r)
     small = (jnp.abs(shift) < 1) & (log_tilted > -jnp.inf)
-    terms = jnp.where(
-        small, r * jnp.expm1(jnp.where(small, shift, 0)), jnp.exp(log_tilted) - r
-    )
+    far = jnp.exp(jnp.minimum(log_tilted, distributions.LARGEST_EXPONENT)) - r
+    terms = jnp.where(small, r * jnp.expm1(jnp.where(small, shift, 0)), far)
     change = distributions.sum_last(terms)
-    near = change > -0.5
+    near = jnp.abs(change) < 0.5
     log_total = distributions.log_sum_exp(log_tilted)
     log_total = jnp.where(jnp.isneginf(log_total), 0, log_total)
     return jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), log_total)

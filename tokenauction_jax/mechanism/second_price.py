@@ -8,18 +8,19 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.mechanism import (
-    base,
-    distributions,
-    stable,
+from tokenauction_jax.mechanism import base, distributions, mean_price, stable
+from tokenauction_jax.mechanism.aggregation import Linear
+from tokenauction_jax.mechanism.influence import (
+    Odds,
+    Scores,
+    influence_odds,
+    influence_scores,
+    rest_mean,
 )
-from tokenauction_jax.mechanism import (
-    mean_price as win_price,
-)
-from tokenauction_jax.mechanism.aggregation import Linear, influence_scores
 from tokenauction_jax.mechanism.myerson import Myerson
 from tokenauction_jax.mechanism.sampling import is_below, two_sided_uniform
 from tokenauction_jax.mechanism.valuations import TotalVariation
@@ -40,25 +41,19 @@ class SecondPrice:
         """``TV(p_i, r_i) lambda_i E[price | win]`` `(n,)`, in money per token."""
         bids, log_probs = base.check_auction(bids, log_probs)
         scores = influence_scores(bids, self.aggregation.influence)
-        others = distributions.sum_of_others(scores)
+        odds = influence_odds(scores)
         p = jnp.exp(log_probs)
-        r = (
-            distributions.sum_of_others(scores[:, None] * p)
-            / distributions.nonzero(others)[:, None]
-        )
-        gain = distributions.sum_last(jnp.abs(p - r)) / 2
-        win = gain * scores / distributions.nonzero(scores + others)
-        return jnp.where(others > 0, win * self._mean_price(bids, scores, others), 0)
+        gain = distributions.sum_last(jnp.abs(p - rest_mean(scores, p))) / 2
+        return gain * odds.share * self._mean_price(bids, odds)
 
     def conditional(
         self, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
     ) -> jax.Array:
         """``P(win_i | token) E[price | win]`` `(n,)`, in money; O(n) work."""
         bids, log_probs = base.check_auction(bids, log_probs)
-        scores, others, win, _ = self._wins(
-            bids, log_probs, base.check_token(token, log_probs)
-        )
-        return jnp.where(others > 0, win * self._mean_price(bids, scores, others), 0)
+        scores = influence_scores(bids, self.aggregation.influence)
+        win, _ = _wins(scores, log_probs[:, base.check_token(token, log_probs)])
+        return win * self._mean_price(bids, influence_odds(scores))
 
     def realized(
         self, key: jax.Array, bids: ArrayLike, log_probs: ArrayLike, token: ArrayLike
@@ -70,35 +65,44 @@ class SecondPrice:
         their relative accuracy.
         """
         bids, log_probs = base.check_auction(bids, log_probs)
-        scores, others, win, loss = self._wins(
-            bids, log_probs, base.check_token(token, log_probs)
-        )
-        lower, upper = two_sided_uniform(key, (2, *bids.shape), bids.dtype)
-        wins = is_below((lower[0], upper[0]), win, loss) & (others > 0)
-        v, one_minus_v = lower[1], upper[1]
-        share = v / (1 + win_price.odds(scores, others) * one_minus_v)
-        return jnp.where(wins, bids * share ** (1 / self.aggregation.influence), 0)
-
-    def _mean_price(
-        self, bids: jax.Array, scores: jax.Array, others: jax.Array
-    ) -> jax.Array:
-        odds = win_price.odds(scores, others)
-        return bids * win_price.mean_share(odds, self.aggregation.influence)
-
-    def _wins(
-        self, bids: jax.Array, log_probs: jax.Array, token: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Scores of self and others, and chances of winning and not, each `(n,)`."""
         scores = influence_scores(bids, self.aggregation.influence)
-        others = distributions.sum_of_others(scores)
-        # A common scale drops out: the chances are ratios of probabilities.
-        p = distributions.scaled_probs(scores, log_probs[:, token, None])[0][:, 0]
-        rest = distributions.sum_of_others(scores * p)
-        r = rest / distributions.nonzero(others)
-        q = distributions.nonzero(scores * p + rest)
-        win = scores * jnp.maximum(p - r, 0) / q
-        loss = jnp.where(p > r, (scores + others) * r / q, 1)
-        return scores, others, win, loss
+        odds = influence_odds(scores)
+        win, loss = _wins(scores, log_probs[:, base.check_token(token, log_probs)])
+        lower, upper = two_sided_uniform(key, (2, *bids.shape), bids.dtype)
+        wins = is_below((lower[0], upper[0]), win, loss) & odds.contested
+        quantile = (lower[1], upper[1])
+        share = mean_price.share_at(quantile, odds, self.aggregation.influence)
+        return jnp.where(wins, bids * share, 0)
+
+    def _mean_price(self, bids: jax.Array, odds: Odds) -> jax.Array:
+        """Of a won token `(n,)`; 0 where there is no other bid to beat."""
+        price = bids * mean_price.mean_share(odds.log, self.aggregation.influence)
+        return jnp.where(odds.contested, price, 0)
+
+
+def _wins(scores: Scores, log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Chances that each agent's bid won a token of these log-probabilities, and not.
+
+    Args:
+      scores: Of the agents.
+      log_p: `(n,)`.
+    """
+    # Each agent's part of the token.
+    scaled = log_p + scores.exponent
+    ratios, _ = distributions.scaled_probs(scores.mantissa, scaled[:, None])
+    parts = scores.mantissa * ratios[:, 0]
+    others = distributions.sum_of_others(parts)
+    total = distributions.nonzero(parts + others)
+    # A common scale drops out.
+    largest = jnp.max(jnp.where(scores.mantissa > 0, log_p, -jnp.inf))
+    largest = lax.stop_gradient(jnp.where(jnp.isneginf(largest), 0, largest))
+    # An agent that does not bid may have far more of it than all that do.
+    p = jnp.exp(jnp.minimum(log_p - largest, distributions.LARGEST_EXPONENT))
+    r = rest_mean(scores, p)
+    gains = p > r
+    divisor = jnp.where(gains, p, 1)
+    win = parts * distributions.divide(jnp.where(gains, p - r, 0), divisor) / total
+    return win, jnp.where(gains, (others + parts * r / divisor) / total, 1)
 
 
 @records.record
@@ -171,8 +175,7 @@ def second_price(aggregation: base.Aggregation) -> SecondPrice | NumericalSecond
       ValueError: If the class of `aggregation` is not monotone: no stable sampler, and
         so no second price, exists.
     """
-    if not isinstance(aggregation, base.Aggregation):
-        raise ValueError(f"aggregation must be an Aggregation, got {aggregation!r}")
+    base.check_rule("aggregation", aggregation, base.Aggregation)
     if not aggregation.monotone:
         raise ValueError(
             f"second_price needs a monotone aggregation and {aggregation.name!r} is "
@@ -216,7 +219,8 @@ def critical_bid(
         there is no such agent or token.
     """
     stable.check_monotone(aggregation)
-    _, bids, log_probs = base.check_path(agent, jnp.zeros(1), bids, log_probs)
+    own_bids = jnp.atleast_1d(jnp.asarray(bids)[agent])
+    _, bids, log_probs = base.check_path(agent, own_bids, bids, log_probs)
     token = base.check_token(token, log_probs)
     key = jax.random.fold_in(key, _CRITICAL)
     if isinstance(aggregation, base.SupportsCriticalBid):

@@ -15,7 +15,8 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax.mechanism import base, distributions
-from tokenauction_jax.mechanism.aggregation import Linear, influence_scores
+from tokenauction_jax.mechanism.aggregation import Linear
+from tokenauction_jax.mechanism.influence import influence_odds, influence_scores
 from tokenauction_jax.mechanism.sampling import (
     is_below,
     sample_token,
@@ -124,10 +125,8 @@ def _switch_linear(
 
     def shares(own_bid: jax.Array) -> tuple[jax.Array, jax.Array]:
         bids = rest.at[agent].set(own_bid)
-        scores = influence_scores(bids, aggregation.influence)
-        others = scores.at[agent].set(0).sum()
-        total = jnp.where(scores[agent] + others > 0, scores[agent] + others, 1)
-        return scores[agent] / total, others / total
+        odds = influence_odds(influence_scores(bids, aggregation.influence))
+        return odds.share[agent], odds.rest[agent]
 
     own, others = jax.vmap(shares)(own_bids)
     log_kept = jnp.minimum(log_p[token] - log_r[token], 0)

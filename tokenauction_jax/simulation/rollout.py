@@ -107,7 +107,7 @@ def simulate(
         num_auctions = _check_size("num_auctions", num_auctions)
     bids = _check_bids(bids, pool.num_agents, num_auctions)
     observers = tuple(map(_as_pytree, (observe, accumulate)))
-    number = _check_number("first_auction", first_auction)
+    number = records.auction_numbers(first_auction, bids.shape[0])[0]
     _check_rows("observe_args", observe_args, bids.shape[0])
     return _rollout(
         *(key, mechanism, pool, bids, number, observers, observe_args),
@@ -128,7 +128,7 @@ def _rollout(
 ) -> Rollout:
     num_auctions = bids.shape[0]
     key_auctions, key_pool = jax.random.split(key)
-    numbers = first_auction + jnp.arange(num_auctions, dtype=jnp.uint32)
+    numbers = records.auction_numbers(first_auction, num_auctions)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key_auctions, numbers)
     state = pool.init(
         num_auctions, key=key_pool, first_auction=first_auction, num_tokens=num_tokens
@@ -222,16 +222,6 @@ def _check_rows(name: str, tree: Any, num_auctions: int) -> None:
                 f"{name} has an array of shape {jnp.shape(leaf)}, expected "
                 f"({num_auctions}, ...): one row an auction"
             )
-
-
-def _check_number(name: str, number: ArrayLike) -> jax.Array:
-    """The number of an auction, a uint32 scalar."""
-    if records.is_concrete(number):
-        concrete = np.asarray(number)
-        whole = concrete.ndim == 0 and np.issubdtype(concrete.dtype, np.integer)
-        if not whole or not 0 <= concrete < 2**32:
-            raise ValueError(f"{name} must be an integer in [0, 2**32), got {number!r}")
-    return jnp.asarray(number, jnp.uint32)
 
 
 def _check_bids(
