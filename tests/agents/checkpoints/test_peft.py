@@ -176,8 +176,11 @@ def test_we_read_what_peft_writes(
         ({"alpha_pattern": {"q_proj": 2}}, "unsupported alpha_pattern"),
         ({"fan_in_fan_out": True}, "unsupported fan_in_fan_out"),
         ({"r": 4}, r"lora_A.weight is \(3, \d+\).*has r 4: .*different adapters"),
-        ({"r": 0}, "r 0 and lora_alpha 3"),
-        ({"lora_alpha": None}, "r 3 and lora_alpha None: get it again"),
+        ({"r": 0}, "r: .*greater than or equal to 1, got 0"),
+        ({"r": True}, "r: .*valid integer, got True"),
+        ({"lora_alpha": None}, "lora_alpha: .*valid number, got None"),
+        ({"lora_alpha": float("nan")}, "lora_alpha: .*finite number, got nan"),
+        ({"use_rslora": "no"}, "use_rslora: .*valid boolean, got 'no'"),
     ],
     ids=str,
 )

@@ -9,9 +9,9 @@ from tiny_checkpoint import write_checkpoint
 from tokenizers import decoders, models
 
 from tokenauction_jax.agents import load_checkpoint
-from tokenauction_jax.agents.checkpoints import text
-from tokenauction_jax.agents.checkpoints.text import (
-    Tokenizer,
+from tokenauction_jax.agents.checkpoints import tokenizer_files
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
+from tokenauction_jax.agents.checkpoints.tokenizer_files import (
     from_directory,
     from_gguf,
 )
@@ -283,7 +283,9 @@ def test_a_first_token_is_added_to_texts_but_not_to_chats(tiny_tokenizer):
 
 @pytest.mark.parametrize("name", ["qwen2", "llama-bpe", "gpt-2", "smollm"])
 def test_pre_tokenizers_split_as_their_families_do(name):
-    pieces = text._pre_tokenizer(name).pre_tokenize_str("It'LL be 2024 now\n\n x")
+    pieces = tokenizer_files._pre_tokenizer(name).pre_tokenize_str(
+        "It'LL be 2024 now\n\n x"
+    )
     words = [piece.replace("Ġ", " ").replace("Ċ", "\n") for piece, _ in pieces]
     expected = {
         "qwen2": ["It", "'LL", " be", " ", *"2024", " now", "\n\n", " x"],

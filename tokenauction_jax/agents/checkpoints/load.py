@@ -14,10 +14,11 @@ from huggingface_hub.errors import CacheNotFound, HfHubHTTPError
 from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.checkpoints import gguf, huggingface
-from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.checkpoints.weights import (
+from tokenauction_jax.agents.checkpoints.reading import (
     CheckpointError as CheckpointError,
 )
+from tokenauction_jax.agents.checkpoints.reading import read_json
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.checkpoints.weights import fill_decoder
 from tokenauction_jax.agents.models.decoder import Decoder
 
@@ -79,7 +80,7 @@ def load_checkpoint(
     try:
         if path.is_dir():
             config, tensors, tokenizer = huggingface.read_directory(path)
-            raw = huggingface.read_json(path / "config.json")
+            raw = read_json(path / "config.json")
         else:
             config, tensors, tokenizer = gguf.read_file(path)
         model = fill_decoder(config, tensors, dtype)
@@ -191,7 +192,7 @@ def _architecture(directory: Path) -> str | None:
     try:
         if huggingface.missing_files(directory):
             return None
-        raw = huggingface.read_json(directory / "config.json")
+        raw = read_json(directory / "config.json")
         huggingface.read_config(raw)
     except CheckpointError:
         return None
