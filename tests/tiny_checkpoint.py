@@ -3,9 +3,10 @@
 import json
 import pathlib
 
+import gguf
 import numpy as np
 import tokenizers
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers
 
 WIDTH, HEADS, LAYERS, HIDDEN = 16, 2, 2, 24
@@ -61,3 +62,31 @@ def write_checkpoint(folder: pathlib.Path, seed: int = 0, extra: str = "") -> st
     }
     save_file(weights, folder / "model.safetensors")
     return str(folder)
+
+
+def write_gguf(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes the checkpoint in a folder as a GGUF file."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(CONFIG["max_position_embeddings"])
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
+    writer.add_rope_freq_base(CONFIG["rope_theta"])
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(sorted(vocabulary, key=vocabulary.__getitem__))
+    writer.add_token_types([3, *[1] * (len(vocabulary) - 1)])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(0)
+    writer.add_chat_template("{{ messages[0].content }}")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
+    for name, array in load_file(folder / "model.safetensors").items():
+        writer.add_tensor(names.get_name(name, (".weight",)), array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
