@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import gguf
 import numpy as np
@@ -64,25 +66,32 @@ def write_checkpoint(folder: pathlib.Path, seed: int = 0, extra: str = "") -> st
     return str(folder)
 
 
-def write_gguf(path: pathlib.Path, folder: pathlib.Path) -> None:
-    """Writes the checkpoint in a folder as a GGUF file."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(CONFIG["max_position_embeddings"])
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
-    writer.add_rope_freq_base(CONFIG["rope_theta"])
+def write_gguf(
+    path: pathlib.Path, folder: pathlib.Path, changes: Mapping[str, Any] | None = None
+) -> None:
+    """Writes the checkpoint in a folder as a GGUF file, some metadata changed."""
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(sorted(vocabulary, key=vocabulary.__getitem__))
-    writer.add_token_types([3, *[1] * (len(vocabulary) - 1)])
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(0)
-    writer.add_chat_template("{{ messages[0].content }}")
+    metadata = {
+        "llama.context_length": CONFIG["max_position_embeddings"],
+        "llama.embedding_length": WIDTH,
+        "llama.block_count": LAYERS,
+        "llama.attention.head_count": HEADS,
+        "llama.attention.head_count_kv": HEADS,
+        "llama.feed_forward_length": HIDDEN,
+        "llama.attention.layer_norm_rms_epsilon": CONFIG["rms_norm_eps"],
+        "llama.rope.freq_base": CONFIG["rope_theta"],
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": sorted(vocabulary, key=vocabulary.__getitem__),
+        "tokenizer.ggml.token_type": [3, *[1] * (len(vocabulary) - 1)],
+        "tokenizer.ggml.merges": ["Ġ Ġ"],
+        "tokenizer.ggml.eos_token_id": 0,
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+    }
+    changes = dict(changes or {})
+    writer = gguf.GGUFWriter(path, changes.pop("general.architecture", "llama"))
+    for key, value in (metadata | changes).items():
+        writer.add_key_value(key, value, _kind(value))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
     for name, array in load_file(folder / "model.safetensors").items():
         writer.add_tensor(names.get_name(name, (".weight",)), array)
@@ -90,3 +99,9 @@ def write_gguf(path: pathlib.Path, folder: pathlib.Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _kind(value: Any) -> gguf.GGUFValueType:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return gguf.GGUFValueType.UINT32 if value >= 0 else gguf.GGUFValueType.INT32
+    return gguf.GGUFValueType.get_type(value)

@@ -313,3 +313,14 @@ def test_special_tokens_in_prompts_need_no_template(tiny_tokenizer):
     assert tokenizer.end_tokens == (0,)
     assert tokenizer.encode("<end>a")[0] == 0
     assert tokenizer.decode([0]) == ""
+
+
+@pytest.mark.parametrize("field", ["pre", "tokens", "merges"])
+def test_gguf_metadata_without_a_field(tiny_tokenizer, field):
+    metadata = gguf_metadata(tiny_tokenizer)
+    del metadata[f"tokenizer.ggml.{field}"]
+    with pytest.raises(ValueError, match=f"tokenizer.ggml has no '{field}'"):
+        from_gguf(metadata)
+    if field == "tokens":
+        with pytest.raises(ValueError, match="tokens: list should have at least 1"):
+            from_gguf(gguf_metadata(tiny_tokenizer, tokens=[]))

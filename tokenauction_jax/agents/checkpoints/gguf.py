@@ -14,7 +14,6 @@ from tokenauction_jax.agents.checkpoints.reading import (
     Base,
     CheckpointError,
     Epsilon,
-    HeadSize,
     Settings,
     Size,
     parse,
@@ -66,7 +65,7 @@ class _Hyperparameters(Settings):
     feed_forward_length: Size
     heads: Size = Field(alias="attention.head_count")
     kv_heads: Size | None = Field(None, alias="attention.head_count_kv")
-    head_dim: HeadSize | None = Field(None, alias="attention.key_length")
+    head_dim: Size | None = Field(None, alias="attention.key_length")
     value_length: Size | None = Field(None, alias="attention.value_length")
     rotated: Size | None = Field(None, alias="rope.dimension_count")
     theta: Base = Field(10000.0, alias="rope.freq_base")

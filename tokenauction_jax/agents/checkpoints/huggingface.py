@@ -13,7 +13,6 @@ from tokenauction_jax.agents.checkpoints.reading import (
     Base,
     CheckpointError,
     Epsilon,
-    HeadSize,
     Settings,
     Size,
     TokenId,
@@ -97,7 +96,7 @@ class _Llama(Settings):
     num_hidden_layers: Size
     num_attention_heads: Size
     num_key_value_heads: Size | None = None
-    head_dim: HeadSize | None = None
+    head_dim: Size | None = None
     intermediate_size: Size
     hidden_act: Literal["silu"] = "silu"
     rms_norm_eps: Epsilon = 1e-6

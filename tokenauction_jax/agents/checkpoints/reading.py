@@ -46,8 +46,6 @@ class Settings(pydantic.BaseModel):
 
 
 Size = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
-# Rotary angles are computed for each pair of a head: its size is bounded before.
-HeadSize = Annotated[int, pydantic.Field(ge=1, le=2**16)]
 TokenId = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
 Epsilon = Annotated[float, pydantic.Field(gt=0, le=1)]
 # Below 1, for a base as for a divisor, angles grow without bound.

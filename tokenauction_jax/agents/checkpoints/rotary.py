@@ -16,6 +16,9 @@ from tokenauction_jax.agents.checkpoints.reading import (
     parse,
 )
 
+# Angles are made before it is known whether the weights have such heads.
+_LARGEST_HEAD = 2**16
+
 
 class _Plain(Settings):
     """No scaling; what all kinds have."""
@@ -73,8 +76,11 @@ def rotary_frequencies(
     Raises:
       CheckpointError: If the scaling is of another type, or makes no sense.
     """
-    if head_dim % 2:
-        raise CheckpointError(f"head_dim is {head_dim}: rotary angles need an even one")
+    if head_dim % 2 or head_dim > _LARGEST_HEAD:
+        raise CheckpointError(
+            f"a head has size {head_dim}: rotary angles need an even one of up to "
+            f"{_LARGEST_HEAD}"
+        )
     scaling = scaling or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if not isinstance(kind, str) or kind not in _KINDS:
