@@ -99,16 +99,21 @@ def _weigh(value: Any) -> Any:
     rest = [value]
     while rest:
         item = rest.pop()
-        _spend(sys.getsizeof(item))
-        if isinstance(item, list | tuple | Set | ValuesView):
-            rest.extend(item)
+        _spend(_STEP + sys.getsizeof(item))
+        if isinstance(item, str):
+            continue
+        if isinstance(item, list | tuple):
+            rest += item
+        elif isinstance(item, int):
+            if item.bit_length() > _LONGEST_NUMBER:
+                raise jinja2.TemplateError("it computes with too large numbers")
         elif isinstance(item, dict):
-            rest.extend(item)
-            rest.extend(item.values())
+            rest += item.keys()
+            rest += item.values()
         elif isinstance(item, range):
             _spend(_STEP * len(item))
-        elif isinstance(item, int) and item.bit_length() > _LONGEST_NUMBER:
-            raise jinja2.TemplateError("it computes with too large numbers")
+        elif isinstance(item, Set | ValuesView):
+            rest += item
     return value
 
 
