@@ -44,6 +44,58 @@ SNIPPETS = [
     *("{%", "%}", "{{", "}}", "{% endfor %}", "(" * 999, "{% if x %}", "\ud800"),
 ]
 
+PATTERNS = [{"Regex": "(a+)+$"}, {"Regex": ""}, {"Regex": "["}, {"String": ""}]
+BEHAVIOURS = ["Removed", "Isolated", "MergedWithNext", "Contiguous"]
+PARTS = {
+    "model": [
+        {"type": "BPE", "vocab": {}, "merges": []},
+        {"type": "BPE", "vocab": {"a": 2**32 - 1}, "merges": []},
+        {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]},
+        {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "x"},
+        {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "x"},
+        {"type": "Unigram", "vocab": [], "unk_id": 5},
+        {"type": "Unigram", "vocab": [["a", 0.0], ["a", 1.0]], "unk_id": 0},
+        {
+            "type": "WordPiece",
+            "vocab": {"a": 0},
+            "unk_token": "a",
+            "continuing_subword_prefix": "",
+            "max_input_chars_per_word": 2**63,
+        },
+    ],
+    "normalizer": [
+        {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+        {"type": "Prepend", "prepend": "a" * 9999},
+        *({"type": "Replace", "pattern": x, "content": "a" * 99} for x in PATTERNS),
+    ],
+    "pre_tokenizer": [
+        {"type": "FixedLength", "length": 0},
+        *(
+            {"type": "Split", "pattern": x, "behavior": y, "invert": False}
+            for x in PATTERNS
+            for y in BEHAVIOURS
+        ),
+    ],
+    "post_processor": [
+        {"type": "BertProcessing", "sep": ["", 2**31], "cls": ["", 0]},
+        {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "a", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        },
+    ],
+    "decoder": [
+        {"type": "ByteFallback"},
+        {"type": "Strip", "content": " ", "start": 99, "stop": 2**63},
+        {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
+    ],
+    "added_tokens": [
+        [{"id": 2**31, "content": "", "special": True}],
+        [{"id": 0, "content": "a", "special": False}] * 2,
+    ],
+}
+
 
 def mutated_json(rng, data):
     """JSON with a few values replaced, lost or nested, or damaged as bytes."""
@@ -70,6 +122,16 @@ def _changed(rng, document):
     else:
         document[key] = _changed(rng, document[key])
     return document
+
+
+def mutated_tokenizer(rng, data):
+    """A `tokenizer.json` with other parts, of which some make its Rust code panic."""
+    if rng.random() < 0.5:
+        return mutated_json(rng, data)
+    document = json.loads(data)
+    for name in rng.choice(list(PARTS), rng.integers(1, 4)):
+        document[name] = PARTS[name][rng.integers(len(PARTS[name]))]
+    return json.dumps(document).encode()
 
 
 def mutated_bytes(rng, data, header=None):

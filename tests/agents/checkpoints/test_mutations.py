@@ -46,7 +46,7 @@ def sound(tmp_path_factory):
 KINDS = {
     "plain/config.json": mutations.mutated_json,
     "plain/generation_config.json": mutations.mutated_json,
-    "plain/tokenizer.json": mutations.mutated_json,
+    "plain/tokenizer.json": mutations.mutated_tokenizer,
     "plain/tokenizer_config.json": mutations.mutated_json,
     "plain/chat_template.jinja": mutations.mutated_template,
     "plain/model.safetensors": mutations.mutated_safetensors,

@@ -10,6 +10,7 @@ from tokenizers import decoders, models
 
 from tokenauction_jax.agents import load_checkpoint
 from tokenauction_jax.agents.checkpoints import tokenizer_files
+from tokenauction_jax.agents.checkpoints.reading import CheckpointError
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.checkpoints.tokenizer_files import (
     from_directory,
@@ -324,3 +325,20 @@ def test_gguf_metadata_without_a_field(tiny_tokenizer, field):
     if field == "tokens":
         with pytest.raises(ValueError, match="tokens: list should have at least 1"):
             from_gguf(gguf_metadata(tiny_tokenizer, tokens=[]))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"decoder": {"type": "Strip", "content": " ", "start": 99, "stop": 0}},
+    ],
+    ids=str,
+)
+def test_panics_of_the_library_are_refusals(tiny_tokenizer, part):
+    """Its Rust code ends in a `BaseException` that is no `Exception`."""
+    content = json.dumps(json.loads(tiny_tokenizer.to_str()) | part)
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        tokenizer = from_directory(content, {}, None, [])
+        tokenizer.decode(tokenizer.encode("two weeks"))

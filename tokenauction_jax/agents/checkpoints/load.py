@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from jax.typing import DTypeLike
 
-from tokenauction_jax.agents.checkpoints import gguf, huggingface
+from tokenauction_jax.agents.checkpoints import huggingface
 from tokenauction_jax.agents.checkpoints.reading import (
     CheckpointError as CheckpointError,
 )
@@ -84,6 +84,9 @@ def load_checkpoint(
             config, tensors, tokenizer = huggingface.read_directory(path)
             raw = read_json(path / "config.json")
         else:
+            # Imported here: its library takes a while, and directories need none.
+            from tokenauction_jax.agents.checkpoints import gguf
+
             config, tensors, tokenizer = gguf.read_file(path)
         _check_tokens(config, tokenizer)
         model = fill_decoder(config, tensors, dtype)

@@ -96,8 +96,9 @@ class Tokenizer:
         text = self.decode(tokens)
         stream = decoders.DecodeStream(skip_special_tokens=True)
         try:
-            pieces = [stream.step(self._backend, int(token)) or "" for token in tokens]
-        except Exception:  # The tokenizers library raises plain `Exception`.
+            with refusing("tokenizer"):
+                pieces = [stream.step(self._backend, int(x)) or "" for x in tokens]
+        except CheckpointError:
             return self._pieces_by_prefix(tokens, text)
         shown = "".join(pieces)
         if not text.startswith(shown):
@@ -164,12 +165,20 @@ class Tokenizer:
 
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Turns what the tokenizers library raises, plain `Exception`, into a refusal."""
+    """Turns whatever the tokenizers library raises into a refusal.
+
+    Raises:
+      CheckpointError: In place of plain `Exception`, and of a panic of its Rust code,
+        which is a `BaseException` whose class cannot be imported.
+    """
     try:
         yield
     except CheckpointError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"
+        if not panic and not isinstance(error, Exception):
+            raise
         raise CheckpointError(f"{what}: {error}: get it again") from None
 
 
