@@ -332,13 +332,15 @@ def test_gguf_metadata_without_a_field(tiny_tokenizer, field):
     [
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
         {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
-        {"decoder": {"type": "Strip", "content": " ", "start": 99, "stop": 0}},
     ],
     ids=str,
 )
 def test_panics_of_the_library_are_refusals(tiny_tokenizer, part):
     """Its Rust code ends in a `BaseException` that is no `Exception`."""
     content = json.dumps(json.loads(tiny_tokenizer.to_str()) | part)
+
+    def use():
+        return from_directory(content, {}, None, []).encode("two weeks")
+
     with pytest.raises(CheckpointError, match="tokenizer"):
-        tokenizer = from_directory(content, {}, None, [])
-        tokenizer.decode(tokenizer.encode("two weeks"))
+        use()
