@@ -71,6 +71,8 @@ def write_gguf(
 ) -> None:
     """Writes the checkpoint in a folder as a GGUF file, some metadata changed."""
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    tokens[-1] = "ĠĠ"  # The writer takes no empty list of merges.
     metadata = {
         "llama.context_length": CONFIG["max_position_embeddings"],
         "llama.embedding_length": WIDTH,
@@ -82,7 +84,7 @@ def write_gguf(
         "llama.rope.freq_base": CONFIG["rope_theta"],
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": sorted(vocabulary, key=vocabulary.__getitem__),
+        "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [3, *[1] * (len(vocabulary) - 1)],
         "tokenizer.ggml.merges": ["Ġ Ġ"],
         "tokenizer.ggml.eos_token_id": 0,

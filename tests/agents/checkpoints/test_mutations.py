@@ -68,6 +68,11 @@ def answer(folder, name, base):
     return jax.eval_shape(lambda tokens: model(tokens), jnp.zeros((1, 3), jnp.int32))
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_sound_files_are_answered(sound, name):
+    answer(sound, name, load_checkpoint(sound / "plain").model)
+
+
 @pytest.mark.parametrize(
     "cases", [range(25), pytest.param(range(500), marks=pytest.mark.slow)], ids=len
 )

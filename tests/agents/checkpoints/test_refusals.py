@@ -329,46 +329,70 @@ def test_gguf_files_that_lie_about_lengths(tmp_path, data):
     refusal(path)
 
 
-@pytest.fixture
-def edited(directory, tmp_path):
-    """Writes a GGUF file in which a key has another value; returns the refusal."""
-
-    def write(key, value):
-        path = tmp_path / "model.gguf"
-        write_gguf(path, directory, {key: value})
-        return refusal(path)
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("key", "values"),
     [
         ("llama.context_length", [0, "128", 1.5, [128]]),
-        ("llama.block_count", [0, 1000, 2**31, True]),
-        ("llama.embedding_length", [0, 2**31, 2**31 - 1, 10**9, 32]),
-        ("llama.feed_forward_length", [0, 10**9]),
-        ("llama.attention.head_count", [0, 3, 16, 10**9, [2, 2], "2"]),
-        ("llama.attention.head_count_kv", [0, 3, 10**9, [2, 2]]),
-        ("llama.attention.key_length", [0, 7, 10**9]),
+        ("llama.block_count", [0, 2**31, True]),
+        ("llama.embedding_length", [0, 2**31]),
+        ("llama.feed_forward_length", [0, "24"]),
+        ("llama.attention.head_count", [0, 3, [2, 2], "2"]),
+        ("llama.attention.head_count_kv", [0, [2, 2]]),
+        ("llama.attention.key_length", [0, 1.5]),
         ("llama.attention.layer_norm_rms_epsilon", [0.0, -1.0, float("nan"), "1"]),
         ("llama.rope.freq_base", [0.0, -5.0, float("inf"), "1"]),
-        ("llama.rope.scaling.type", ["linear", "yarn", 3]),
-        ("tokenizer.ggml.tokens", [["a"], "a", [1, 2]]),
-        ("tokenizer.ggml.merges", [["a zz"], ["a"], [""], "a", [1]]),
+        ("llama.rope.scaling.factor", [0.0, -1.0, float("nan"), 0.5]),
+        ("llama.rope.scaling.type", [3]),
+        ("tokenizer.ggml.tokens", ["a", [1, 2]]),
+        ("tokenizer.ggml.merges", ["a", [1]]),
         ("tokenizer.ggml.token_type", ["a", ["a"], 3]),
-        ("tokenizer.ggml.pre", ["other", 3]),
-        ("tokenizer.ggml.model", ["llama", 3, ["gpt2"]]),
+        ("tokenizer.ggml.pre", [3]),
         ("tokenizer.ggml.eos_token_id", [257, 2**31, -1, "0", [0]]),
         ("tokenizer.ggml.bos_token_id", [257, -1, "0"]),
-        ("tokenizer.ggml.add_bos_token", [True, "no", 1]),
+        ("tokenizer.ggml.add_bos_token", ["no", 1]),
         ("tokenizer.chat_template", [3, ["a"]]),
-        ("general.architecture", ["mamba"]),
     ],
 )
-def test_gguf_settings_are_refused(edited, key, values):
+def test_gguf_settings_are_refused_by_key(directory, tmp_path, key, values):
+    path = tmp_path / "model.gguf"
+    scaled = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}
+    write_gguf(path, directory, scaled)
+    load_checkpoint(path)
     for value in values:
-        edited(key, value)
+        write_gguf(path, directory, scaled | {key: value})
+        assert key.rpartition(".")[2] in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("llama.block_count", 1000, "1000 layers, but the files hold 20 tensors"),
+        ("llama.block_count", 3, "9 parameters without a tensor"),
+        ("llama.embedding_length", 2**31 - 1, "no multiple of attention.head_count 2"),
+        ("llama.embedding_length", 10**9, "a head has size 500000000"),
+        ("llama.embedding_length", 32, "they belong to different checkpoints"),
+        ("llama.feed_forward_length", 10**9, "asks for (16, 1000000000)"),
+        ("llama.attention.head_count", 16, "a head has size 1"),
+        ("llama.attention.head_count", 10**9, "no multiple of attention.head_count"),
+        ("llama.attention.head_count_kv", 3, "2 attention heads cannot share 3"),
+        ("llama.attention.key_length", 7, "a head has size 7"),
+        ("llama.attention.key_length", 10**9, "a head has size 1000000000"),
+        ("llama.rope.scaling.type", "yarn", "unsupported rotary scaling 'yarn'"),
+        ("tokenizer.ggml.tokens", ["a"], "out of vocabulary"),
+        ("tokenizer.ggml.merges", ["a zz"], "out of vocabulary"),
+        ("tokenizer.ggml.merges", ["a"], "tokenizer.ggml: "),
+        ("tokenizer.ggml.pre", "other", "unknown pre-tokenizer 'other'"),
+        ("tokenizer.ggml.model", "llama", "unknown tokenizer model 'llama'"),
+        ("tokenizer.ggml.model", ["gpt2"], "unknown tokenizer model"),
+        ("tokenizer.ggml.add_bos_token", True, "no 'bos_token_id'"),
+        ("general.architecture", "mamba", "unknown architecture 'mamba'"),
+    ],
+)
+def test_gguf_settings_are_compared_with_the_file(
+    directory, tmp_path, key, value, message
+):
+    write_gguf(tmp_path / "model.gguf", directory, {key: value})
+    assert message in refusal(tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize("kind", list(gguf.GGMLQuantizationType), ids=lambda k: k.name)
