@@ -64,7 +64,8 @@ def answer(folder, name, base):
     place = name.partition("/")[0]
     model, tokenizer = load_checkpoint(folder / place)[1:3]
     tokens = tokenizer.encode_prompt("Two weeks in Hawaii, naïvely?\n")
-    tokenizer.pieces(tokens)
+    tokenizer.decode(tokens)
+    tokenizer.pieces(tokens[:99])  # Of what a model writes, never of prompts.
     return jax.eval_shape(lambda tokens: model(tokens), jnp.zeros((1, 3), jnp.int32))
 
 
