@@ -22,8 +22,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tokenauction_jax.agents import finetune
 from tokenauction_jax.agents.checkpoints import export
+from tokenauction_jax.agents.checkpoints.rotary import rotary_frequencies
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.checkpoints.weights import rotary_frequencies
 from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
 
 HERE = Path(__file__).resolve().parent

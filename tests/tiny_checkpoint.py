@@ -2,10 +2,13 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
+import gguf
 import numpy as np
 import tokenizers
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers
 
 WIDTH, HEADS, LAYERS, HIDDEN = 16, 2, 2, 24
@@ -61,3 +64,46 @@ def write_checkpoint(folder: pathlib.Path, seed: int = 0, extra: str = "") -> st
     }
     save_file(weights, folder / "model.safetensors")
     return str(folder)
+
+
+def write_gguf(
+    path: pathlib.Path, folder: pathlib.Path, changes: Mapping[str, Any] | None = None
+) -> None:
+    """Writes the checkpoint in a folder as a GGUF file, some metadata changed."""
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    tokens[-1] = "ĠĠ"  # The writer takes no empty list of merges.
+    metadata = {
+        "llama.context_length": CONFIG["max_position_embeddings"],
+        "llama.embedding_length": WIDTH,
+        "llama.block_count": LAYERS,
+        "llama.attention.head_count": HEADS,
+        "llama.attention.head_count_kv": HEADS,
+        "llama.feed_forward_length": HIDDEN,
+        "llama.attention.layer_norm_rms_epsilon": CONFIG["rms_norm_eps"],
+        "llama.rope.freq_base": CONFIG["rope_theta"],
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3, *[1] * (len(vocabulary) - 1)],
+        "tokenizer.ggml.merges": ["Ġ Ġ"],
+        "tokenizer.ggml.eos_token_id": 0,
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+    }
+    changes = dict(changes or {})
+    writer = gguf.GGUFWriter(path, changes.pop("general.architecture", "llama"))
+    for key, value in (metadata | changes).items():
+        writer.add_key_value(key, value, _kind(value))
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
+    for name, array in load_file(folder / "model.safetensors").items():
+        writer.add_tensor(names.get_name(name, (".weight",)), array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _kind(value: Any) -> gguf.GGUFValueType:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return gguf.GGUFValueType.UINT32 if value >= 0 else gguf.GGUFValueType.INT32
+    return gguf.GGUFValueType.get_type(value)

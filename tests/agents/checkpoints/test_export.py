@@ -12,8 +12,8 @@ from tokenauction_jax import files
 from tokenauction_jax.agents import load_checkpoint
 from tokenauction_jax.agents.checkpoints.export import raw_config, write_directory
 from tokenauction_jax.agents.checkpoints.load import CheckpointError
+from tokenauction_jax.agents.checkpoints.rotary import rotary_frequencies
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.checkpoints.weights import rotary_frequencies
 
 TEMPLATE = "{% for m in messages %}<bos>{{ m.content }}{% endfor %}"
 

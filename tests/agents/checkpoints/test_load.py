@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -212,39 +211,12 @@ def test_smollm2_is_found(smollm2, smollm2_file):
     assert found.size == smollm2_file.stat().st_size
 
 
-@pytest.fixture
-def hub_cache(monkeypatch, tmp_path):
-    """An empty hub cache, without a network."""
-    from huggingface_hub import constants
-
-    cache = tmp_path / "hub"
-    cache.mkdir()
-    for module in ("_snapshot_download", "file_download", "utils._cache_manager"):
-        name = f"huggingface_hub.{module}"
-        module = importlib.import_module(name)
-        for constant in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-            if hasattr(module, constant):
-                monkeypatch.setattr(module, constant, str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return cache
-
-
-def put_in_cache(cache, name, source):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = cache / f"models--{name.replace('/', '--')}"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    shutil.copytree(source, repository / "snapshots" / commit)
-    return repository / "snapshots" / commit
-
-
 def test_hub_names_are_taken_from_the_cache(
-    hub_cache, save_tiny, oracle_logits, tmp_path
+    put_in_cache, save_tiny, oracle_logits, tmp_path
 ):
     source = tmp_path / "source"
     theirs = save_tiny("qwen2", source.mkdir() or source)
-    path = put_in_cache(hub_cache, "someone/tiny-qwen", source)
+    path = put_in_cache("someone/tiny-qwen", source)
     check_logits(load_checkpoint("someone/tiny-qwen").model, theirs, oracle_logits)
     found = [found for found in find_checkpoints() if found.path == path]
     assert [(entry.name, entry.architecture) for entry in found] == [

@@ -1,6 +1,7 @@
 """Adapters as files: round trip, agreement with `peft`, bad input."""
 
 import json
+import os
 import warnings
 
 import jax
@@ -176,8 +177,11 @@ def test_we_read_what_peft_writes(
         ({"alpha_pattern": {"q_proj": 2}}, "unsupported alpha_pattern"),
         ({"fan_in_fan_out": True}, "unsupported fan_in_fan_out"),
         ({"r": 4}, r"lora_A.weight is \(3, \d+\).*has r 4: .*different adapters"),
-        ({"r": 0}, "r 0 and lora_alpha 3"),
-        ({"lora_alpha": None}, "r 3 and lora_alpha None: get it again"),
+        ({"r": 0}, "r: .*greater than or equal to 1, got 0"),
+        ({"r": True}, "r: .*valid integer, got True"),
+        ({"lora_alpha": None}, "lora_alpha: .*valid number, got None"),
+        ({"lora_alpha": float("nan")}, "lora_alpha: .*finite number, got nan"),
+        ({"use_rslora": "no"}, "use_rslora: .*valid boolean, got 'no'"),
     ],
     ids=str,
 )
@@ -285,3 +289,21 @@ def test_a_folder_that_cannot_be_written(adapter, model, tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot write .*file"):
         save_adapter(tmp_path / "file", adapter, model, "somebody/llama")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("kind", ["int8", "bool", "uint16", "complex64"])
+def test_factors_that_are_no_floats(folder, model, kind):
+    name = f"{QUERY}.lora_A.weight"
+    array = load_file(folder / TENSORS)[name]
+    change_tensors(folder, {name: array.astype(kind)})
+    with pytest.raises(CheckpointError, match="has the type"):
+        load_adapter(folder, model)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_pipes_are_not_opened(folder, model, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match=f"{name} is not a regular file"):
+        load_adapter(folder, model)

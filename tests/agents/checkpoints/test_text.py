@@ -9,9 +9,10 @@ from tiny_checkpoint import write_checkpoint
 from tokenizers import decoders, models
 
 from tokenauction_jax.agents import load_checkpoint
-from tokenauction_jax.agents.checkpoints import text
-from tokenauction_jax.agents.checkpoints.text import (
-    Tokenizer,
+from tokenauction_jax.agents.checkpoints import tokenizer_files
+from tokenauction_jax.agents.checkpoints.reading import CheckpointError
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
+from tokenauction_jax.agents.checkpoints.tokenizer_files import (
     from_directory,
     from_gguf,
 )
@@ -283,7 +284,9 @@ def test_a_first_token_is_added_to_texts_but_not_to_chats(tiny_tokenizer):
 
 @pytest.mark.parametrize("name", ["qwen2", "llama-bpe", "gpt-2", "smollm"])
 def test_pre_tokenizers_split_as_their_families_do(name):
-    pieces = text._pre_tokenizer(name).pre_tokenize_str("It'LL be 2024 now\n\n x")
+    pieces = tokenizer_files._pre_tokenizer(name).pre_tokenize_str(
+        "It'LL be 2024 now\n\n x"
+    )
     words = [piece.replace("Ġ", " ").replace("Ċ", "\n") for piece, _ in pieces]
     expected = {
         "qwen2": ["It", "'LL", " be", " ", *"2024", " now", "\n\n", " x"],
@@ -311,3 +314,33 @@ def test_special_tokens_in_prompts_need_no_template(tiny_tokenizer):
     assert tokenizer.end_tokens == (0,)
     assert tokenizer.encode("<end>a")[0] == 0
     assert tokenizer.decode([0]) == ""
+
+
+@pytest.mark.parametrize("field", ["pre", "tokens", "merges"])
+def test_gguf_metadata_without_a_field(tiny_tokenizer, field):
+    metadata = gguf_metadata(tiny_tokenizer)
+    del metadata[f"tokenizer.ggml.{field}"]
+    with pytest.raises(ValueError, match=f"tokenizer.ggml has no '{field}'"):
+        from_gguf(metadata)
+    if field == "tokens":
+        with pytest.raises(ValueError, match="tokens: list should have at least 1"):
+            from_gguf(gguf_metadata(tiny_tokenizer, tokens=[]))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    ],
+    ids=str,
+)
+def test_panics_of_the_library_are_refusals(tiny_tokenizer, part):
+    """Its Rust code ends in a `BaseException` that is no `Exception`."""
+    content = json.dumps(json.loads(tiny_tokenizer.to_str()) | part)
+
+    def use():
+        return from_directory(content, {}, None, []).encode("two weeks")
+
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        use()

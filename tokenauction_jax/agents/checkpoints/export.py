@@ -14,8 +14,9 @@ from safetensors.numpy import save
 
 from tokenauction_jax import files
 from tokenauction_jax.agents.checkpoints.huggingface import GPT2, LLAMA, read_config
+from tokenauction_jax.agents.checkpoints.reading import CheckpointError
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.checkpoints.weights import CheckpointError, Naming
+from tokenauction_jax.agents.checkpoints.weights import Naming
 from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
 
 _FUSED = ("query", "key", "value")

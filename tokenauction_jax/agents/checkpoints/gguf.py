@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import gguf
 import numpy as np
-from gguf.quants import dequantize
+from pydantic import Field
 
-from tokenauction_jax.agents.checkpoints.text import Tokenizer, from_gguf
-from tokenauction_jax.agents.checkpoints.weights import (
+from tokenauction_jax.agents.checkpoints.gguf_file import read_gguf
+from tokenauction_jax.agents.checkpoints.reading import (
+    Base,
     CheckpointError,
-    Naming,
-    Tensor,
-    named_tensors,
-    rotary_frequencies,
+    Epsilon,
+    Settings,
+    Size,
+    parse,
 )
+from tokenauction_jax.agents.checkpoints.rotary import rotary_frequencies
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
+from tokenauction_jax.agents.checkpoints.tokenizer_files import from_gguf
+from tokenauction_jax.agents.checkpoints.weights import Naming, Tensor, named_tensors
 from tokenauction_jax.agents.models.decoder import DecoderConfig
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
@@ -50,6 +53,30 @@ _NAMING = Naming(
 )
 
 
+class _Hyperparameters(Settings):
+    """The numbers of a model, without the architecture's name before each key.
+
+    Options that change the model and that the decoder does not know must be 0.
+    """
+
+    context_length: Size
+    embedding_length: Size
+    block_count: Size
+    feed_forward_length: Size
+    heads: Size = Field(alias="attention.head_count")
+    kv_heads: Size | None = Field(None, alias="attention.head_count_kv")
+    head_dim: Size | None = Field(None, alias="attention.key_length")
+    value_length: Size | None = Field(None, alias="attention.value_length")
+    rotated: Size | None = Field(None, alias="rope.dimension_count")
+    theta: Base = Field(10000.0, alias="rope.freq_base")
+    scaling: str = Field("none", alias="rope.scaling.type")
+    factor: float = Field(1.0, alias="rope.scaling.factor")
+    layer_epsilon: Epsilon | None = Field(None, alias="attention.layer_norm_epsilon")
+    rms_epsilon: Epsilon | None = Field(None, alias="attention.layer_norm_rms_epsilon")
+    experts: Literal[0] = Field(0, alias="expert_count")
+    window: Literal[0] = Field(0, alias="attention.sliding_window")
+
+
 def read_file(path: Path) -> tuple[DecoderConfig, dict[str, Tensor], Tokenizer]:
     """Configuration, tensors by the decoder's names, and tokenizer of a GGUF file.
 
@@ -57,43 +84,32 @@ def read_file(path: Path) -> tuple[DecoderConfig, dict[str, Tensor], Tokenizer]:
       CheckpointError: If the file is damaged, or holds a model or a tokenizer that is
         not supported.
     """
-    try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        remedy = "it is incomplete or not a GGUF file, get it again"
-        raise CheckpointError(f"{path.name}: {error}: {remedy}") from None
-    metadata = {name: field.contents() for name, field in reader.fields.items()}
-    stored = {tensor.name: tensor for tensor in reader.tensors}
-    try:
-        config = read_config(metadata, stored)
-        tokenizer = from_gguf(metadata)
-    except KeyError as error:
-        remedy = "convert it again with a current converter"
-        raise CheckpointError(f"{path.name} has no {error}: {remedy}") from None
-    convert = partial(_unpermuted, config=config)
+    metadata, stored = read_gguf(path)
+    config = read_config(metadata, stored)
+    convert = _unpermuted(config.head_dim)
     plain = metadata["general.architecture"] != "llama"
-    convert = (lambda _, array: array) if plain else convert
-    read = partial(_values, stored)
-    return config, named_tensors(_NAMING, list(stored), read, convert), tokenizer
+    convert = (lambda _, tensor: tensor) if plain else convert
+    tensors = named_tensors(_NAMING, list(stored), stored.__getitem__, convert)
+    return config, tensors, from_gguf(metadata)
 
 
 def architecture(metadata: Mapping[str, Any]) -> str:
     """The architecture of a file, which must be one that the decoder knows."""
     name = metadata.get("general.architecture")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise CheckpointError(f"unknown architecture {name!r} (known: {known})")
     return name
 
 
 def read_config(
-    metadata: Mapping[str, Any], stored: Mapping[str, gguf.ReaderTensor]
+    metadata: Mapping[str, Any], stored: Mapping[str, Tensor]
 ) -> DecoderConfig:
     """The decoder's shape, from the metadata and the names of the tensors.
 
     Raises:
-      CheckpointError: If the decoder does not compute the model exactly.
-      KeyError: If the metadata lacks a number.
+      CheckpointError: If the decoder does not compute the model exactly, or the
+        metadata lack a number or have one that makes no sense.
     """
     name = architecture(metadata)
     prefix = f"{name}."
@@ -102,24 +118,29 @@ def read_config(
         for key, value in metadata.items()
         if key.startswith(prefix)
     }
-    _refuse_unsupported(values)
-    heads, width = values["attention.head_count"], values["embedding_length"]
-    head_dim = values.get("attention.key_length", width // heads)
+    numbers = parse(_Hyperparameters, values, name)
+    heads, width = numbers.heads, numbers.embedding_length
     gpt2 = name == "gpt2"
-    epsilon = "layer_norm_epsilon" if gpt2 else "layer_norm_rms_epsilon"
+    epsilon = numbers.layer_epsilon if gpt2 else numbers.rms_epsilon
+    if epsilon is None:
+        raise CheckpointError(f"{name} has no epsilon: convert the file again")
+    vocabulary = stored.get("token_embd.weight")
+    if vocabulary is None:
+        raise CheckpointError("no tensor token_embd.weight: the file is incomplete")
+    head_dim = _head_dim(numbers)
     return DecoderConfig(
-        vocab_size=int(stored["token_embd.weight"].shape[-1]),
-        context_length=values["context_length"],
+        vocab_size=vocabulary.shape[0],
+        context_length=numbers.context_length,
         width=width,
-        num_layers=values["block_count"],
+        num_layers=numbers.block_count,
         num_heads=heads,
-        num_kv_heads=values.get("attention.head_count_kv", heads),
+        num_kv_heads=numbers.kv_heads or heads,
         head_dim=head_dim,
-        mlp_width=values["feed_forward_length"],
+        mlp_width=numbers.feed_forward_length,
         norm="layer" if gpt2 else "rms",
-        norm_epsilon=values[f"attention.{epsilon}"],
+        norm_epsilon=epsilon,
         activation="gelu" if gpt2 else "silu",
-        frequencies=None if gpt2 else _frequencies(values, stored, head_dim),
+        frequencies=None if gpt2 else _frequencies(numbers, stored, head_dim),
         qkv_bias=gpt2 or "blk.0.attn_q.bias" in stored,
         output_bias="blk.0.attn_output.bias" in stored,
         mlp_bias="blk.0.ffn_up.bias" in stored,
@@ -128,52 +149,61 @@ def read_config(
     )
 
 
-def _refuse_unsupported(values: Mapping[str, Any]) -> None:
-    """Refuses options that the decoder does not know and that change the model."""
-    for key in ("expert_count", "attention.sliding_window"):
-        if values.get(key):
-            raise CheckpointError(f"unsupported {key} {values[key]}: it must be 0")
-    for key in ("attention.head_count", "attention.head_count_kv"):
-        if isinstance(values.get(key), list):
-            raise CheckpointError(f"unsupported {key} that differs between layers")
-    size = values.get("attention.key_length")
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if size is not None and values.get(key, size) != size:
-            raise CheckpointError(f"unsupported {key} {values[key]}: must be {size}")
+def _head_dim(numbers: _Hyperparameters) -> int:
+    """The size of a head, which values and rotary angles must share."""
+    size = numbers.head_dim
+    if size is None and numbers.embedding_length % numbers.heads:
+        raise CheckpointError(
+            f"an embedding_length of {numbers.embedding_length} is no multiple of "
+            f"attention.head_count {numbers.heads}"
+        )
+    size = size or numbers.embedding_length // numbers.heads
+    for key, given in (
+        ("attention.value_length", numbers.value_length),
+        ("rope.dimension_count", numbers.rotated),
+    ):
+        if given not in (None, size):
+            raise CheckpointError(f"unsupported {key} {given}: it must be {size}")
+    return size
 
 
 def _frequencies(
-    values: Mapping[str, Any], stored: Mapping[str, gguf.ReaderTensor], head_dim: int
+    numbers: _Hyperparameters, stored: Mapping[str, Tensor], head_dim: int
 ) -> tuple[float, ...]:
-    if values.get("rope.dimension_count", head_dim) != head_dim:
-        raise CheckpointError(f"unsupported rope.dimension_count: must be {head_dim}")
-    kind = values.get("rope.scaling.type", "none")
-    scaling = {"rope_type": "default" if kind == "none" else kind}
-    scaling |= {"factor": values.get("rope.scaling.factor", 1.0)}
-    theta = values.get("rope.freq_base", 10000.0)
-    frequencies = np.array(rotary_frequencies(theta, head_dim, scaling))
-    if "rope_freqs.weight" in stored:  # Llama 3 files have the scaling as divisors.
-        frequencies = frequencies / _values(stored, "rope_freqs.weight")
-    return tuple(frequencies.tolist())
+    kind = numbers.scaling
+    scaling: dict[str, Any] = {"rope_type": "default" if kind == "none" else kind}
+    if kind == "linear":
+        scaling |= {"factor": numbers.factor}
+    frequencies = rotary_frequencies(numbers.theta, head_dim, scaling, "rope.scaling")
+    divisors = stored.get("rope_freqs.weight")
+    if divisors is None:
+        return frequencies
+    # Llama 3 files have the scaling as divisors.
+    if divisors.shape != (head_dim // 2,):
+        raise CheckpointError(f"rope_freqs.weight is {divisors.shape}: get it again")
+    values = divisors.read()
+    if not (np.isfinite(values) & (values >= 1e-3)).all():
+        raise CheckpointError("rope_freqs.weight must be positive: get it again")
+    return tuple((np.array(frequencies) / values).tolist())
 
 
-def _values(stored: Mapping[str, gguf.ReaderTensor], name: str) -> np.ndarray:
-    tensor = stored[name]
-    try:
-        return dequantize(tensor.data, tensor.tensor_type)
-    except NotImplementedError:
-        kind = tensor.tensor_type.name
-        remedy = "convert the model with another quantisation"
-        raise CheckpointError(f"{name}: unknown type {kind}: {remedy}") from None
-
-
-def _unpermuted(parameter: str, array: np.ndarray, config: DecoderConfig) -> np.ndarray:
+def _unpermuted(head_dim: int) -> Callable[[str, Tensor], Tensor]:
     """Undoes the order of rows that llama.cpp's interleaved rotation needs.
 
     It pairs neighbouring rows of a head, while the decoder pairs its first half with
     its second.
     """
-    if not parameter.rpartition(".")[0].endswith(("attention.query", "attention.key")):
-        return array
-    pairs = array.reshape(-1, config.head_dim // 2, 2, *array.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(array.shape)
+
+    def convert(parameter: str, tensor: Tensor) -> Tensor:
+        module = parameter.rpartition(".")[0]
+        if not module.endswith(("attention.query", "attention.key")):
+            return tensor
+
+        def read() -> np.ndarray:
+            array = tensor.read()
+            pairs = array.reshape(-1, head_dim // 2, 2, *array.shape[1:])
+            return pairs.swapaxes(1, 2).reshape(array.shape)
+
+        return tensor._replace(read=read)
+
+    return convert

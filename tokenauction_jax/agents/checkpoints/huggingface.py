@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tokenauction_jax.agents.checkpoints.text import Tokenizer, from_directory
-from tokenauction_jax.agents.checkpoints.weights import (
+from tokenauction_jax.agents.checkpoints.reading import (
+    Base,
     CheckpointError,
-    Naming,
-    Tensor,
-    named_tensors,
-    rotary_frequencies,
+    Epsilon,
+    Settings,
+    Size,
+    TokenId,
+    check_files,
+    is_file,
+    parse,
+    read_json,
+    read_text,
 )
+from tokenauction_jax.agents.checkpoints.rotary import rotary_frequencies
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
+from tokenauction_jax.agents.checkpoints.tokenizer_files import from_directory
+from tokenauction_jax.agents.checkpoints.weights import Naming, Tensor, named_tensors
 from tokenauction_jax.agents.models.decoder import DecoderConfig
 
 # The files of a repository that are needed, as glob patterns.
@@ -32,6 +39,8 @@ FILES: tuple[str, ...] = (
     "model.safetensors.index.json",
     "model-*.safetensors",
 )
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 LLAMA = Naming(
     layer="model.layers.",
@@ -77,122 +86,144 @@ GPT2 = Naming(
 )
 
 
+class _Llama(Settings):
+    """Llama, Qwen2 and Qwen3, which differ in biases and in norms of the heads."""
+
+    model_type: str
+    vocab_size: Size
+    max_position_embeddings: Size
+    hidden_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    intermediate_size: Size
+    hidden_act: Literal["silu"] = "silu"
+    rms_norm_eps: Epsilon = 1e-6
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    tie_word_embeddings: bool = False
+    # Newer files keep base and scaling together, older ones apart.
+    rope_theta: Base | None = 10000.0
+    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    use_sliding_window: bool | None = False
+    sliding_window: int | None = None
+    max_window_layers: int | None = 0
+    layer_types: list[str] | None = None
+
+    def decoder(self) -> DecoderConfig:
+        self._refuse_sliding_window()
+        width, heads = self.hidden_size, self.num_attention_heads
+        head_dim = self.head_dim or _head_dim(width, heads)
+        qwen2 = self.model_type == "qwen2"
+        return DecoderConfig(
+            vocab_size=self.vocab_size,
+            context_length=self.max_position_embeddings,
+            width=width,
+            num_layers=self.num_hidden_layers,
+            num_heads=heads,
+            num_kv_heads=self.num_key_value_heads or heads,
+            head_dim=head_dim,
+            mlp_width=self.intermediate_size,
+            norm_epsilon=self.rms_norm_eps,
+            frequencies=rotary_frequencies(
+                self.rope_theta or 10000.0,
+                head_dim,
+                self.rope_parameters or self.rope_scaling,
+                "rope_parameters" if self.rope_parameters else "rope_scaling",
+            ),
+            qkv_bias=qwen2 or self.attention_bias,
+            output_bias=not qwen2 and self.attention_bias,
+            mlp_bias=self.model_type == "llama" and self.mlp_bias,
+            qk_norm=self.model_type == "qwen3",
+            tied_embeddings=self.tie_word_embeddings,
+        )
+
+    def _refuse_sliding_window(self) -> None:
+        active = self.use_sliding_window and self.sliding_window
+        active = active and (self.max_window_layers or 0) < self.num_hidden_layers
+        kinds = self.layer_types or ["full_attention"]
+        if active or set(kinds) != {"full_attention"}:
+            remedy = "use a checkpoint with full attention in every layer"
+            raise CheckpointError(f"unsupported sliding-window attention: {remedy}")
+
+
+class _GPT2(Settings):
+    vocab_size: Size
+    n_positions: Size
+    n_embd: Size
+    n_layer: Size
+    n_head: Size
+    n_inner: Size | None = None
+    layer_norm_epsilon: Epsilon = 1e-5
+    tie_word_embeddings: bool = True
+    activation_function: Literal["gelu_new", "gelu_pytorch_tanh"] = "gelu_new"
+    scale_attn_weights: Literal[True] = True
+    scale_attn_by_inverse_layer_idx: Literal[False] = False
+    add_cross_attention: Literal[False] = False
+
+    def decoder(self) -> DecoderConfig:
+        return DecoderConfig(
+            vocab_size=self.vocab_size,
+            context_length=self.n_positions,
+            width=self.n_embd,
+            num_layers=self.n_layer,
+            num_heads=self.n_head,
+            num_kv_heads=self.n_head,
+            head_dim=_head_dim(self.n_embd, self.n_head),
+            mlp_width=self.n_inner or 4 * self.n_embd,
+            norm="layer",
+            norm_epsilon=self.layer_norm_epsilon,
+            activation="gelu",
+            qkv_bias=True,
+            output_bias=True,
+            mlp_bias=True,
+            tied_embeddings=self.tie_word_embeddings,
+        )
+
+
+class _Ends(Settings):
+    """The tokens that end a text, in both configurations."""
+
+    eos_token_id: TokenId | list[TokenId] | None = None
+
+    def ids(self) -> list[int]:
+        value = self.eos_token_id
+        return value if isinstance(value, list) else [] if value is None else [value]
+
+
+ARCHITECTURES: dict[str, type[_Llama] | type[_GPT2]] = {
+    "llama": _Llama,
+    "qwen2": _Llama,
+    "qwen3": _Llama,
+    "gpt2": _GPT2,
+}
+
+
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """The decoder's shape from the contents of a `config.json`.
 
     Raises:
       CheckpointError: If the decoder does not compute the model exactly, or a key is
-        missing.
+        missing or makes no sense.
     """
     model_type = raw.get("model_type")
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise CheckpointError(f"unknown model_type {model_type!r} (known: {known})")
     if "quantization_config" in raw:
         remedy = "use the unquantised checkpoint or a GGUF file"
         raise CheckpointError(f"quantised safetensors are not supported: {remedy}")
-    try:
-        return _check_sizes(ARCHITECTURES[model_type](raw))
-    except KeyError as error:
-        raise CheckpointError(f"config.json has no {error}") from None
-    except (TypeError, AttributeError, ArithmeticError) as error:
+    return parse(ARCHITECTURES[model_type], raw, "config.json").decoder()
+
+
+def _head_dim(width: int, heads: int) -> int:
+    if width % heads:
         raise CheckpointError(
-            f"config.json does not describe a {model_type} model: {error}"
-        ) from None
-
-
-def _check_sizes(config: DecoderConfig) -> DecoderConfig:
-    for field in dataclasses.fields(config):
-        size = getattr(config, field.name)
-        if field.type == "int" and (not isinstance(size, int) or size < 1):
-            raise TypeError(f"{field.name} is {size!r}")
-    return config
-
-
-def _llama_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """Llama, Qwen2 and Qwen3, which differ in biases and in norms of the heads."""
-    model_type, heads = raw["model_type"], raw["num_attention_heads"]
-    _require(raw, "hidden_act", ("silu",), "silu")
-    _refuse_sliding_window(raw)
-    head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
-    attention_bias = raw.get("attention_bias", False)
-    return DecoderConfig(
-        vocab_size=raw["vocab_size"],
-        context_length=raw["max_position_embeddings"],
-        width=raw["hidden_size"],
-        num_layers=raw["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=head_dim,
-        mlp_width=raw["intermediate_size"],
-        norm_epsilon=raw.get("rms_norm_eps", 1e-6),
-        frequencies=_frequencies(raw, head_dim),
-        qkv_bias=model_type == "qwen2" or attention_bias,
-        output_bias=model_type != "qwen2" and attention_bias,
-        mlp_bias=model_type == "llama" and raw.get("mlp_bias", False),
-        qk_norm=model_type == "qwen3",
-        tied_embeddings=raw.get("tie_word_embeddings", False),
-    )
-
-
-def _gpt2_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    gelu = ("gelu_new", "gelu_pytorch_tanh")
-    _require(raw, "activation_function", gelu, "gelu_new")
-    _require(raw, "scale_attn_weights", (True,), True)
-    _require(raw, "scale_attn_by_inverse_layer_idx", (False,), False)
-    _require(raw, "add_cross_attention", (False,), False)
-    width, heads = raw["n_embd"], raw["n_head"]
-    return DecoderConfig(
-        vocab_size=raw["vocab_size"],
-        context_length=raw["n_positions"],
-        width=width,
-        num_layers=raw["n_layer"],
-        num_heads=heads,
-        num_kv_heads=heads,
-        head_dim=width // heads,
-        mlp_width=raw.get("n_inner") or 4 * width,
-        norm="layer",
-        norm_epsilon=raw.get("layer_norm_epsilon", 1e-5),
-        activation="gelu",
-        qkv_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        tied_embeddings=raw.get("tie_word_embeddings", True),
-    )
-
-
-ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], DecoderConfig]] = {
-    "llama": _llama_config,
-    "qwen2": _llama_config,
-    "qwen3": _llama_config,
-    "gpt2": _gpt2_config,
-}
-
-
-def _require(
-    raw: Mapping[str, Any], key: str, known: tuple[object, ...], default: object
-) -> None:
-    value = raw.get(key, default)
-    if value not in known:
-        names = ", ".join(map(str, known))
-        raise CheckpointError(f"unsupported {key} {value!r} (known: {names})")
-
-
-def _refuse_sliding_window(raw: Mapping[str, Any]) -> None:
-    layers = raw["num_hidden_layers"]
-    active = raw.get("use_sliding_window", False) and raw.get("sliding_window")
-    active = active and raw.get("max_window_layers", 0) < layers
-    kinds = raw.get("layer_types") or ["full_attention"]
-    if active or set(kinds) != {"full_attention"}:
-        remedy = "use a checkpoint with full attention in every layer"
-        raise CheckpointError(f"unsupported sliding-window attention: {remedy}")
-
-
-def _frequencies(raw: Mapping[str, Any], head_dim: int) -> tuple[float, ...]:
-    # Newer files keep base and scaling together, older ones apart.
-    scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    theta = scaling.get("rope_theta") or raw.get("rope_theta", 10000.0)
-    return rotary_frequencies(theta, head_dim, scaling)
+            f"config.json: a width of {width} is no multiple of {heads} attention heads"
+        )
+    return width // heads
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -201,17 +232,27 @@ def weight_files(directory: Path) -> list[Path]:
     if (directory / "model.safetensors").exists() or not index.exists():
         return [directory / "model.safetensors"]
     names = read_json(index).get("weight_map")
-    if not isinstance(names, dict):
+    if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index.name} has no weight_map: get it again")
-    names = names.values()
-    return [directory / name for name in sorted(set(names))]
+    for name in names.values():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+            raise CheckpointError(
+                f"{index.name}: weight_map has {name!r}: give the name of a file beside"
+            )
+    return [directory / name for name in sorted(set(names.values()))]
+
+
+def _needed(directory: Path) -> list[Path]:
+    return [
+        directory / "config.json",
+        directory / "tokenizer.json",
+        *weight_files(directory),
+    ]
 
 
 def missing_files(directory: Path) -> list[str]:
     """The names of needed files that a directory lacks."""
-    needed = [directory / "config.json", directory / "tokenizer.json"]
-    needed += weight_files(directory)
-    return [path.name for path in needed if not path.exists()]
+    return [path.name for path in _needed(directory) if not is_file(path)]
 
 
 def read_directory(
@@ -222,9 +263,7 @@ def read_directory(
     Raises:
       CheckpointError: If a file is missing, damaged or not supported.
     """
-    missing = missing_files(directory)
-    if missing:
-        raise CheckpointError(f"{', '.join(missing)} missing: get the complete files")
+    check_files(*_needed(directory))
     raw = read_json(directory / "config.json")
     config = read_config(raw)
     tensors = {}
@@ -235,61 +274,62 @@ def read_directory(
     return config, tensors, _read_tokenizer(directory, raw)
 
 
-def open_safetensors(path: Path) -> safe_open:
-    """A file of tensors, with the methods `keys` and `get_tensor`."""
-    try:
-        return safe_open(path, framework="np")
-    except (SafetensorError, OSError) as error:
-        remedy = "it is damaged or not a safetensors file, get it again"
-        raise CheckpointError(f"{path.name}: {error}: {remedy}") from None
+class Safetensors:
+    """A file of tensors, of which only the names and shapes are read at first.
+
+    Attributes:
+      names: The names of the tensors.
+    """
+
+    def __init__(self, path: Path):
+        check_files(path)
+        try:
+            self._file = safe_open(path, framework="np")
+        except (SafetensorError, OSError) as error:
+            remedy = "it is damaged or not a safetensors file, get it again"
+            raise CheckpointError(f"{path.name}: {error}: {remedy}") from None
+        self.names: list[str] = list(self._file.keys())
+
+    def tensor(self, name: str) -> Tensor:
+        """One of the tensors.
+
+        Raises:
+          CheckpointError: If its numbers are not floats.
+        """
+        entry = self._file.get_slice(name)
+        if entry.get_dtype() not in _FLOATS:
+            raise CheckpointError(
+                f"tensor {name[:80]} has the type {entry.get_dtype()}: it must be one "
+                f"of {', '.join(_FLOATS)}"
+            )
+        shape = tuple(entry.get_shape())
+        return Tensor(name, shape, lambda: self._file.get_tensor(name))
 
 
 def _read_safetensors(path: Path, gpt2: bool) -> dict[str, Tensor]:
-    file = open_safetensors(path)
-    names = {name.removeprefix("transformer."): name for name in file.keys()}  # noqa: SIM118
+    file = Safetensors(path)
     if not gpt2:
-        return named_tensors(LLAMA, list(file.keys()), file.get_tensor)
+        return named_tensors(LLAMA, file.names, file.tensor)
+    names = {name.removeprefix("transformer."): name for name in file.names}
+    return named_tensors(
+        GPT2, list(names), lambda name: file.tensor(names[name]), _transposed_in_layers
+    )
 
-    def read(name: str) -> np.ndarray:
-        return file.get_tensor(names[name])
 
-    return named_tensors(GPT2, list(names), read, _transposed_in_layers)
-
-
-def _transposed_in_layers(parameter: str, array: np.ndarray) -> np.ndarray:
+def _transposed_in_layers(parameter: str, tensor: Tensor) -> Tensor:
     """GPT-2 stores the matrices of its layers as `(inputs, outputs)`."""
-    return array.T if parameter.startswith("layers.") else array
+    if not parameter.startswith("layers."):
+        return tensor
+    return Tensor(tensor.name, tensor.shape[::-1], lambda: tensor.read().T)
 
 
 def _read_tokenizer(directory: Path, raw: Mapping[str, Any]) -> Tokenizer:
-    generation = read_json(directory / "generation_config.json", optional=True)
-    ends = [*_ids(generation.get("eos_token_id")), *_ids(raw.get("eos_token_id"))]
+    generation = directory / "generation_config.json"
+    ends = parse(_Ends, read_json(generation, optional=True), generation.name).ids()
     template = directory / "chat_template.jinja"
-    try:
-        return from_directory(
-            (directory / "tokenizer.json").read_text(encoding="utf-8"),
-            read_json(directory / "tokenizer_config.json", optional=True),
-            template.read_text(encoding="utf-8") if template.exists() else None,
-            ends,
-        )
-    except CheckpointError:
-        raise
-    except Exception as error:  # The tokenizers library raises plain `Exception`.
-        raise CheckpointError(f"tokenizer.json: {error}: get it again") from None
-
-
-def _ids(value: int | list[int] | None) -> list[int]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if it is `optional` and missing."""
-    if optional and not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name}: {error}: get it again") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name}: not a JSON object: get it again")
-    return value
+    return from_directory(
+        read_text(directory / "tokenizer.json"),
+        read_json(directory / "tokenizer_config.json", optional=True),
+        read_text(template) if template.exists() else None,
+        [*ends, *parse(_Ends, raw, "config.json").ids()],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Any, NamedTuple
 
 import huggingface_hub
 import jax.numpy as jnp
-from huggingface_hub.errors import CacheNotFound, HfHubHTTPError
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
 from jax.typing import DTypeLike
 
-from tokenauction_jax.agents.checkpoints import gguf, huggingface
-from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.checkpoints.weights import (
+from tokenauction_jax.agents.checkpoints import huggingface
+from tokenauction_jax.agents.checkpoints.reading import (
     CheckpointError as CheckpointError,
 )
+from tokenauction_jax.agents.checkpoints.reading import is_file, read_json
+from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.checkpoints.weights import fill_decoder
-from tokenauction_jax.agents.models.decoder import Decoder
+from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
 
 HOUSE = "house"
 SMOLLM2 = "smollm2-135m-instruct"
@@ -79,32 +82,37 @@ def load_checkpoint(
     try:
         if path.is_dir():
             config, tensors, tokenizer = huggingface.read_directory(path)
-            raw = huggingface.read_json(path / "config.json")
+            raw = read_json(path / "config.json")
         else:
+            # Imported here: its library takes a while, and directories need none.
+            from tokenauction_jax.agents.checkpoints import gguf
+
             config, tensors, tokenizer = gguf.read_file(path)
+        _check_tokens(config, tokenizer)
         model = fill_decoder(config, tensors, dtype)
     except ValueError as error:
         raise CheckpointError(f"checkpoint {name_or_path}: {error}") from None
-    ends = range(config.vocab_size)
-    if not all(end in ends for end in tokenizer.end_tokens):
-        raise CheckpointError(
-            f"checkpoint {name_or_path}: the tokens that end a text are "
-            f"{list(tokenizer.end_tokens)}, but the model has {config.vocab_size} "
-            "tokens: they do not belong together"
-        )
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"checkpoint {name_or_path}: the tokenizer has {tokenizer.vocab_size} "
-            f"tokens, the model {config.vocab_size}: they do not belong together"
-        )
     return Checkpoint(str(name_or_path), model, tokenizer, raw)
+
+
+def _check_tokens(config: DecoderConfig, tokenizer: Tokenizer) -> None:
+    ends, size = tokenizer.end_tokens, tokenizer.vocab_size
+    if any(end >= config.vocab_size for end in ends):
+        raise CheckpointError(
+            f"the tokens that end a text are {list(ends)}, but the model has "
+            f"{config.vocab_size} tokens: they do not belong together"
+        )
+    if not 0 < size <= config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {size} tokens, the model {config.vocab_size}: they do "
+            "not belong together"
+        )
 
 
 def find_checkpoints() -> list[FoundCheckpoint]:
     """The checkpoints on this machine that `load_checkpoint` takes by name."""
     house = _house_path()
-    size = sum(file.stat().st_size for file in house.iterdir())
-    found = [FoundCheckpoint(HOUSE, house, "llama", size)]
+    found = [FoundCheckpoint(HOUSE, house, "llama", _size(house))]
     path = _smollm2_path()
     if path is not None:
         size = path.stat().st_size
@@ -171,28 +179,27 @@ def _snapshot(name: str) -> Path:
 
 
 def _find_in_hub_cache() -> list[FoundCheckpoint]:
-    try:
-        repositories = huggingface_hub.scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    found = []
-    for repository in sorted(repositories, key=lambda item: item.repo_id):
-        for revision in repository.revisions:
-            path = Path(revision.snapshot_path)
-            kind = _architecture(path)
-            if repository.repo_type == "model" and kind is not None:
-                entry = (repository.repo_id, path, kind, revision.size_on_disk)
-                found.append(FoundCheckpoint(*entry))
-    return found
+    """The models in the cache of the hub that can be used.
+
+    `scan_cache_dir` of the hub's library fails as a whole at one file that it cannot
+    read.
+    """
+    paths = sorted(Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*"))
+    return [found for path in paths if (found := _find_in_snapshot(path)) is not None]
 
 
-def _architecture(directory: Path) -> str | None:
-    """The family of a complete directory, None if it cannot be used."""
+def _find_in_snapshot(path: Path) -> FoundCheckpoint | None:
+    repository = path.parent.parent.name.removeprefix("models--")
     try:
-        if huggingface.missing_files(directory):
+        if huggingface.missing_files(path):
             return None
-        raw = huggingface.read_json(directory / "config.json")
+        raw = read_json(path / "config.json")
         huggingface.read_config(raw)
-    except CheckpointError:
+        name = repository.replace("--", "/")
+        return FoundCheckpoint(name, path, raw["model_type"], _size(path))
+    except (CheckpointError, OSError):
         return None
-    return raw["model_type"]
+
+
+def _size(folder: Path) -> int:
+    return sum(os.path.getsize(file) for file in folder.iterdir() if is_file(file))

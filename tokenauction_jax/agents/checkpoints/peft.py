@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 from jax.typing import DTypeLike
 from safetensors.numpy import save
 
 from tokenauction_jax import files
-from tokenauction_jax.agents.checkpoints.huggingface import (
-    LLAMA,
-    open_safetensors,
+from tokenauction_jax.agents.checkpoints.huggingface import LLAMA, Safetensors
+from tokenauction_jax.agents.checkpoints.reading import (
+    CheckpointError,
+    Settings,
+    Size,
+    check_files,
+    parse,
     read_json,
 )
-from tokenauction_jax.agents.checkpoints.weights import CheckpointError
+from tokenauction_jax.agents.checkpoints.weights import Tensor
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.agents.models.layers import wide
 from tokenauction_jax.agents.models.lora import Adapter, Factors, adapted
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-# Other values, and the options below, change what is computed or the base's weights.
-_INITIAL = (True, False, "gaussian", "eva", "orthogonal")
-_KNOWN = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": _INITIAL}
+# Options that change what is computed or the base's weights.
 _UNUSED = (
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -43,6 +47,22 @@ _UNUSED = (
     "use_dora",
     "use_qalora",
 )
+
+
+class _Config(Settings):
+    """What is used of an `adapter_config.json`; other values compute something else."""
+
+    r: Size
+    lora_alpha: float = pydantic.Field(ge=0, le=1e6)
+    use_rslora: bool | None = False
+    peft_type: Literal["LORA"] = "LORA"
+    bias: Literal["none"] = "none"
+    init_lora_weights: Literal[True, False, "gaussian", "eva", "orthogonal"] = True
+
+    @property
+    def scale(self) -> float:
+        """What the updates are multiplied with."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
 def save_adapter(
@@ -113,11 +133,9 @@ def load_adapter(folder: str | Path, model: Decoder) -> Adapter:
     folder = Path(folder).expanduser()
     try:
         _refuse_gpt2(model)
-        missing = [name for name in (CONFIG, TENSORS) if not (folder / name).exists()]
-        if missing:
-            raise ValueError(f"{', '.join(missing)} missing: get the complete files")
-        rank, scale = _read_config(read_json(folder / CONFIG))
-        adapter = _read_factors(folder / TENSORS, rank, scale, model.embedding.dtype)
+        check_files(folder / CONFIG, folder / TENSORS)
+        config = _read_config(read_json(folder / CONFIG))
+        adapter = _read_factors(folder / TENSORS, config, model.embedding.dtype)
         adapted(model, adapter)
     except ValueError as error:
         raise CheckpointError(f"adapter {folder}: {error}") from None
@@ -132,45 +150,36 @@ def _refuse_gpt2(model: Decoder) -> None:
         )
 
 
-def _read_config(raw: Mapping[str, Any]) -> tuple[int, float]:
-    """The rank, and the scale of the updates."""
-    for key, known in _KNOWN.items():
-        if raw.get(key, known[0]) not in known:
-            names = ", ".join(map(str, known))
-            raise CheckpointError(f"unsupported {key} {raw[key]!r} (known: {names})")
+def _read_config(raw: Mapping[str, Any]) -> _Config:
     for key in _UNUSED:
         if raw.get(key):
             remedy = "merge the adapter in PEFT and load the merged model"
-            raise CheckpointError(f"unsupported {key} {raw[key]!r}: {remedy}")
-    rank, alpha = raw.get("r"), raw.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise CheckpointError(
-            f"{CONFIG} has r {rank!r} and lora_alpha {alpha!r}: get it again"
-        )
-    return rank, alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)
+            given = reprlib.repr(raw[key])
+            raise CheckpointError(f"unsupported {key} {given}: {remedy}")
+    return parse(_Config, raw, CONFIG)
 
 
-def _read_factors(path: Path, rank: int, scale: float, dtype: DTypeLike) -> Adapter:
-    file = open_safetensors(path)
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for name in file.keys():  # noqa: SIM118
+def _read_factors(path: Path, config: _Config, dtype: DTypeLike) -> Adapter:
+    file = Safetensors(path)
+    found: dict[str, dict[str, Tensor]] = {}
+    for name in file.names:
         match = re.fullmatch(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight", name)
         parameter = match and LLAMA.parameter(f"{match[1]}.weight")
         if match is None or parameter is None:
             raise CheckpointError(f"tensor {name} has no place in the model")
-        place = parameter.removesuffix(".weight")
-        array = file.get_tensor(name)
-        if array.ndim != 2 or array.shape[match[2] == "B"] != rank:
+        tensor = file.tensor(name)
+        if len(tensor.shape) != 2 or tensor.shape[match[2] == "B"] != config.r:
             remedy = "the files belong to different adapters"
             raise CheckpointError(
-                f"tensor {name} is {array.shape}, {CONFIG} has r {rank}: {remedy}"
+                f"tensor {name} is {tensor.shape}, {CONFIG} has r {config.r}: {remedy}"
             )
-        found.setdefault(place, {})[match[2]] = array.astype(wide(dtype))
+        found.setdefault(parameter.removesuffix(".weight"), {})[match[2]] = tensor
     factors = {}
     for place, pair in found.items():
         if len(pair) < 2:
             raise CheckpointError(f"{place} has lora_{next(iter(pair))} only")
-        factors[place] = Factors(jnp.asarray(pair["A"]), jnp.asarray(scale * pair["B"]))
+        down, up = (pair[part].read().astype(wide(dtype)) for part in "AB")
+        factors[place] = Factors(jnp.asarray(down), jnp.asarray(config.scale * up))
     if not factors:
         raise CheckpointError(f"{path.name} has no tensors: get it again")
     return Adapter(factors)

@@ -5,19 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from tokenauction_jax.agents.checkpoints.reading import CheckpointError
 from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, not supported or cannot be written."""
 
 
 class Tensor(NamedTuple):
@@ -25,10 +21,12 @@ class Tensor(NamedTuple):
 
     Attributes:
       name: Its name in the file.
+      shape: Its shape.
       read: Returns its values, of any float dtype.
     """
 
     name: str
+    shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
 
@@ -53,8 +51,8 @@ class Naming:
         """The decoder's name of a tensor, None if it has none."""
         if name in self.others:
             return self.others[name]
-        pattern = rf"{re.escape(self.layer)}(\d+)\.(.+)\.(weight|bias)"
-        match = re.fullmatch(pattern, name)
+        pattern = rf"{re.escape(self.layer)}(0|[1-9]\d{{,8}})\.(.+)\.(weight|bias)"
+        match = re.fullmatch(pattern, name, re.ASCII)
         if match is None or match[2] not in self.modules:
             return None
         return f"layers.{match[1]}.{self.modules[match[2]]}.{match[3]}"
@@ -63,17 +61,17 @@ class Naming:
 def named_tensors(
     naming: Naming,
     names: Sequence[str],
-    read: Callable[[str], np.ndarray],
-    convert: Callable[[str, np.ndarray], np.ndarray] = lambda _, array: array,
+    find: Callable[[str], Tensor],
+    convert: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
 ) -> dict[str, Tensor]:
     """The tensors of a checkpoint by the decoder's names.
 
     Args:
       naming: The names of the format.
       names: The names of the tensors in the file.
-      read: Reads one of them.
-      convert: Given the decoder's name of a parameter and the values in the file, the
-        values in the decoder's layout.
+      find: Finds one of them, without reading it.
+      convert: Given the decoder's name of a parameter and the tensor in the file, the
+        tensor in the decoder's layout.
 
     Returns:
       One entry per parameter; a tensor that has no place keeps its own name.
@@ -81,44 +79,36 @@ def named_tensors(
     tensors = {}
     for name in names:
         parameter = naming.parameter(name)
-        if parameter is None:
-            if not re.fullmatch(naming.ignored, name):
-                tensors[name] = Tensor(name, lambda name=name: read(name))
-            continue
-        for index, part in enumerate(_parts(parameter)):
-            tensors[part] = Tensor(
-                name, _reader(read, convert, name, parameter, part != parameter, index)
-            )
+        if parameter is not None:
+            tensors |= _parts(parameter, convert(parameter, find(name)))
+        elif not re.fullmatch(naming.ignored, name):
+            tensors[name] = find(name)
     return tensors
 
 
-def _parts(parameter: str) -> list[str]:
+def _parts(parameter: str, tensor: Tensor) -> dict[str, Tensor]:
     """The parameters that a tensor holds: three for a fused projection."""
     head, fused, tail = parameter.rpartition(".qkv.")
     if not fused:
-        return [parameter]
-    return [f"{head}.{part}.{tail}" for part in ("query", "key", "value")]
-
-
-def _reader(
-    read: Callable[[str], np.ndarray],
-    convert: Callable[[str, np.ndarray], np.ndarray],
-    name: str,
-    parameter: str,
-    fused: bool,
-    index: int,
-) -> Callable[[], np.ndarray]:
-    def values() -> np.ndarray:
-        array = convert(parameter, read(name))
-        return np.split(array, 3)[index] if fused else array
-
-    return values
+        return {parameter: tensor}
+    if not tensor.shape or tensor.shape[0] % 3:
+        raise CheckpointError(f"tensor {tensor.name} is {tensor.shape}: not three maps")
+    shape = (tensor.shape[0] // 3, *tensor.shape[1:])
+    return {
+        f"{head}.{part}.{tail}": Tensor(
+            tensor.name, shape, lambda place=place: np.split(tensor.read(), 3)[place]
+        )
+        for place, part in enumerate(("query", "key", "value"))
+    }
 
 
 def fill_decoder(
     config: DecoderConfig, tensors: Mapping[str, Tensor], dtype: DTypeLike
 ) -> Decoder:
     """A decoder with the parameters of a checkpoint.
+
+    Nothing is built or read before all names and shapes agree: a configuration may ask
+    for any size.
 
     Args:
       config: The decoder's shape.
@@ -129,9 +119,34 @@ def fill_decoder(
       CheckpointError: If the model has no place for a tensor, there is no tensor for a
         parameter, or a tensor has the wrong shape.
     """
+    _check_heads(config)
+    _check_tensors(config, tensors)
     abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
     graph, state = nnx.split(abstract)
-    wanted = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+    filled = [
+        # A copy: the file may be mapped into memory.
+        (path, leaf.replace(jnp.array(tensors[_name(path)].read(), dtype)))
+        for path, leaf in nnx.to_flat_state(state)
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _check_heads(config: DecoderConfig) -> None:
+    if config.num_heads % config.num_kv_heads:
+        raise CheckpointError(
+            f"{config.num_heads} attention heads cannot share {config.num_kv_heads} "
+            "key and value heads: the configuration is damaged"
+        )
+
+
+def _check_tensors(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Compares what the configuration asks for with what there is."""
+    if config.num_layers > len(tensors):
+        raise CheckpointError(
+            f"the configuration asks for {config.num_layers} layers, but the files "
+            f"hold {len(tensors)} tensors: they do not belong together"
+        )
+    wanted = _shapes(config)
     unused = [tensor.name for name, tensor in tensors.items() if name not in wanted]
     unfilled = [name for name in wanted if name not in tensors]
     if unused or unfilled:
@@ -139,62 +154,33 @@ def fill_decoder(
         parts += [_listing("parameters without a tensor", unfilled)] * bool(unfilled)
         reason = "the model is not supported, or its files do not belong together"
         raise CheckpointError(f"{'; '.join(parts)}: {reason}")
-    filled = [
-        (path, leaf.replace(_parameter(tensors[".".join(map(str, path))], leaf, dtype)))
-        for path, leaf in nnx.to_flat_state(state)
-    ]
-    return nnx.merge(graph, nnx.from_flat_state(filled))
+    for name, shape in wanted.items():
+        tensor = tensors[name]
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"tensor {tensor.name} is {tensor.shape}, but the configuration asks "
+                f"for {shape}: they belong to different checkpoints"
+            )
 
 
-def _parameter(tensor: Tensor, wanted: nnx.Variable, dtype: DTypeLike) -> jax.Array:
-    array = tensor.read()
-    if array.shape != wanted.shape:
-        raise CheckpointError(
-            f"tensor {tensor.name} is {array.shape}, but the configuration asks for "
-            f"{wanted.shape}: they belong to different checkpoints"
-        )
-    return jnp.array(array, dtype)  # A copy: the file may be mapped into memory.
+def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of all parameters, from a decoder of one layer."""
+    single = dataclasses.replace(config, num_layers=1)
+    abstract = nnx.eval_shape(lambda: Decoder(single, rngs=nnx.Rngs(0)))
+    shapes = {}
+    for path, leaf in nnx.to_flat_state(nnx.split(abstract)[1]):
+        first, *rest = map(str, path)
+        numbers = range(config.num_layers if first == "layers" else 1)
+        for number in numbers:
+            place = [first, str(number), *rest[1:]] if first == "layers" else path
+            shapes[_name(place)] = leaf.shape
+    return shapes
+
+
+def _name(path: Sequence[object]) -> str:
+    return ".".join(map(str, path))
 
 
 def _listing(what: str, names: list[str]) -> str:
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {what} ({shown})"
-
-
-def rotary_frequencies(
-    theta: float, head_dim: int, scaling: Mapping[str, Any] | None = None
-) -> tuple[float, ...]:
-    """The rotary angles per position, ``theta^(-2 i / head_dim)``, scaled.
-
-    Args:
-      theta: The base.
-      head_dim: Twice the number of angles.
-      scaling: `rope_type`, which is `"default"`, `"linear"` or `"llama3"`, and its
-        numbers, named as in Hugging Face configurations.
-
-    Raises:
-      CheckpointError: If the scaling is of another type.
-    """
-    frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    scaling = scaling or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "linear":
-        frequencies = frequencies / scaling["factor"]
-    elif kind == "llama3":
-        frequencies = _llama3_frequencies(frequencies, scaling)
-    elif kind != "default":
-        known = "default, linear, llama3"
-        raise CheckpointError(f"unsupported rotary scaling {kind!r} (known: {known})")
-    if scaling.get("partial_rotary_factor", 1.0) != 1.0:
-        raise CheckpointError("unsupported partial_rotary_factor: it must be 1")
-    return tuple(frequencies.tolist())
-
-
-def _llama3_frequencies(
-    frequencies: np.ndarray, scaling: Mapping[str, Any]
-) -> np.ndarray:
-    """Divides slow angles by `factor`, keeps fast ones, and blends those between."""
-    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return frequencies * (kept + (1 - kept) / scaling["factor"])
+    shown = ", ".join(name[:80] for name in names[:3])
+    return f"{len(names)} {what} ({shown}{', ...' if len(names) > 3 else ''})"

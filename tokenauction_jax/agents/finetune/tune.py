@@ -13,7 +13,7 @@ import jax
 from tokenauction_jax.agents.checkpoints import peft
 from tokenauction_jax.agents.checkpoints.export import write_directory
 from tokenauction_jax.agents.checkpoints.load import Checkpoint
-from tokenauction_jax.agents.checkpoints.weights import CheckpointError
+from tokenauction_jax.agents.checkpoints.reading import CheckpointError
 from tokenauction_jax.agents.finetune.examples import (
     Example,
     plan_batches,
