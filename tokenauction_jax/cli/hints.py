@@ -8,6 +8,12 @@ from collections.abc import Iterator
 import jax
 
 from tokenauction_jax.files import ExistsError
+from tokenauction_jax.outside import one_line
+
+
+def say(line: str) -> None:
+    """Prints a line that is no result."""
+    print(f"tokenauction: {one_line(line)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -28,8 +34,7 @@ def warn_about_idle_accelerators() -> None:
         ("TPU", "/dev/accel*", "tpu"),
     ):
         if glob.glob(devices):
-            print(
-                f"tokenauction: this machine has a {kind} that JAX does not use; "
-                f"pip install 'jax[{extra}]' lets it",
-                file=sys.stderr,
+            say(
+                f"this machine has a {kind} that JAX does not use; "
+                f"pip install 'jax[{extra}]' lets it"
             )

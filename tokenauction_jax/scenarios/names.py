@@ -16,10 +16,11 @@ import jax
 from tokenauction_jax import mechanism
 from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
+from tokenauction_jax.outside import OutsideError
 from tokenauction_jax.scenarios import objects
 
 
-class RuleError(ValueError):
+class RuleError(OutsideError):
     """A name that is not a rule, with what to write instead in one line."""
 
 

@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenauction_jax.outside import OutsideError
+
 _PREFIX = "tokenauction_jax_file_"
 _ARRAYS = bool | int | float | np.generic | np.ndarray | jax.Array
 
 
-class ObjectError(ValueError):
+class ObjectError(OutsideError):
     """A name that leads to no usable object, with what to change in one line."""
 
 

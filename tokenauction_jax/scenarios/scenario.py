@@ -15,6 +15,7 @@ import pydantic
 from scipy import special
 
 from tokenauction_jax.agents import HOUSE
+from tokenauction_jax.outside import OutsideError
 from tokenauction_jax.scenarios import names, validation
 from tokenauction_jax.scenarios.rules import Rule, ValuationName, as_rule
 
@@ -26,7 +27,7 @@ _Count = Annotated[int, pydantic.Field(ge=1)]
 _Text = Annotated[str, pydantic.Field(min_length=1)]
 
 
-class ScenarioError(ValueError):
+class ScenarioError(OutsideError):
     """A scenario that cannot be run, with what to change in one line."""
 
 

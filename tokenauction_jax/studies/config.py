@@ -14,6 +14,7 @@ import pydantic
 
 from tokenauction_jax import agents, measures
 from tokenauction_jax.mechanism import Valuation
+from tokenauction_jax.outside import OutsideError
 from tokenauction_jax.scenarios import (
     kinds,
     names,
@@ -39,7 +40,7 @@ _Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")]
 _HASHED_AUCTIONS = 1024
 
 
-class StudyError(ValueError):
+class StudyError(OutsideError):
     """A study that cannot be run, with what to change in one line."""
 
 

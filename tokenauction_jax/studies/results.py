@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tokenauction_jax import files, measures
+from tokenauction_jax import files, measures, outside
 from tokenauction_jax.files import StoreError
 from tokenauction_jax.statistics import Intervals
 from tokenauction_jax.statistics.moments import Moments, Statistics
@@ -207,8 +207,7 @@ class Results:
         try:
             place.mkdir(exist_ok=True)
             for name in _TABLES:
-                content = getattr(self, name).to_csv(index=False, lineterminator="\n")
-                files.write(place / f"{name}.csv", content)
+                files.write(place / f"{name}.csv", outside.csv(getattr(self, name)))
         except OSError as error:
             raise StoreError(f"cannot write {place}: {error.strerror}") from None
 

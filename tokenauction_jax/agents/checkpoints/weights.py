@@ -14,9 +14,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
+from tokenauction_jax.outside import OutsideError
 
 
-class CheckpointError(ValueError):
+class CheckpointError(OutsideError):
     """A checkpoint that is missing, damaged, not supported or cannot be written."""
 
 

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
+from tokenauction_jax.outside import OutsideError
 
 # Lengths that batches are padded to: few, since each is compiled.
 _LENGTHS = np.array([16, 24, 32, 48, 64, 80, 96, 128, 192, 256])
 
 
-class DataError(ValueError):
+class DataError(OutsideError):
     """Training data that cannot be used, with the line and what to change."""
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.cli.displays.numbers import duration, pair
 from tokenauction_jax.reports import labels
 from tokenauction_jax.studies.config import Cell, Study
@@ -26,7 +26,7 @@ def show_plan(
 ) -> None:
     """Prints the cells of a study and what it will cost."""
     if study.description:
-        console.print(study.description, style="bold", markup=False)
+        console.print(study.description, style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("cell", *cells[0].levels, "auctions", "time on one core"):
         table.add_column(
@@ -99,7 +99,6 @@ def show_session(console: Console, folder: Folder) -> None:
         f"{last['auctions_per_second']:,.0f} auctions/s{memory}. "
         f"Tables are in {path / 'tables'}; "
         f"figures and a page: tokenauction study report {path}",
-        markup=False,
         soft_wrap=True,
     )
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import rich.progress
-from rich.console import Console
 
 from tokenauction_jax.agents.finetune import Progress, Training
+from tokenauction_jax.cli.displays.console import Console
 
 
 class TrainingProgress:
