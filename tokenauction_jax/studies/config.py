@@ -23,6 +23,13 @@ from tokenauction_jax.scenarios import (
     validation,
     values,
 )
+from tokenauction_jax.scenarios.numbers import (
+    STRICT,
+    Auctions,
+    Index,
+    KeptAuctions,
+    PositiveAmount,
+)
 from tokenauction_jax.scenarios.rules import ValuationName
 from tokenauction_jax.scenarios.settings import Setting
 from tokenauction_jax.studies.levels import (
@@ -34,7 +41,6 @@ from tokenauction_jax.studies.levels import (
     with_levels,
 )
 
-_STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 _Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")]
 # Of values and bids that functions make so many auctions are part of the digest.
 _HASHED_AUCTIONS = 1024
@@ -54,10 +60,10 @@ class Stop:
       agent: Whose estimate, for a measure that each agent has.
     """
 
-    __pydantic_config__ = _STRICT
-    half_width: Annotated[float, pydantic.Field(strict=True, gt=0)]
+    __pydantic_config__ = STRICT
+    half_width: PositiveAmount
     measure: str = "welfare"
-    agent: Annotated[int, pydantic.Field(strict=True, ge=0)] = 0
+    agent: Index = 0
 
 
 SETTING = tuple(field.name for field in dataclasses.fields(Setting))
@@ -89,14 +95,14 @@ class Study(Setting):
 
     name: _Name = "study"
     description: str = ""
-    num_auctions: Annotated[int, pydantic.Field(strict=True, ge=1, lt=2**31)] = 10_000
+    num_auctions: Auctions = 10_000
     valuation: ValuationName = "total_variation"
     reference: Literal["uniform", "mean"] = "mean"
     factors: dict[str, Annotated[tuple[Any, ...], pydantic.Field(min_length=1)]] = (
         dataclasses.field(default_factory=dict)
     )
     stop: Stop | None = None
-    keep_auctions: Annotated[int, pydantic.Field(strict=True, ge=0)] = 100
+    keep_auctions: KeptAuctions = 100
 
     def __post_init__(self) -> None:
         for name in SETTING:
