@@ -74,6 +74,7 @@ def run(command: Simulate) -> None:
     display.show_results(console, scenario, runs)
     if command.out is not None:
         console.print(f"Written to {command.out}")
+    hints.end_if_undefined(results)
 
 
 def _override(scenario: Scenario, command: Simulate) -> Scenario:

@@ -174,6 +174,7 @@ def _interruptible(folder: pathlib.Path, console: Console) -> Iterator[Listener]
     display.show_session(console, Folder(folder))
     if interrupted:
         raise KeyboardInterrupt
+    hints.end_if_undefined(found)
 
 
 def _report(command: Report, console: Console) -> None:

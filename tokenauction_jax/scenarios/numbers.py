@@ -15,8 +15,9 @@ STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 SMALLEST, LARGEST = 1e-30, 1e30
 # What tells the two forms of `Amounts` apart in the places of mistakes.
 NUMBER, LIST = "<number>", "<list>"
-# What is counted: beyond, no memory or time suffices.
-_MOST_AGENTS, _MOST_TOKENS, _MOST_OF_A_TEXT = 1000, 2**20, 2**16
+# What is counted. A program has a part for each pair of agents: of 64 it compiles for
+# minutes; and a table of 2^20 tokens takes gigabytes in a block of auctions.
+MOST_AGENTS, _MOST_TOKENS, _MOST_OF_A_TEXT = 64, 2**20, 2**16
 
 
 def _within(low: float, high: float) -> Any:
@@ -67,10 +68,10 @@ Order = Annotated[float, _within(-1e3, 1e3)]
 Influence = Annotated[float, _within(1e-3, 1e3)]
 
 Seed = Annotated[int, _within(0, 2**32 - 1)]
-Index = Annotated[int, _within(0, _MOST_AGENTS - 1)]
+Index = Annotated[int, _within(0, MOST_AGENTS - 1)]
 Auctions = Annotated[int, _within(1, 2**31 - 1)]
 KeptAuctions = Annotated[int, _within(0, 2**31 - 1)]
-NumAgents = Annotated[int, _within(1, _MOST_AGENTS)]
+NumAgents = Annotated[int, _within(1, MOST_AGENTS)]
 VocabSize = Annotated[int, _within(2, _MOST_TOKENS)]
 NumTokens = Annotated[int, _within(1, _MOST_OF_A_TEXT)]
 TopK = Annotated[int, _within(1, 2**31 - 1)]

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
@@ -40,7 +41,7 @@ def resolved(name: str, base: pathlib.Path) -> str:
     where, colon, attribute = name.rpartition(":")
     if not where.endswith(".py"):
         return name
-    return f"{base / pathlib.Path(where).expanduser()}{colon}{attribute}"
+    return f"{base / os.path.expanduser(where)}{colon}{attribute}"
 
 
 def load(name: str) -> Any:

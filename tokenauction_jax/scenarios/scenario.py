@@ -18,6 +18,7 @@ from tokenauction_jax.agents import HOUSE
 from tokenauction_jax.outside import OutsideError, quoted, shortened
 from tokenauction_jax.scenarios import names, validation
 from tokenauction_jax.scenarios.numbers import (
+    MOST_AGENTS,
     STRICT,
     Amount,
     Auctions,
@@ -94,7 +95,9 @@ class Scenario:
 
     __pydantic_config__ = STRICT
     query: Text
-    agents: Annotated[tuple[Agent, ...], pydantic.Field(min_length=1)]
+    agents: Annotated[
+        tuple[Agent, ...], pydantic.Field(min_length=1, max_length=MOST_AGENTS)
+    ]
     description: str = ""
     model: Text = HOUSE
     rules: Annotated[tuple[Rule, ...], pydantic.Field(min_length=1)] = (

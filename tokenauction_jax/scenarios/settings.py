@@ -34,6 +34,7 @@ from tokenauction_jax.scenarios.kinds import (
     find_wrong_amount,
 )
 from tokenauction_jax.scenarios.numbers import (
+    MOST_AGENTS,
     STRICT,
     NumTokens,
     PositiveShare,
@@ -66,7 +67,7 @@ _LINEAR = Rule("linear")
 
 
 # Probabilities of all agents: what a block of auctions holds 32 times, and chains once.
-_MOST, _MOST_OF_CHAINS = 2**24, 2**26
+_MOST, _MOST_OF_CHAINS = 2**20, 2**26
 _BY_KIND = pydantic.Field(discriminator="kind")
 
 
@@ -192,7 +193,10 @@ def influence_of(mechanism: Mechanism) -> float:
 
 
 def _size_problems(agents: Agents) -> Iterator[Problem]:
-    """Tables of more numbers than fit."""
+    """More agents than a program is compiled for, or tables that do not fit."""
+    if agents.num_agents > MOST_AGENTS:
+        told = f"{agents.num_agents:,} agents, at most {MOST_AGENTS}"
+        yield Problem(("agents",), f"{told}: a program has a part for each pair")
     if not isinstance(agents, DirichletAgents | ZipfAgents | MarkovAgents):
         return
     is_markov = isinstance(agents, MarkovAgents)

@@ -33,7 +33,8 @@ def draw_values(
         return _given("values", values.amounts, numbers, numbers, shape)
     if isinstance(values, kinds.FixedValues | kinds.SharedValues):
         return np.broadcast_to(_fixed(values, n).astype(np.float32), shape)
-    words = np.asarray(_words(seed, first_auction, num_auctions, n), np.float64)
+    bits = _words(np.uint32(seed), first_auction, num_auctions, n)
+    words = np.asarray(bits, np.float64)
     # Here and in double precision: XLA rounds a normal by the shape of its batch.
     z = special.ndtri((words[..., 0] + (words[..., 1] + 0.5) * 2.0**-32) * 2.0**-32)
     c = values.correlation

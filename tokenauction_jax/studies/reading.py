@@ -6,6 +6,7 @@ written out in full.
 
 import importlib.resources
 import math
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -188,7 +189,7 @@ def _resolved(content: Any, base: pathlib.Path, key: str = "") -> Any:
     if key != "scenario" or not isinstance(content, str):
         return content
     built_in = content in scenario.builtin_scenarios()
-    return content if built_in else str(base / pathlib.Path(content).expanduser())
+    return content if built_in else str(base / os.path.expanduser(content))
 
 
 def _size_problems(study: Study) -> Iterator[Problem]:
@@ -253,7 +254,7 @@ def _cell_problems(study: Study) -> Iterator[Problem]:
                     ("factors", key), f"{problem.message} (cell {quoted(cell.label)})"
                 )
     stop = study.stop
-    if stop is None:
+    if stop is None or seen:
         return
     if stop.measure not in measures.UNITS:
         hint = validation.nearest(stop.measure, measures.UNITS, "measures")

@@ -71,6 +71,12 @@ class Results:
         return precise_enough(self.study, self.plan, self.statistics)
 
     @property
+    def undefined_cells(self) -> list[int]:
+        """Indices of the cells of which every auction became undefined."""
+        lost = self.statistics.undefined == self.num_auctions
+        return np.nonzero(lost)[0].tolist()
+
+    @property
     def factors(self) -> dict[str, list[str]]:
         """The labels of each factor's levels, its baseline first."""
         return {
