@@ -63,3 +63,14 @@ def with_value(content, place, value):
     copied = list(content) if isinstance(content, list) else dict(content)
     copied[key] = with_value(copied[key], rest, value)
     return copied
+
+
+def without(content, place):
+    """The document without one of its values."""
+    key, *rest = place
+    copied = list(content) if isinstance(content, list) else dict(content)
+    if rest:
+        copied[key] = without(copied[key], rest)
+    else:
+        del copied[key]
+    return copied

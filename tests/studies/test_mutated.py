@@ -6,10 +6,14 @@ import mutations
 import pytest
 
 from tokenauction_jax.scenarios import population
-from tokenauction_jax.scenarios.scenario import ScenarioError, validate_scenario
+from tokenauction_jax.scenarios.scenario import (
+    ScenarioError,
+    read_scenario,
+    validate_scenario,
+)
 from tokenauction_jax.studies.config import StudyError
 from tokenauction_jax.studies.plan import make_plan
-from tokenauction_jax.studies.reading import validate_study
+from tokenauction_jax.studies.reading import read_study, validate_study
 
 # Seconds that no configuration may take, on a busy machine.
 _SOON = 5.0
@@ -117,22 +121,107 @@ def test_every_value_of_a_scenario_may_be_anything():
         assert time.perf_counter() - start < _SOON, (place, value)
 
 
+def check_study(content):
+    """Refused in one line, or with plans, values and bids that float32 holds."""
+    try:
+        study = validate_study(content)
+    except StudyError as error:
+        check_refusal(str(error))
+        return
+    cells = study.cells()
+    if cells[0].setting.has_texts:
+        return
+    built = population.build([cell.setting for cell in cells[:2]])
+    make_plan(study, built)
+    for amounts in (x for one in built for x in one.draw(0, 4)):
+        assert (amounts[amounts != 0] > 1e-31).all()
+        assert (amounts < 1e31).all()
+        assert amounts.any(axis=1).all()
+
+
 @pytest.mark.parametrize("content", STUDIES, ids=range(len(STUDIES)))
 def test_every_value_of_a_study_may_be_anything(content):
     assert validate_study(content)
     for place, value, changed in each_mutation(content):
         start = time.perf_counter()
-        try:
-            study = validate_study(changed)
-        except StudyError as error:
-            check_refusal(str(error))
-        else:
-            if study.cells()[0].setting.has_texts:
-                continue
-            # What is not refused has plans, bids and values in float32's range.
-            population_ = population.build([x.setting for x in study.cells()[:1]])
-            make_plan(study, population_)
-            for amounts in population_[0].draw(0, 4):
-                assert (amounts[amounts != 0] >= 1e-31).all(), (place, value)
-                assert (amounts <= 1.1e30).all(), (place, value)
+        check_study(changed)
         assert time.perf_counter() - start < _SOON, (place, value)
+
+
+@pytest.mark.parametrize("content", STUDIES[:-1], ids=range(len(STUDIES) - 1))
+def test_every_level_of_a_factor_may_be_anything(content):
+    for place in mutations.places(content):
+        key = ".".join(map(str, place))
+        for value in mutations.VALUES:
+            check_study(content | {"factors": {key: [value]}})
+            check_study(content | {"factors": {key: [1.0, value]}})
+
+
+@pytest.mark.parametrize("content", STUDIES, ids=range(len(STUDIES)))
+def test_any_key_may_be_missing_or_another(content):
+    for place in mutations.places(content):
+        check_study(mutations.without(content, place))
+    for name in mutations.TEXTS:
+        check_study(content | {name: 1})
+        check_study(content | {"factors": {name: [1]}})
+        check_study(content | {"agents": content.get("agents", {}) | {name: 1}})
+
+
+TOO_LARGE = {
+    "agents": {"agents": {"num_agents": 2**31}},
+    "tokens": {"agents": {"vocab_size": 2**31}},
+    "probabilities": {"agents": {"num_agents": 60, "vocab_size": 2**20}},
+    "chains": {"agents": {"kind": "markov", "vocab_size": 2**15}},
+    "cells": {"factors": {"seed": list(range(400)), "num_tokens": list(range(1, 401))}},
+    "levels": {"factors": {"seed": list(range(160_000))}},
+    "table": {"agents": {"kind": "table", "probs": [[0.5, 0.5]] * 100}},
+    "sigma": {"values": {"sigma": 1e7}},
+    "median": {"values": {"median": 1e29, "sigma": 2.0}},
+    "bids": {"values": {"median": 1e29, "sigma": 0.0}, "bids": {"kind": "shaded"}}
+    | {"factors": {"bids.factor": [1.0, 100.0]}},
+    "weight": {"bids": {"kind": "weight", "weight": 0.1, "amounts": [1.0] * 3}}
+    | {"rule": {"aggregation": "linear", "influence": 0.01}},
+    "silence": {"values": {"kind": "fixed", "amounts": [1.0, 0.0, 0.0]}}
+    | {"bids": {"kind": "shaded", "factor": 0.0, "agents": [0]}},
+    "name": {"rule": "power_mean(1e308)"},
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_what_is_too_large_is_refused_soon(name):
+    start = time.perf_counter()
+    with pytest.raises(StudyError) as caught:
+        validate_study(TOO_LARGE[name])
+    check_refusal(str(caught.value))
+    assert time.perf_counter() - start < _SOON
+
+
+TEXTS = {
+    "brackets": "x = " + "[" * 500 + "]" * 500,
+    "braces": "x = " + "{a=" * 500 + "1" + "}" * 500,
+    "some brackets": "seed = " + "[" * 100 + "]" * 100,
+    "dots": ".".join("a" * 900) + " = 1",
+    "digits": "seed = " + "1" * 5000,
+    "hexadecimal": "seed = 0x" + "f" * 5000,
+    "NUL": "seed = 1\0",
+    "surrogate": 'name = "\\ud800"',
+    "bytes": b"\xff\xfe",
+    "long": "seed = 1\n" + "# a\n" * 10**5 + "sed = 2",
+    "lists": "[agents]\nkind = 'table'\nprobs = [\n" + "[1, 2],\n" * 10**4 + "]",
+    "text": 'sed = """\n' + "a\n" * 10**5 + '"""',
+    "keys": "".join(f"k{i} = 1\n" for i in range(2000)),
+    "half": "[agents",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_that_make_no_sense_are_refused_soon(tmp_path, name):
+    path = tmp_path / f"{'x' * 200}.toml"
+    given = TEXTS[name]
+    path.write_bytes(given if isinstance(given, bytes) else given.encode())
+    for read, error in ((read_study, StudyError), (read_scenario, ScenarioError)):
+        start = time.perf_counter()
+        with pytest.raises(error) as caught:
+            read(str(path))
+        check_refusal(str(caught.value))
+        assert time.perf_counter() - start < _SOON
