@@ -41,7 +41,7 @@ from tokenauction_jax.studies.levels import (
     with_levels,
 )
 
-_Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")]
+_Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
 # Of values and bids that functions make so many auctions are part of the digest.
 _HASHED_AUCTIONS = 1024
 

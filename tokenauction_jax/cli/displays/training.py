@@ -21,6 +21,7 @@ class TrainingProgress:
             rich.progress.TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("reading", total=None, state="")
         self._perplexity = ""
