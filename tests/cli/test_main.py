@@ -227,7 +227,7 @@ def test_square_brackets_in_names_are_shown(capsys, scenario):
 def test_bids_beyond_float32(capsys, scenario):
     for bids in (["1e39", "1"], ["1e-50", "1e-50"]):
         line = refusal(capsys, "simulate", scenario, "--bids", *bids)
-        assert "in float32" in line
+        assert "agents[0].bid" in line
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def oddities(content: Any) -> Iterator[Problem]:
 
 
 def validate(
-    kind: Any, content: Mapping[str, Any], sections: Mapping[str | int, type]
+    kind: Any, content: Any, sections: Mapping[str | int, type]
 ) -> tuple[Any, list[Problem]]:
     """A dataclass from a document, or None and everything that is wrong with it.
 

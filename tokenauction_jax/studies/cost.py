@@ -77,7 +77,7 @@ def estimate(
         static = engine.static_arguments(study, cell)
         program = engine.program_key((cell.mechanism, cell.pool), static)
         if program not in found:
-            late = time.perf_counter() - start > _TRYING
+            late = found and time.perf_counter() - start > _TRYING
             if late or cell.num_agents > _MOST_COMPILED:
                 timed = [block for block in found.values() if block.is_timed]
                 found[program] = _judge_block(_size(cell, plan), cell, timed)
@@ -145,12 +145,12 @@ def _time_block(arguments: Any, static: Any, size: int, cell: Population) -> _Bl
     if tokens < whole:
         short = static | {"num_tokens": tokens}
         compiled = engine.run_block.lower(*arguments, **short).compile()
-    seconds, begun = [], time.perf_counter()
-    while not seconds or (len(seconds) < 4 and time.perf_counter() - begun < 1):
+    finite = np.isfinite(compiled(*arguments).measures)
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < 3 and sum(seconds) < 1):
         start = time.perf_counter()
-        texts = jax.block_until_ready(compiled(*arguments))
+        jax.block_until_ready(compiled(*arguments))
         seconds.append(time.perf_counter() - start)
-    finite = np.isfinite(texts.measures)
     partial = finite.any(0) & ~finite.all(0)
     scaled = min(seconds) * whole / tokens
     return _Block(scaled, compiling, float(memory), partial, size)
