@@ -206,6 +206,24 @@ def test_training_data_is_shown(capsys, tmp_path, model):
         assert len(err) <= 500
 
 
+def test_a_scenario_without_any_auction_ends_with_1(capsys, tmp_path, model):
+    """Each agent insists on a token of its own."""
+    agents = "".join(
+        f"[[agents]]\nname = '{x}'\nprompt = '{x}'\nsampling = {{ top_k = 1 }}\n"
+        for x in ("to the sea", "hills!")
+    )
+    (tmp_path / "lost.toml").write_text(
+        f"query = 'q'\nmodel = '{model}'\nnum_auctions = 3\nnum_tokens = 5\n"
+        f"rules = ['log_linear']\n{agents}"
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main(["simulate", str(tmp_path / "lost.toml"), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 1
+    _, err = check_shown(capsys)
+    assert "every auction became undefined in 1 of 1 cells (log_linear)" in err
+    assert (tmp_path / "out" / "summary.csv").exists()
+
+
 def test_a_cell_without_any_auction_ends_the_run_with_1(capsys, live, tmp_path):
     """Agents with no token in common have no geometric mean; results are kept."""
     file = tmp_path / "lost.toml"

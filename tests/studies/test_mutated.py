@@ -167,6 +167,62 @@ def test_any_key_may_be_missing_or_another(content):
         check_study(content | {"agents": content.get("agents", {}) | {name: 1}})
 
 
+SENSELESS = {
+    "values.amounts": ("fixed", [1e-46, 1e308, -1.0, True, "1.5", [1.0, 1e-31, 1.0]]),
+    "values.median": ("log_normal", [0.0, 1e-46, 1e308, 1e-31, 1.1e30, False]),
+    "values.sigma": ("log_normal", [-1.0, 7.1, 1e7]),
+    "values.shape": ("gamma", [0.0, 1e-9, 1e7]),
+    "values.mean": ("gamma", [1e29, 1e-31]),
+    "values.high": ("uniform", [1e-46, 1e31]),
+    "values.share": ("share", [1e-46, 1.5, True]),
+    "bids.factor": ("shaded", [1e-300, 1e300, -1.0, "1"]),
+    "agents.concentration": ("dirichlet", [0.0, 1e-5, 1e39, True]),
+    "agents.vocab_size": ("dirichlet", [1, 1e30, 2**31, 10**30, True]),
+    "agents.num_agents": ("dirichlet", [0, 65, 2**31, 2.0, True]),
+    "agents.exponent": ("zipf", [-1.0, 101.0]),
+    "sampling.temperature": (None, [0.0, 1e-7, 1e7, True, "0.5"]),
+    "sampling.top_p": (None, [0.0, 1e-46, 1.1]),
+    "rule.influence": (None, [0.0, 1e-300, 1e300, 1e-4, 1001.0, True]),
+    "rule.order": (None, [1e308, -1e308, 1001.0, float("nan"), True]),
+    "stop.half_width": (None, [0.0, 1e-46, 1e308]),
+    "seed": (None, [-1, 2**32, 1.0, True]),
+    "num_tokens": (None, [0, 2**17, 1.0, True]),
+    "num_auctions": (None, [0, 2**31, 1.0, True]),
+}
+
+
+@pytest.mark.parametrize("key", SENSELESS)
+def test_numbers_that_make_no_sense_are_refused_by_their_key(key):
+    kind, values = SENSELESS[key]
+    *section, name = key.split(".")
+    for value in values:
+        content = {name: value} | ({} if kind is None else {"kind": kind})
+        if section == ["rule"]:
+            content |= {"aggregation": "power_mean", "payment": "pay_your_bid"}
+        content = {section[0]: content} if section else content
+        with pytest.raises(StudyError, match=section[0] if section else name) as caught:
+            validate_study(content)
+        check_refusal(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("bid", False), ("bid", "1.5"), ("bid", 1e-46), ("bid", 1e308)),
+        *(("value", True), ("sampling", {"temperature": 1e-7}), ("bid", -1.0)),
+        *(("num_tokens", True), ("num_auctions", 3.0), ("seed", "1")),
+        *(("rules", ["power_mean(1e308)"]), ("rules", [{"influence": 1e300}])),
+    ],
+    ids=str,
+)
+def test_scenarios_are_as_strict(key, value):
+    agent = {"name": "A", "prompt": "a"}
+    own = key in ("bid", "value", "sampling")
+    content = {"query": "q", "agents": [agent | ({key: value} if own else {})]}
+    with pytest.raises(ScenarioError, match=key.removesuffix("s")):
+        validate_scenario(content if own else content | {key: value})
+
+
 TOO_LARGE = {
     "agents": {"agents": {"num_agents": 2**31}},
     "tokens": {"agents": {"vocab_size": 2**31}},

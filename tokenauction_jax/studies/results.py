@@ -170,8 +170,9 @@ class Results:
         """
         column = measures.Column(measure, valuation, agent)
         if column not in self.columns:
-            keys = ", ".join(column.key for column in self.columns)
-            raise ValueError(f"no measure {column.key!r}: there are {keys}")
+            keys = outside.listed(column.key for column in self.columns)
+            known = f"there are {keys}"
+            raise ValueError(f"no measure {outside.quoted(column.key)}: {known}")
         joint = self.folder.read_measure(self.columns.index(column))
         upper = np.triu_indices(len(self.cells))
         found = np.zeros((len(self.cells), len(self.cells)))
