@@ -1,5 +1,6 @@
 """Configurations that make no sense: refused in one line, before time is spent."""
 
+import contextlib
 import time
 
 import mutations
@@ -15,8 +16,8 @@ from tokenauction_jax.studies.config import StudyError
 from tokenauction_jax.studies.plan import make_plan
 from tokenauction_jax.studies.reading import read_study, validate_study
 
-# Seconds that no configuration may take, on a busy machine.
-_SOON = 5.0
+# Seconds of the processor that no refusal may take.
+_SOON = 3.0
 
 SCENARIO = {
     "query": "q",
@@ -98,6 +99,13 @@ STUDIES = [
 STUDIES.append({"num_auctions": 9, "factors": FACTORS})
 
 
+@contextlib.contextmanager
+def soon():
+    start = time.process_time()
+    yield
+    assert time.process_time() - start < _SOON
+
+
 def check_refusal(message):
     assert message
     assert len(message) < 500
@@ -107,27 +115,27 @@ def check_refusal(message):
 def each_mutation(content):
     for place in mutations.places(content):
         for value in mutations.VALUES:
-            yield place, value, mutations.with_value(content, place, value)
+            yield mutations.with_value(content, place, value)
 
 
 def test_every_value_of_a_scenario_may_be_anything():
     assert validate_scenario(SCENARIO)
-    for place, value, content in each_mutation(SCENARIO):
-        start = time.perf_counter()
-        try:
-            validate_scenario(content)
-        except ScenarioError as error:
-            check_refusal(str(error))
-        assert time.perf_counter() - start < _SOON, (place, value)
+    for content in each_mutation(SCENARIO):
+        with soon():
+            try:
+                validate_scenario(content)
+            except ScenarioError as error:
+                check_refusal(str(error))
 
 
 def check_study(content):
     """Refused in one line, or with plans, values and bids that float32 holds."""
-    try:
-        study = validate_study(content)
-    except StudyError as error:
-        check_refusal(str(error))
-        return
+    with soon():
+        try:
+            study = validate_study(content)
+        except StudyError as error:
+            check_refusal(str(error))
+            return
     cells = study.cells()
     if cells[0].setting.has_texts:
         return
@@ -142,10 +150,8 @@ def check_study(content):
 @pytest.mark.parametrize("content", STUDIES, ids=range(len(STUDIES)))
 def test_every_value_of_a_study_may_be_anything(content):
     assert validate_study(content)
-    for place, value, changed in each_mutation(content):
-        start = time.perf_counter()
+    for changed in each_mutation(content):
         check_study(changed)
-        assert time.perf_counter() - start < _SOON, (place, value)
 
 
 @pytest.mark.parametrize("content", STUDIES[:-1], ids=range(len(STUDIES) - 1))
@@ -245,11 +251,9 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_what_is_too_large_is_refused_soon(name):
-    start = time.perf_counter()
-    with pytest.raises(StudyError) as caught:
+    with soon(), pytest.raises(StudyError) as caught:
         validate_study(TOO_LARGE[name])
     check_refusal(str(caught.value))
-    assert time.perf_counter() - start < _SOON
 
 
 TEXTS = {
@@ -276,8 +280,6 @@ def test_files_that_make_no_sense_are_refused_soon(tmp_path, name):
     given = TEXTS[name]
     path.write_bytes(given if isinstance(given, bytes) else given.encode())
     for read, error in ((read_study, StudyError), (read_scenario, ScenarioError)):
-        start = time.perf_counter()
-        with pytest.raises(error) as caught:
+        with soon(), pytest.raises(error) as caught:
             read(str(path))
         check_refusal(str(caught.value))
-        assert time.perf_counter() - start < _SOON

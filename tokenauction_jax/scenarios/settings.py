@@ -169,21 +169,20 @@ def problems(setting: Setting, num_auctions: int) -> Iterator[Problem]:
         yield from _table_problems(agents)
     if isinstance(agents, PoolAgents):
         yield from _pool_problems(agents)
-    yield from _size_problems(agents)
-    try:
-        mechanism = setting.rule.build()
-    except names.RuleError as error:
-        yield Problem(("rule",), str(error))
-        return
     found = [
+        *_size_problems(agents),
         *_amount_problems("values", setting.values, n, num_auctions),
         *_amount_problems("bids", setting.bids, n, num_auctions),
         *_combined_problems(setting.values, setting.bids, n),
     ]
+    try:
+        influence = influence_of(setting.rule.build())
+    except names.RuleError as error:
+        found.append(Problem(("rule",), str(error)))
+    else:
+        if not found:
+            found += _extreme_problems(setting.values, setting.bids, n, influence)
     yield from found
-    if not found:
-        influence = influence_of(mechanism)
-        yield from _extreme_problems(setting.values, setting.bids, n, influence)
 
 
 def influence_of(mechanism: Mechanism) -> float:
