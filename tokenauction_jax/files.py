@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tokenauction_jax.outside import OutsideError
 
-class StoreError(ValueError):
+
+class StoreError(OutsideError):
     """Results that cannot be written or read, with what to change in one line."""
 
 

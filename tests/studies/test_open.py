@@ -257,7 +257,10 @@ def test_numbers_of_a_rule_are_leaves(found):
             {"values": np.ones((39, 2))},
             r"values.amounts: has shape \(39, 2\)",
         ),
-        ({"values": [[1.0, -1.0]] * 40}, "not negative, got -1.0 for agent 1 in row 0"),
+        (
+            {"values": [[1.0, -1.0]] * 40},
+            "must be 0, or from .*, got -1 for agent 1 in row 0",
+        ),
         ({"bids": np.zeros((40, 2))}, "must not all be zero in row 0"),
         ({"values": [1.0, 2.0, 3.0]}, "3 numbers, expected one or 2"),
         ({"agents": 3}, "should be an AgentPool"),

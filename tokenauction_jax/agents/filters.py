@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenauction_jax import records
+from tokenauction_jax.outside import quoted
 
 # Bisection steps: they narrow a gap of 2**7 in log-probability to 2**-25.
 _STEPS = 32
@@ -191,13 +192,13 @@ def _numbers(name: str, given: Any, num_agents: int, absent: float) -> list[floa
     """One number per agent, `absent` in place of None."""
     values = [given] if np.ndim(given) == 0 else list(given)
     if len(values) not in (1, num_agents):
-        raise ValueError(f"{name} is {given!r}: give one number, or {num_agents}")
+        raise ValueError(f"{name} is {quoted(given)}: give one number, or {num_agents}")
     if len(values) == 1:
         values = values * num_agents
     try:
         return [absent if value is None else float(value) for value in values]
     except (TypeError, ValueError):
-        raise ValueError(f"{name} is {given!r}: it must be a number") from None
+        raise ValueError(f"{name} is {quoted(given)}: it must be a number") from None
 
 
 def _counts(

@@ -15,6 +15,7 @@ from tokenauction_jax.agents.filters import Sampling, filter_logits, sampling
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.agents.models.group import Group, GroupState, new_group
 from tokenauction_jax.agents.models.lora import Adapter
+from tokenauction_jax.outside import quoted
 
 _T = TypeVar("_T")
 
@@ -148,7 +149,9 @@ def from_language_model(
     ...     temperature=0.6, top_k=50)  # doctest: +SKIP
     """
     if isinstance(prompts, str) or not len(prompts):
-        raise ValueError(f"prompts is {prompts!r}: give a list with one per agent")
+        raise ValueError(
+            f"prompts is {quoted(prompts)}: give a list with one per agent"
+        )
     each = _one_each("models", models, len(prompts))
     tokenizers = _one_each("tokenizer", tokenizer, len(prompts))
     vocab_size = _shared_vocabulary(each, tokenizers)
@@ -216,7 +219,7 @@ def _encode(
     else:
         tokens = [int(token) for token in prompt]
     if not tokens:
-        raise ValueError(f"prompt {prompt!r} is empty: give at least one token")
+        raise ValueError(f"prompt {quoted(prompt)} is empty: give at least one token")
     if not 0 <= min(tokens) <= max(tokens) < vocab_size:
-        raise ValueError(f"prompt {prompt!r} has ids outside [0, {vocab_size})")
+        raise ValueError(f"prompt {quoted(prompt)} has ids outside [0, {vocab_size})")
     return tokens

@@ -4,12 +4,12 @@ import dataclasses
 import pathlib
 
 import tyro
-from rich.console import Console
 
 from tokenauction_jax import auditing, files
 from tokenauction_jax.cli import hints
 from tokenauction_jax.cli.displays import audit as display
 from tokenauction_jax.cli.displays import progress
+from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.scenarios import names
 
 
@@ -57,7 +57,7 @@ def run(command: Audit) -> None:
         rule = names.aggregation(name, command.influence)
         payments = command.payment or names.payments_of(rule)
         chosen.append((rule, [names.payment(each, rule) for each in payments]))
-    console = Console(highlight=False)
+    console = Console()
     audits = []
     for rule, payments in chosen:
         with progress.Activity(Console(stderr=True)) as activity:
@@ -78,4 +78,4 @@ def run(command: Audit) -> None:
         display.show_audit(console, found)
     if command.out is not None:
         files.write_json(command.out, [found.to_dict() for found in audits])
-        console.print(f"Written to {command.out}", markup=False)
+        console.print(f"Written to {command.out}")

@@ -8,6 +8,25 @@ from collections.abc import Iterator
 import jax
 
 from tokenauction_jax.files import ExistsError
+from tokenauction_jax.outside import listed, one_line
+from tokenauction_jax.studies import Results
+
+
+def say(line: str) -> None:
+    """Prints a line that is no result."""
+    print(f"tokenauction: {one_line(line)}", file=sys.stderr)
+
+
+def end_if_undefined(found: Results) -> None:
+    """Ends the command with exit code 1 if cells are left without any auction."""
+    if lost := found.undefined_cells:
+        labels = listed((found.study.label(cell) for cell in lost), most=3)
+        say(
+            f"every auction became undefined in {len(lost):,} of "
+            f"{len(found.cells):,} cells ({labels}): no token there was possible for "
+            "all agents with a bid; filter less, or choose a rule of positive order"
+        )
+        sys.exit(1)
 
 
 @contextlib.contextmanager
@@ -28,8 +47,7 @@ def warn_about_idle_accelerators() -> None:
         ("TPU", "/dev/accel*", "tpu"),
     ):
         if glob.glob(devices):
-            print(
-                f"tokenauction: this machine has a {kind} that JAX does not use; "
-                f"pip install 'jax[{extra}]' lets it",
-                file=sys.stderr,
+            say(
+                f"this machine has a {kind} that JAX does not use; "
+                f"pip install 'jax[{extra}]' lets it"
             )

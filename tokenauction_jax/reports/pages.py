@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from tokenauction_jax import files
 from tokenauction_jax.files import StoreError
+from tokenauction_jax.outside import visible
 from tokenauction_jax.reports import figures, labels, tables
 from tokenauction_jax.reports.figures import Chart
 from tokenauction_jax.reports.labels import Row
@@ -73,14 +74,21 @@ def _inline(folder: pathlib.Path, chart: Chart) -> str:
     svg = re.sub("<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\1{chart.name}-", svg)
     return svg.replace(
-        "<svg ", f'<svg role="img" aria-label="{escape(chart.title)}" ', 1
+        "<svg ", f'<svg role="img" aria-label="{escape(visible(chart.title))}" ', 1
     )
+
+
+def _shown(value: Any) -> Any:
+    """What the template is filled with; texts keep their newlines."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return visible(value, keep="\n") if is_text else value
 
 
 def _render(results: Results, charts: Sequence[tuple[Chart, str]]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
+from tokenauction_jax.outside import visible
 from tokenauction_jax.reports.labels import Row, excludes_zero, number
 
 # Okabe and Ito's colours, told apart by the colour-blind, each with its own marker;
@@ -186,7 +187,7 @@ def scale_numbers(figure: Figure, levels: Sequence[float]) -> None:
 
 def short(text: str, length: int = 28) -> str:
     """One line of at most `length` characters."""
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
@@ -197,7 +198,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _wrap(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width)[:3])
+    return "\n".join(textwrap.wrap(visible(text), width)[:3])
 
 
 def _estimate(axes: Axes, y: float, style: int, row: Row | None, hollow: bool) -> None:

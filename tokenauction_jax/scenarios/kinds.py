@@ -9,14 +9,26 @@ from pydantic_core import PydanticCustomError
 
 from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.scenarios import names
+from tokenauction_jax.scenarios.numbers import (
+    LARGEST,
+    SMALLEST,
+    STRICT,
+    Amount,
+    Amounts,
+    Concentration,
+    Exponent,
+    Factor,
+    Index,
+    NumAgents,
+    PositiveAmount,
+    Seed,
+    Shape,
+    Share,
+    Sigma,
+    Text,
+    VocabSize,
+)
 from tokenauction_jax.scenarios.scenario import Scenario, read_scenario
-
-STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-Positive = Annotated[float, pydantic.Field(strict=True, gt=0)]
-NonNegative = Annotated[float, pydantic.Field(strict=True, ge=0)]
-Share = Annotated[float, pydantic.Field(strict=True, ge=0, le=1)]
-Count = Annotated[int, pydantic.Field(strict=True, ge=1)]
-Text = Annotated[str, pydantic.Field(min_length=1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +37,9 @@ class DirichletAgents:
 
     __pydantic_config__ = STRICT
     kind: Literal["dirichlet"] = "dirichlet"
-    num_agents: Count = 3
-    vocab_size: Annotated[int, pydantic.Field(strict=True, ge=2)] = 64
-    concentration: Positive = 0.3
+    num_agents: NumAgents = 3
+    vocab_size: VocabSize = 64
+    concentration: Concentration = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +48,9 @@ class ZipfAgents:
 
     __pydantic_config__ = STRICT
     kind: Literal["zipf"] = "zipf"
-    num_agents: Count = 3
-    vocab_size: Annotated[int, pydantic.Field(strict=True, ge=2)] = 64
-    exponent: NonNegative = 1.0
+    num_agents: NumAgents = 3
+    vocab_size: VocabSize = 64
+    exponent: Exponent = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +59,10 @@ class MarkovAgents:
 
     __pydantic_config__ = STRICT
     kind: Literal["markov"] = "markov"
-    num_agents: Count = 3
-    vocab_size: Annotated[int, pydantic.Field(strict=True, ge=2)] = 64
-    concentration: Positive = 0.3
-    table_seed: Annotated[int, pydantic.Field(strict=True, ge=0, lt=2**32)] = 0
+    num_agents: NumAgents = 3
+    vocab_size: VocabSize = 64
+    concentration: Concentration = 0.3
+    table_seed: Seed = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +70,7 @@ class TableAgents:
     """Agents with the given distributions `(n, V)`, the same for every token."""
 
     __pydantic_config__ = STRICT
-    probs: Annotated[tuple[tuple[NonNegative, ...], ...], pydantic.Field(min_length=1)]
+    probs: Annotated[tuple[tuple[Share, ...], ...], pydantic.Field(min_length=1)]
     kind: Literal["table"] = "table"
 
     @property
@@ -168,7 +180,7 @@ class FixedValues:
 
     __pydantic_config__ = STRICT
     kind: Literal["fixed"] = "fixed"
-    amounts: NonNegative | tuple[NonNegative, ...] = 1.0
+    amounts: Amounts = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +190,7 @@ class SharedValues:
     __pydantic_config__ = STRICT
     share: Share
     kind: Literal["share"] = "share"
-    total: Positive = 1.0
+    total: PositiveAmount = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +199,8 @@ class UniformValues:
 
     __pydantic_config__ = STRICT
     kind: Literal["uniform"] = "uniform"
-    low: NonNegative = 0.0
-    high: Positive = 1.0
+    low: Amount = 0.0
+    high: PositiveAmount = 1.0
     correlation: Share = 0.0
 
 
@@ -198,8 +210,8 @@ class LogNormalValues:
 
     __pydantic_config__ = STRICT
     kind: Literal["log_normal"] = "log_normal"
-    median: Positive = 1.0
-    sigma: NonNegative = 0.5
+    median: PositiveAmount = 1.0
+    sigma: Sigma = 0.5
     correlation: Share = 0.0
 
 
@@ -209,8 +221,8 @@ class GammaValues:
 
     __pydantic_config__ = STRICT
     kind: Literal["gamma"] = "gamma"
-    mean: Positive = 1.0
-    shape: Positive = 2.0
+    mean: PositiveAmount = 1.0
+    shape: Shape = 2.0
     correlation: Share = 0.0
 
 
@@ -257,8 +269,8 @@ class ShadedBids:
 
     __pydantic_config__ = STRICT
     kind: Literal["shaded"] = "shaded"
-    factor: NonNegative = 0.8
-    agents: tuple[Annotated[int, pydantic.Field(strict=True, ge=0)], ...] | None = None
+    factor: Factor = 0.8
+    agents: tuple[Index, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +279,7 @@ class FixedBids:
 
     __pydantic_config__ = STRICT
     kind: Literal["fixed"] = "fixed"
-    amounts: NonNegative | tuple[NonNegative, ...] = 1.0
+    amounts: Amounts = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +293,7 @@ class WeightBids:
 
     __pydantic_config__ = STRICT
     weight: Share
-    amounts: tuple[NonNegative, ...]
+    amounts: tuple[Amount, ...]
     kind: Literal["weight"] = "weight"
 
 
@@ -302,14 +314,21 @@ class GivenBids:
 Bids = TruthfulBids | ShadedBids | FixedBids | WeightBids | GivenBids
 
 
-def find_wrong_amount(amounts: np.ndarray) -> str:
-    """What is wrong with values or bids `(A, n)`, empty if nothing is."""
-    if not np.issubdtype(amounts.dtype, np.number):
+def find_wrong_amount(amounts: np.ndarray, where: str = " in row {row}") -> str:
+    """What is wrong with values or bids `(A, n)`, empty if nothing is.
+
+    Args:
+      amounts: Which.
+      where: How the row is told.
+    """
+    if amounts.dtype.kind not in "iuf":
         return f"must be numbers, got {amounts.dtype}"
-    finite = np.isfinite(amounts.astype(np.float32)) & (amounts >= 0)
-    if not finite.all():
-        row, agent = np.argwhere(~finite)[0]
-        wrong = f"must be finite and not negative, got {amounts[row, agent]}"
-        return f"{wrong} for agent {agent} in row {row}"
-    silent = ~(amounts.sum(axis=1) > 0)
-    return f"must not all be zero in row {silent.argmax()}" if silent.any() else ""
+    held = (amounts == 0) | ((amounts >= SMALLEST) & (amounts <= LARGEST))
+    if not held.all():
+        row, agent = np.argwhere(~held)[0]
+        wrong = f"must be 0, or from {SMALLEST:g} to {LARGEST:g}"
+        got = f"got {amounts[row, agent]:g} for agent {agent}"
+        return f"{wrong}, {got}{where.format(row=row)}"
+    silent = ~amounts.any(axis=1)
+    row = silent.argmax()
+    return f"must not all be zero{where.format(row=row)}" if silent.any() else ""

@@ -16,10 +16,12 @@ import jax
 from tokenauction_jax import mechanism
 from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
-from tokenauction_jax.scenarios import objects
+from tokenauction_jax.outside import OutsideError, quoted
+from tokenauction_jax.scenarios import objects, validation
+from tokenauction_jax.scenarios.numbers import Influence, Order
 
 
-class RuleError(ValueError):
+class RuleError(OutsideError):
     """A name that is not a rule, with what to write instead in one line."""
 
 
@@ -59,6 +61,9 @@ _PAYMENTS_OF_A_VALUATION: dict[str, Callable[..., Payment]] = {
     "myerson": mechanism.myerson,
 }
 
+# By their names in brackets and in files.
+_NUMBERS = {"influence": Influence, "order": Order}
+
 # The keys of files under which a name may be a reference.
 REFERENCE_KEYS = ("aggregation", "payment", "valuation", "pool")
 
@@ -87,7 +92,7 @@ def aggregation(name: str, influence: float = 1.0, **numbers: float) -> Aggregat
     if objects.is_reference(name):
         if influence != 1 or numbers:
             given = ", ".join(["influence"] * (influence != 1) + list(numbers))
-            raise RuleError(f"{name} sets its own numbers: leave out {given}")
+            raise RuleError(f"{quoted(name)} sets its own numbers: leave out {given}")
         return _own(name, Aggregation)
     base, argument = _split(name)
     row = _AGGREGATIONS.get(base)
@@ -97,19 +102,22 @@ def aggregation(name: str, influence: float = 1.0, **numbers: float) -> Aggregat
         try:
             numbers = {row.parameter: float(argument)} | numbers
         except ValueError as error:
-            raise RuleError(f"{name!r}: {error}") from None
+            raise RuleError(f"{quoted(name)}: {error}") from None
     for number in numbers:
         if number != row.parameter:
             takers = [x for x, other in _AGGREGATIONS.items() if other.parameter]
-            raise RuleError(f"{name!r} takes no {number}, only {', '.join(takers)} do")
+            raise RuleError(
+                f"{quoted(name)} takes no {number}, only {', '.join(takers)} do"
+            )
     if row.parameter is not None and not numbers:
         raise RuleError(
-            f"{name!r} needs its {row.parameter}, as in {base}({row.example})"
+            f"{quoted(name)} needs its {row.parameter}, as in {base}({row.example})"
         )
-    try:
-        return row.make(**numbers, influence=influence)
-    except ValueError as error:
-        raise RuleError(f"{name!r}: {error}") from None
+    for key, number in {"influence": influence, **numbers}.items():
+        _, problems = validation.validate(_NUMBERS[key], number, {})
+        for problem in problems:
+            raise RuleError(f"{quoted(name)}: {key}: {problem.message}")
+    return row.make(**numbers, influence=influence)
 
 
 def default_payment(name: str) -> str | None:
@@ -138,7 +146,7 @@ def payment(name: str, rule: Aggregation) -> Payment:
     try:
         return make(rule, *chosen)
     except ValueError as error:
-        raise RuleError(f"{name!r}: {error}") from None
+        raise RuleError(f"{quoted(name)}: {error}") from None
 
 
 def payments_of(rule: Aggregation) -> list[str]:
@@ -173,7 +181,7 @@ def pool(name: str) -> AgentPool:
       RuleError: If there is none, or it is not a pool.
     """
     if not objects.is_reference(name):
-        raise RuleError(f"{name!r} is not FILE.py:NAME")
+        raise RuleError(f"{quoted(name)} is not FILE.py:NAME")
     found = _own(name, AgentPool)
     check_record(name, found)
     return found
@@ -222,7 +230,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{name!r} is not {kind} ({', '.join(known)}, FILE.py:NAME){hint}"
+    return f"{quoted(name)} is not {kind} ({', '.join(known)}, FILE.py:NAME){hint}"
 
 
 def _split(name: str) -> tuple[str, str | None]:

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
@@ -20,11 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenauction_jax.outside import OutsideError
+
 _PREFIX = "tokenauction_jax_file_"
 _ARRAYS = bool | int | float | np.generic | np.ndarray | jax.Array
 
 
-class ObjectError(ValueError):
+class ObjectError(OutsideError):
     """A name that leads to no usable object, with what to change in one line."""
 
 
@@ -38,7 +41,7 @@ def resolved(name: str, base: pathlib.Path) -> str:
     where, colon, attribute = name.rpartition(":")
     if not where.endswith(".py"):
         return name
-    return f"{base / pathlib.Path(where).expanduser()}{colon}{attribute}"
+    return f"{base / os.path.expanduser(where)}{colon}{attribute}"
 
 
 def load(name: str) -> Any:

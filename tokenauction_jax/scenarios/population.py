@@ -12,7 +12,6 @@ import numpy as np
 from tokenauction_jax import agents
 from tokenauction_jax.agents import AgentPool, filters
 from tokenauction_jax.mechanism import Mechanism
-from tokenauction_jax.mechanism.base import SupportsInfluence
 from tokenauction_jax.scenarios import kinds, settings, values
 from tokenauction_jax.scenarios.scenario import Agent, Sampling, Scenario, ScenarioError
 
@@ -122,13 +121,8 @@ class Population(NamedTuple):
         drawn = values.draw_values(
             about.values, about.seed, self.num_agents, first, size
         )
-        return drawn, values.make_bids(about.bids, drawn, first, self._influence)
-
-    @property
-    def _influence(self) -> float:
-        """The exponent on the bids."""
-        rule = self.mechanism.aggregation
-        return float(rule.influence) if isinstance(rule, SupportsInfluence) else 1.0
+        influence = settings.influence_of(self.mechanism)
+        return drawn, values.make_bids(about.bids, drawn, first, influence)
 
 
 def build(cells: Sequence[settings.Setting]) -> list[Population]:

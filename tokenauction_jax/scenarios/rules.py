@@ -8,7 +8,9 @@ from pydantic_core import PydanticCustomError
 
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
+from tokenauction_jax.outside import quoted
 from tokenauction_jax.scenarios import names, objects
+from tokenauction_jax.scenarios.numbers import STRICT, Influence, Order
 from tokenauction_jax.scenarios.validation import nearest
 
 
@@ -32,7 +34,9 @@ def _check(given: Any, kind: type, known: tuple[str, ...]) -> Any:
     if not objects.is_reference(given) and given.partition("(")[0] not in bases:
         hint = nearest(given, known, "choices")
         message = "no {given} here, {hint}"
-        raise PydanticCustomError("own", message, {"given": repr(given), "hint": hint})
+        raise PydanticCustomError(
+            "own", message, {"given": quoted(given), "hint": hint}
+        )
     return given
 
 
@@ -66,13 +70,13 @@ class Rule:
       influence: Exponent on the bids, of a built-in aggregation.
     """
 
-    __pydantic_config__ = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    __pydantic_config__ = STRICT
     aggregation: Annotated[Any, pydantic.AfterValidator(_check_aggregation)]
     payment: Annotated[
         Any, pydantic.AfterValidator(lambda x: None if x is None else _check_payment(x))
     ] = None
-    order: Annotated[float, pydantic.Field(strict=True)] | None = None
-    influence: Annotated[float, pydantic.Field(strict=True, gt=0)] = 1.0
+    order: Order | None = None
+    influence: Influence = 1.0
 
     @property
     def name(self) -> str:
@@ -100,7 +104,7 @@ class Rule:
         try:
             return self._build()
         except ValueError as error:
-            raise names.RuleError(f"rule {self.name!r}: {error}") from None
+            raise names.RuleError(f"rule {quoted(self.name)}: {error}") from None
 
     def _build(self) -> Mechanism:
         aggregation, payment = self._aggregation(), self.payment

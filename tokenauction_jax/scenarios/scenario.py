@@ -15,18 +15,24 @@ import pydantic
 from scipy import special
 
 from tokenauction_jax.agents import HOUSE
+from tokenauction_jax.outside import OutsideError, quoted, shortened
 from tokenauction_jax.scenarios import names, validation
+from tokenauction_jax.scenarios.numbers import (
+    MOST_AGENTS,
+    STRICT,
+    Amount,
+    Auctions,
+    NumTokens,
+    PositiveShare,
+    Seed,
+    Temperature,
+    Text,
+    TopK,
+)
 from tokenauction_jax.scenarios.rules import Rule, ValuationName, as_rule
 
-_STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-_Positive = Annotated[float, pydantic.Field(gt=0)]
-_NonNegative = Annotated[float, pydantic.Field(ge=0)]
-_Share = Annotated[float, pydantic.Field(gt=0, le=1)]
-_Count = Annotated[int, pydantic.Field(ge=1)]
-_Text = Annotated[str, pydantic.Field(min_length=1)]
 
-
-class ScenarioError(ValueError):
+class ScenarioError(OutsideError):
     """A scenario that cannot be run, with what to change in one line."""
 
 
@@ -38,11 +44,11 @@ class Sampling:
     every agent can produce.
     """
 
-    __pydantic_config__ = _STRICT
-    temperature: _Positive = 0.6
-    top_k: _Count | None = 50
-    top_p: _Share | None = None
-    min_p: _Share | None = None
+    __pydantic_config__ = STRICT
+    temperature: Temperature = 0.6
+    top_k: TopK | None = 50
+    top_p: PositiveShare | None = None
+    min_p: PositiveShare | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +66,14 @@ class Agent:
       sampling: Applied to its distribution before aggregation.
     """
 
-    __pydantic_config__ = _STRICT
-    name: _Text
-    prompt: _Text
-    bid: _NonNegative = 1.0
-    value: _NonNegative | None = None
-    mentions: tuple[_Text, ...] = ()
-    model: _Text | None = None
-    adapter: _Text | None = None
+    __pydantic_config__ = STRICT
+    name: Text
+    prompt: Text
+    bid: Amount = 1.0
+    value: Amount | None = None
+    mentions: tuple[Text, ...] = ()
+    model: Text | None = None
+    adapter: Text | None = None
     sampling: Sampling = Sampling()
 
 
@@ -87,19 +93,21 @@ class Scenario:
       seed: Of all randomness.
     """
 
-    __pydantic_config__ = _STRICT
-    query: _Text
-    agents: Annotated[tuple[Agent, ...], pydantic.Field(min_length=1)]
+    __pydantic_config__ = STRICT
+    query: Text
+    agents: Annotated[
+        tuple[Agent, ...], pydantic.Field(min_length=1, max_length=MOST_AGENTS)
+    ]
     description: str = ""
-    model: _Text = HOUSE
+    model: Text = HOUSE
     rules: Annotated[tuple[Rule, ...], pydantic.Field(min_length=1)] = (
         Rule("linear"),
         Rule("log_linear"),
     )
     valuation: ValuationName = "total_variation"
-    num_auctions: _Count = 64
-    num_tokens: _Count = 48
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 0
+    num_auctions: Auctions = 64
+    num_tokens: NumTokens = 48
+    seed: Seed = 0
 
     @property
     def bids(self) -> np.ndarray:
@@ -136,19 +144,20 @@ def read_scenario(name_or_path: str) -> Scenario:
     """
     built_in = builtin_scenarios()
     path = built_in.get(name_or_path, pathlib.Path(name_or_path))
+    shown = shortened(name_or_path, 80)
     try:
         content, lines = validation.read_toml(path)
     except FileNotFoundError:
         raise ScenarioError(
-            f"no scenario {name_or_path!r}: give a TOML file or one of "
+            f"no scenario {quoted(name_or_path)}: give a TOML file or one of "
             f"{', '.join(built_in)}"
         ) from None
     except (OSError, ValueError) as error:
-        raise ScenarioError(f"cannot read {name_or_path}: {error}") from None
+        raise ScenarioError(f"cannot read {shown}: {error}") from None
     try:
         return validate_scenario(content, lines, base=path.parent)
     except ScenarioError as error:
-        raise ScenarioError(f"{name_or_path}: {error}") from None
+        raise ScenarioError(f"{shown}: {error}") from None
 
 
 def validate_scenario(
@@ -167,6 +176,8 @@ def validate_scenario(
     Raises:
       ScenarioError: Listing everything that is wrong.
     """
+    if odd := list(validation.oddities(content)):
+        raise ScenarioError(validation.describe(odd, lines or {}))
     content = dict(content)
     if isinstance(rules := content.get("rules"), list | tuple):
         content["rules"] = [as_rule(rule) for rule in rules]
@@ -184,19 +195,9 @@ def validate_scenario(
         raise ScenarioError("agents must have different names")
     if len(set(scenario.rules)) < len(scenario.rules):
         raise ScenarioError("rules must differ from each other")
-    check_bids(scenario.bids)
+    if not scenario.bids.any():
+        raise ScenarioError("bids must not all be zero")
     return scenario
-
-
-def check_bids(bids: np.ndarray) -> None:
-    """Raises `ScenarioError` if the bids `(n,)` define no auction in float32."""
-    with np.errstate(over="ignore"):
-        total = bids.astype(np.float32).sum()
-    if not 0 < total < np.inf:
-        raise ScenarioError(
-            "bids must not all be zero, and have a finite sum, in float32: got "
-            f"{bids.tolist()}"
-        )
 
 
 def shifted_bids(bids: np.ndarray, share: float, influence: float = 1.0) -> np.ndarray:

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import numpy as np
 import pydantic
 
+from tokenauction_jax.mechanism import Mechanism
+from tokenauction_jax.mechanism.base import SupportsInfluence
 from tokenauction_jax.scenarios import names
 from tokenauction_jax.scenarios.kinds import (
-    STRICT,
     Agents,
     Bids,
-    Count,
     DirichletAgents,
     FixedBids,
     FixedValues,
@@ -22,7 +22,6 @@ from tokenauction_jax.scenarios.kinds import (
     LogNormalValues,
     MarkovAgents,
     PoolAgents,
-    Positive,
     ScenarioAgents,
     ShadedBids,
     SharedValues,
@@ -34,9 +33,19 @@ from tokenauction_jax.scenarios.kinds import (
     ZipfAgents,
     find_wrong_amount,
 )
+from tokenauction_jax.scenarios.numbers import (
+    MOST_AGENTS,
+    STRICT,
+    NumTokens,
+    PositiveShare,
+    Seed,
+    Temperature,
+    TopK,
+)
 from tokenauction_jax.scenarios.rules import Rule, as_rule
 from tokenauction_jax.scenarios.scenario import ScenarioError
 from tokenauction_jax.scenarios.validation import Problem
+from tokenauction_jax.scenarios.values import extremes, make_bids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +56,18 @@ class Filters:
     """
 
     __pydantic_config__ = STRICT
-    temperature: Positive | None = None
-    top_k: Count | None = None
-    top_p: Annotated[float, pydantic.Field(strict=True, gt=0, le=1)] | None = None
-    min_p: Annotated[float, pydantic.Field(strict=True, gt=0, le=1)] | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: PositiveShare | None = None
+    min_p: PositiveShare | None = None
 
 
 _AGENTS, _VALUES, _BIDS = DirichletAgents(), LogNormalValues(), TruthfulBids()
 _LINEAR = Rule("linear")
 
 
+# Probabilities of all agents: what a block of auctions holds 32 times, and chains once.
+_MOST, _MOST_OF_CHAINS = 2**20, 2**26
 _BY_KIND = pydantic.Field(discriminator="kind")
 
 
@@ -80,8 +91,8 @@ class Setting:
     values: Annotated[Values, _BY_KIND] = _VALUES
     bids: Annotated[Bids, _BY_KIND] = _BIDS
     rule: Rule = _LINEAR
-    num_tokens: Count = 32
-    seed: Annotated[int, pydantic.Field(strict=True, ge=0, lt=2**32)] = 0
+    num_tokens: NumTokens = 32
+    seed: Seed = 0
 
     @property
     def agent_names(self) -> list[str]:
@@ -134,7 +145,10 @@ def section(name: str, given: Any) -> Any:
     if name == "rule":
         return as_rule(given)
     if name in ("values", "bids") and is_array and not isinstance(given, str):
-        amounts = np.asarray(given)
+        try:
+            amounts = np.asarray(given)
+        except ValueError:  # Rows of different lengths.
+            return given
         if amounts.ndim < 2:
             return {"kind": "fixed", "amounts": amounts.tolist()}
         return {"kind": "given", "amounts": amounts}
@@ -155,13 +169,45 @@ def problems(setting: Setting, num_auctions: int) -> Iterator[Problem]:
         yield from _table_problems(agents)
     if isinstance(agents, PoolAgents):
         yield from _pool_problems(agents)
+    found = [
+        *_size_problems(agents),
+        *_amount_problems("values", setting.values, n, num_auctions),
+        *_amount_problems("bids", setting.bids, n, num_auctions),
+        *_combined_problems(setting.values, setting.bids, n),
+    ]
     try:
-        setting.rule.build()
+        influence = influence_of(setting.rule.build())
     except names.RuleError as error:
-        yield Problem(("rule",), str(error))
-    for name in ("values", "bids"):
-        yield from _amount_problems(name, getattr(setting, name), n, num_auctions)
-    values, bids = setting.values, setting.bids
+        found.append(Problem(("rule",), str(error)))
+    else:
+        if not found:
+            found += _extreme_problems(setting.values, setting.bids, n, influence)
+    yield from found
+
+
+def influence_of(mechanism: Mechanism) -> float:
+    """The exponent on the bids."""
+    rule = mechanism.aggregation
+    return float(rule.influence) if isinstance(rule, SupportsInfluence) else 1.0
+
+
+def _size_problems(agents: Agents) -> Iterator[Problem]:
+    """More agents than a program is compiled for, or tables that do not fit."""
+    if agents.num_agents > MOST_AGENTS:
+        told = f"{agents.num_agents:,} agents, at most {MOST_AGENTS}"
+        yield Problem(("agents",), f"{told}: a program has a part for each pair")
+    if not isinstance(agents, DirichletAgents | ZipfAgents | MarkovAgents):
+        return
+    is_markov = isinstance(agents, MarkovAgents)
+    rows = agents.num_agents * (agents.vocab_size if is_markov else 1)
+    size, most = rows * agents.vocab_size, _MOST_OF_CHAINS if is_markov else _MOST
+    if size > most:
+        told = f"{size:,} probabilities, at most {most:,}: fewer agents or tokens"
+        yield Problem(("agents",), f"tables of {told}")
+
+
+def _combined_problems(values: Values, bids: Bids, n: int) -> Iterator[Problem]:
+    """Values and bids that do not make sense together."""
     if isinstance(values, UniformValues) and values.low > values.high:
         yield Problem(("values", "low"), f"{values.low:g} is above high")
     if isinstance(bids, ShadedBids):
@@ -172,6 +218,25 @@ def problems(setting: Setting, num_auctions: int) -> Iterator[Problem]:
             yield Problem(("bids", "factor"), "0 for every agent leaves no auction")
     if isinstance(values, SharedValues) and n < 2:
         yield Problem(("values", "kind"), "a share needs at least two agents")
+
+
+def _extreme_problems(
+    values: Values, bids: Bids, n: int, influence: float
+) -> Iterator[Problem]:
+    """Amounts that are drawn or computed beyond those that may be given."""
+    found = extremes(values, n)
+    if found is None:
+        return
+    if wrong := find_wrong_amount(found, where=""):
+        yield Problem(("values",), wrong)
+    elif not isinstance(bids, GivenBids):
+        try:
+            made = make_bids(bids, found, influence=influence)
+            wrong = find_wrong_amount(made, where="")
+        except ScenarioError as error:
+            wrong = str(error)
+        if wrong:
+            yield Problem(("bids",), wrong)
 
 
 def _amount_problems(

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import special
 
 from tokenauction_jax.scenarios import kinds
+from tokenauction_jax.scenarios.numbers import LARGEST, SMALLEST
 from tokenauction_jax.scenarios.scenario import ScenarioError, shifted_bids
 
 # Tells the randomness of values from that of the auctions under the same seed.
@@ -30,26 +31,51 @@ def draw_values(
     if isinstance(values, kinds.GivenValues):
         numbers = np.arange(first_auction, first_auction + num_auctions)
         return _given("values", values.amounts, numbers, numbers, shape)
-    if isinstance(values, kinds.FixedValues):
-        return np.broadcast_to(np.asarray(values.amounts, np.float32), shape)
-    if isinstance(values, kinds.SharedValues):
-        rest = (1 - values.share) / (n - 1)
-        amounts = values.total * np.array([values.share, *[rest] * (n - 1)])
-        return np.broadcast_to(amounts.astype(np.float32), shape)
-    words = np.asarray(_words(seed, first_auction, num_auctions, n), np.float64)
+    if isinstance(values, kinds.FixedValues | kinds.SharedValues):
+        return np.broadcast_to(_fixed(values, n).astype(np.float32), shape)
+    bits = _words(np.uint32(seed), first_auction, num_auctions, n)
+    words = np.asarray(bits, np.float64)
     # Here and in double precision: XLA rounds a normal by the shape of its batch.
     z = special.ndtri((words[..., 0] + (words[..., 1] + 0.5) * 2.0**-32) * 2.0**-32)
     c = values.correlation
     z = np.sqrt(c) * z[:, :1] + np.sqrt(1 - c) * z[:, 1:]
+    # The few that float32 would lose are told apart from 0.
+    drawn = np.clip(_of_normal(values, z), SMALLEST, LARGEST)
+    return drawn.astype(np.float32)
+
+
+def extremes(values: kinds.Values, num_agents: int) -> np.ndarray | None:
+    """The least and the largest values of agents `(2, n)`, None if they are given.
+
+    One draw in 700 is smaller, and one in 10^10 larger.
+    """
+    if isinstance(values, kinds.GivenValues):
+        return None
+    if isinstance(values, kinds.FixedValues | kinds.SharedValues):
+        return np.broadcast_to(_fixed(values, num_agents), (2, num_agents))
+    ends = _of_normal(values, np.array([[-3.0], [6.4]]))
+    return np.broadcast_to(ends, (2, num_agents))
+
+
+def _fixed(values: kinds.FixedValues | kinds.SharedValues, n: int) -> np.ndarray:
+    """The values `(n,)` of every auction, or the one number that they all are."""
+    if isinstance(values, kinds.FixedValues):
+        return np.asarray(values.amounts, np.float64)
+    rest = (1 - values.share) / (n - 1)
+    return values.total * np.array([values.share, *[rest] * (n - 1)])
+
+
+def _of_normal(
+    values: kinds.LogNormalValues | kinds.UniformValues | kinds.GammaValues,
+    z: np.ndarray,
+) -> np.ndarray:
+    """Values from standard normal numbers."""
     if isinstance(values, kinds.LogNormalValues):
-        drawn = values.median * np.exp(values.sigma * z)
-    elif isinstance(values, kinds.UniformValues):
-        drawn = values.low + (values.high - values.low) * special.ndtr(z)
-    else:
-        quantile = special.gammaincinv(values.shape, special.ndtr(z))
-        drawn = values.mean / values.shape * quantile
-    with np.errstate(over="ignore"):
-        return drawn.astype(np.float32)
+        return values.median * np.exp(values.sigma * z)
+    if isinstance(values, kinds.UniformValues):
+        return values.low + (values.high - values.low) * special.ndtr(z)
+    quantile = special.gammaincinv(values.shape, special.ndtr(z))
+    return values.mean / values.shape * quantile
 
 
 def make_bids(
@@ -62,7 +88,7 @@ def make_bids(
 
     Args:
       bids: What they bid.
-      values: `(A, n)`.
+      values: `(A, n)`, whose precision bids have.
       first_auction: The number of the first of these auctions.
       influence: The exponent on the bids of the cell's rule.
 
@@ -71,15 +97,15 @@ def make_bids(
     """
     if isinstance(bids, kinds.WeightBids):
         amounts = shifted_bids(np.asarray(bids.amounts), bids.weight, influence)
-        return np.broadcast_to(amounts.astype(np.float32), values.shape)
+        return np.broadcast_to(amounts.astype(values.dtype), values.shape)
     if isinstance(bids, kinds.GivenBids):
         numbers = np.arange(first_auction, first_auction + len(values))
         return _given("bids", bids.amounts, values, numbers, values.shape)
     if isinstance(bids, kinds.FixedBids):
-        return np.broadcast_to(np.asarray(bids.amounts, np.float32), values.shape)
+        return np.broadcast_to(np.asarray(bids.amounts, values.dtype), values.shape)
     if isinstance(bids, kinds.TruthfulBids):
         return values
-    factors = np.ones(values.shape[1], np.float32)
+    factors = np.ones(values.shape[1], values.dtype)
     factors[slice(None) if bids.agents is None else list(bids.agents)] = bids.factor
     return values * factors
 

@@ -14,6 +14,7 @@ import pydantic
 
 from tokenauction_jax import agents, measures
 from tokenauction_jax.mechanism import Valuation
+from tokenauction_jax.outside import OutsideError
 from tokenauction_jax.scenarios import (
     kinds,
     names,
@@ -21,6 +22,13 @@ from tokenauction_jax.scenarios import (
     settings,
     validation,
     values,
+)
+from tokenauction_jax.scenarios.numbers import (
+    STRICT,
+    Auctions,
+    Index,
+    KeptAuctions,
+    PositiveAmount,
 )
 from tokenauction_jax.scenarios.rules import ValuationName
 from tokenauction_jax.scenarios.settings import Setting
@@ -33,13 +41,12 @@ from tokenauction_jax.studies.levels import (
     with_levels,
 )
 
-_STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-_Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")]
+_Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
 # Of values and bids that functions make so many auctions are part of the digest.
 _HASHED_AUCTIONS = 1024
 
 
-class StudyError(ValueError):
+class StudyError(OutsideError):
     """A study that cannot be run, with what to change in one line."""
 
 
@@ -53,10 +60,10 @@ class Stop:
       agent: Whose estimate, for a measure that each agent has.
     """
 
-    __pydantic_config__ = _STRICT
-    half_width: Annotated[float, pydantic.Field(strict=True, gt=0)]
+    __pydantic_config__ = STRICT
+    half_width: PositiveAmount
     measure: str = "welfare"
-    agent: Annotated[int, pydantic.Field(strict=True, ge=0)] = 0
+    agent: Index = 0
 
 
 SETTING = tuple(field.name for field in dataclasses.fields(Setting))
@@ -88,14 +95,14 @@ class Study(Setting):
 
     name: _Name = "study"
     description: str = ""
-    num_auctions: Annotated[int, pydantic.Field(strict=True, ge=1, lt=2**31)] = 10_000
+    num_auctions: Auctions = 10_000
     valuation: ValuationName = "total_variation"
     reference: Literal["uniform", "mean"] = "mean"
     factors: dict[str, Annotated[tuple[Any, ...], pydantic.Field(min_length=1)]] = (
         dataclasses.field(default_factory=dict)
     )
     stop: Stop | None = None
-    keep_auctions: Annotated[int, pydantic.Field(strict=True, ge=0)] = 100
+    keep_auctions: KeptAuctions = 100
 
     def __post_init__(self) -> None:
         for name in SETTING:

@@ -1,4 +1,4 @@
-"""What a study will cost, by running a block of each of its programs."""
+"""What a study will cost, by running a block of its programs, or by their sizes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +22,17 @@ _BYTES_IN_MORE_CHUNKS = 28
 _BYTES_OF_PAIRS = 2 * 8
 # A pair has its own n, means and second moments where some auctions miss a measure.
 _MORE_OF_PARTIAL = 5
+# Seconds after which no more programs are tried, and what a short try may count of
+# probabilities: `check` answers soon, whatever the study.
+_TRYING = 10.0
+_MOST_TRIED = 2**26
+# A program has a part for each pair of agents: with more, it compiles for minutes.
+_MOST_COMPILED = 16
+# Of programs that are not tried, on one core: seconds for each pair of agents and each
+# probability, and how often a block's probabilities are in memory.
+_SECONDS_OF_PAIR = 0.04
+_SECONDS_OF_PROBABILITY = 5e-8
+_COPIES = 40
 
 
 class Cost(NamedTuple):
@@ -31,12 +42,14 @@ class Cost(NamedTuple):
       seconds: Wall-clock time, compilation included.
       memory: Bytes of the process at its peak.
       programs: How many programs compile.
+      tried: How many of them were timed; the others are judged by their sizes.
       seconds_per_auction: Of each cell, on one thread.
     """
 
     seconds: float
     memory: float
     programs: int
+    tried: int
     seconds_per_auction: list[float]
 
 
@@ -46,7 +59,9 @@ def estimate(
     plan: Plan,
     on_cell: Callable[[int], None] | None = None,
 ) -> Cost:
-    """Compiles every program of a study and times one block of each.
+    """Compiles the programs of a study and times one block of each.
+
+    Not all of them, where that would take long.
 
     Args:
       study: What will run.
@@ -54,42 +69,69 @@ def estimate(
       plan: How it is cut.
       on_cell: Called with the index of each cell that is looked at.
     """
-    timed: dict[Any, _Block] = {}
-    blocks = []
+    found: dict[Any, _Block] = {}
+    blocks, start = [], time.perf_counter()
     for i, cell in enumerate(cells):
         if on_cell is not None:
             on_cell(i)
-        arguments, static = engine.block_arguments(study, cell, plan, 0)
-        program = engine.program_key(arguments, static)
-        if program not in timed:
-            timed[program] = _time_block(arguments, static)
-        blocks.append(timed[program])
+        static = engine.static_arguments(study, cell)
+        program = engine.program_key((cell.mechanism, cell.pool), static)
+        if program not in found:
+            late = found and time.perf_counter() - start > _TRYING
+            if late or cell.num_agents > _MOST_COMPILED:
+                timed = [block for block in found.values() if block.is_timed]
+                found[program] = _judge_block(_size(cell, plan), cell, timed)
+            else:
+                arguments, _ = engine.block_arguments(study, cell, plan, 0)
+                found[program] = _time_block(arguments, static, _size(cell, plan), cell)
+        blocks.append(found[program])
     per_auction = [block.seconds / plan.block for block in blocks]
     num_blocks = sum(len(plan.blocks(chunk)) for chunk in range(plan.num_chunks))
     running = sum(per_auction) * plan.block * num_blocks / engine.num_threads()
-    compiling = sum(block.compiling for block in timed.values())
+    compiling = sum(block.compiling for block in found.values())
     memory = _memory(cells, plan, blocks)
-    return Cost(running + compiling, memory, len(timed), per_auction)
+    tried = sum(block.is_timed for block in found.values())
+    return Cost(running + compiling, memory, len(found), tried, per_auction)
 
 
 class _Block(NamedTuple):
-    """A block that was timed.
+    """A block that was timed, or judged by its size.
 
     Attributes:
       seconds: Of running it.
       compiling: Seconds of compiling it.
       memory: Bytes of its results and in between.
       partial: `(M,)`, whether a measure is finite in some auctions but not in others.
+      size: How many probabilities it looks at.
+      is_timed: Whether it was.
     """
 
     seconds: float
     compiling: float
     memory: float
     partial: np.ndarray
+    size: int = 0
+    is_timed: bool = True
 
 
-def _time_block(arguments: Any, static: Any) -> _Block:
-    """Compiles a block and runs it."""
+def _size(cell: Population, plan: Plan) -> int:
+    """How many probabilities a block of a cell looks at."""
+    pool, num_tokens = cell.pool, cell.setting.num_tokens
+    return plan.block * pool.num_agents * pool.vocab_size * num_tokens
+
+
+def _judge_block(size: int, cell: Population, timed: Sequence[_Block]) -> _Block:
+    """A block that is like the timed ones but for its size."""
+    rate, pairs = _SECONDS_OF_PROBABILITY, cell.num_agents**2
+    if timed:
+        rate = sum(x.seconds for x in timed) / sum(x.size for x in timed)
+    memory = 4.0 * _COPIES * size / cell.setting.num_tokens
+    compiling, none = _SECONDS_OF_PAIR * pairs, np.zeros(0, bool)
+    return _Block(rate * size, compiling, memory, none, size, is_timed=False)
+
+
+def _time_block(arguments: Any, static: Any, size: int, cell: Population) -> _Block:
+    """Compiles a block and runs it, or a part of it if it is long."""
     start = time.perf_counter()
     compiled = engine.run_block.lower(*arguments, **static).compile()
     compiling = time.perf_counter() - start
@@ -97,14 +139,21 @@ def _time_block(arguments: Any, static: Any) -> _Block:
     memory = 0.0
     if analysis is not None:
         memory = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-    seconds = []
-    for _ in range(3):
+    whole = static["num_tokens"]
+    tokens = whole if cell.setting.has_texts else whole * _MOST_TRIED // size
+    tokens = min(max(tokens, 1), whole)
+    if tokens < whole:
+        short = static | {"num_tokens": tokens}
+        compiled = engine.run_block.lower(*arguments, **short).compile()
+    finite = np.isfinite(compiled(*arguments).measures)
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < 3 and sum(seconds) < 1):
         start = time.perf_counter()
         jax.block_until_ready(compiled(*arguments))
         seconds.append(time.perf_counter() - start)
-    finite = np.isfinite(compiled(*arguments).measures)
     partial = finite.any(0) & ~finite.all(0)
-    return _Block(min(seconds), compiling, float(memory), partial)
+    scaled = min(seconds) * whole / tokens
+    return _Block(scaled, compiling, float(memory), partial, size)
 
 
 def _memory(cells: Sequence[Population], plan: Plan, blocks: Sequence[_Block]) -> float:

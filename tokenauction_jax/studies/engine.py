@@ -141,9 +141,17 @@ def block_arguments(
     missing = ((0, plan.block - size), (0, 0))
     values, bids = (np.pad(x, missing, "edge") for x in cell.draw(first, size))
     numbers = (np.uint32(setting.seed), np.uint32(first))
-    static = {"num_tokens": setting.num_tokens, "reference": reference(study, cell)}
     own = study.own_valuation
-    return (*numbers, cell.mechanism, bids, values, own, cell.pool), static
+    arguments = (*numbers, cell.mechanism, bids, values, own, cell.pool)
+    return arguments, static_arguments(study, cell)
+
+
+def static_arguments(study: Study, cell: Population) -> dict[str, Any]:
+    """What of a block is part of its program, besides the shapes of the arrays."""
+    return {
+        "num_tokens": cell.setting.num_tokens,
+        "reference": reference(study, cell),
+    }
 
 
 def program_key(arguments: Any, static: Any) -> tuple[Any, ...]:

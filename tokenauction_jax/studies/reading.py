@@ -5,12 +5,15 @@ written out in full.
 """
 
 import importlib.resources
+import math
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from tokenauction_jax import measures
 from tokenauction_jax.mechanism import forward_kl, reverse_kl, total_variation
+from tokenauction_jax.outside import quoted, shortened
 from tokenauction_jax.scenarios import names, scenario, settings, validation
 from tokenauction_jax.scenarios.settings import Setting
 from tokenauction_jax.scenarios.validation import Place, Problem
@@ -29,6 +32,8 @@ from tokenauction_jax.studies.levels import (
     with_levels,
 )
 
+# Of each chunk the products of all pairs of cells are kept.
+_MOST_CELLS = 4096
 _DEFAULT_KINDS = {"agents": "dirichlet", "values": "log_normal", "bids": "truthful"}
 
 
@@ -59,7 +64,7 @@ def read_study(
     try:
         return validate_study(content, lines, base=base or path.parent)
     except StudyError as error:
-        raise StudyError(f"{name_or_path}: {error}") from None
+        raise StudyError(f"{shortened(str(name_or_path), 80)}: {error}") from None
 
 
 def validate_study(
@@ -78,6 +83,8 @@ def validate_study(
     Raises:
       StudyError: Listing everything that is wrong.
     """
+    if odd := list(validation.oddities(content)):
+        raise StudyError(validation.describe(odd, lines or {}))
     content, lines = _prepared(content, lines or {}, base)
     study, problems = validation.validate(Study, content, SECTIONS)
     if problems:
@@ -91,7 +98,8 @@ def validate_study(
         }
         study, _ = validation.validate(Study, content, SECTIONS)
     if study is not None:
-        found = [*_valuation_problems(study), *_factor_problems(study)]
+        found = list(_size_problems(study))
+        found = found or [*_valuation_problems(study), *_factor_problems(study)]
         problems += found or list(_cell_problems(study))
     if problems or study is None:
         raise StudyError(validation.describe(problems, lines))
@@ -136,9 +144,10 @@ def _read(
         content, lines = validation.read_toml(path)
     except FileNotFoundError:
         hint = validation.nearest(str(name_or_path), built_in, "those built in")
-        raise StudyError(f"no study {str(name_or_path)!r}: {hint}") from None
+        raise StudyError(f"no study {quoted(str(name_or_path))}: {hint}") from None
     except (OSError, ValueError) as error:
-        raise StudyError(f"cannot read {name_or_path}: {error}") from None
+        shown = shortened(str(name_or_path), 80)
+        raise StudyError(f"cannot read {shown}: {error}") from None
     return path, {"name": name or path.stem} | content, lines
 
 
@@ -180,7 +189,15 @@ def _resolved(content: Any, base: pathlib.Path, key: str = "") -> Any:
     if key != "scenario" or not isinstance(content, str):
         return content
     built_in = content in scenario.builtin_scenarios()
-    return content if built_in else str(base / pathlib.Path(content).expanduser())
+    return content if built_in else str(base / os.path.expanduser(content))
+
+
+def _size_problems(study: Study) -> Iterator[Problem]:
+    """More cells than all their pairs can be kept of."""
+    size = math.prod(map(len, study.factors.values()))
+    if size > _MOST_CELLS:
+        told = f"{size:,} cells, at most {_MOST_CELLS:,}: leave out levels"
+        yield Problem(("factors",), f"cross into {told}")
 
 
 def _valuation_problems(study: Study) -> Iterator[Problem]:
@@ -209,7 +226,7 @@ def _factor_problems(study: Study) -> Iterator[Problem]:
             continue
         labels = [label(level) for level in levels]
         for twice in {x for x in labels if labels.count(x) > 1}:
-            yield Problem(place, f"level {twice!r} is there twice")
+            yield Problem(place, f"level {quoted(twice)} is there twice")
         for i, level in enumerate(levels):
             content = with_levels(base, {key: level})
             _, problems = validation.validate(Setting, content, settings.SECTIONS)
@@ -234,14 +251,14 @@ def _cell_problems(study: Study) -> Iterator[Problem]:
                 yield problem
             else:
                 yield Problem(
-                    ("factors", key), f"{problem.message} (cell {cell.label!r})"
+                    ("factors", key), f"{problem.message} (cell {quoted(cell.label)})"
                 )
     stop = study.stop
-    if stop is None:
+    if stop is None or seen:
         return
     if stop.measure not in measures.UNITS:
         hint = validation.nearest(stop.measure, measures.UNITS, "measures")
-        yield Problem(("stop", "measure"), f"no measure {stop.measure!r}, {hint}")
+        yield Problem(("stop", "measure"), f"no measure {quoted(stop.measure)}, {hint}")
     elif stop.measure == "mention" and not all(
         cell.setting.has_texts for cell in study.cells()
     ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tokenauction_jax import files, measures
+from tokenauction_jax import files, measures, outside
 from tokenauction_jax.files import StoreError
 from tokenauction_jax.statistics import Intervals
 from tokenauction_jax.statistics.moments import Moments, Statistics
@@ -69,6 +69,12 @@ class Results:
     def stopped_early(self) -> bool:
         """Whether the study was as precise as wanted before its last auction."""
         return precise_enough(self.study, self.plan, self.statistics)
+
+    @property
+    def undefined_cells(self) -> list[int]:
+        """Indices of the cells of which every auction became undefined."""
+        lost = self.statistics.undefined == self.num_auctions
+        return np.nonzero(lost)[0].tolist()
 
     @property
     def factors(self) -> dict[str, list[str]]:
@@ -164,8 +170,9 @@ class Results:
         """
         column = measures.Column(measure, valuation, agent)
         if column not in self.columns:
-            keys = ", ".join(column.key for column in self.columns)
-            raise ValueError(f"no measure {column.key!r}: there are {keys}")
+            keys = outside.listed(column.key for column in self.columns)
+            known = f"there are {keys}"
+            raise ValueError(f"no measure {outside.quoted(column.key)}: {known}")
         joint = self.folder.read_measure(self.columns.index(column))
         upper = np.triu_indices(len(self.cells))
         found = np.zeros((len(self.cells), len(self.cells)))
@@ -207,8 +214,7 @@ class Results:
         try:
             place.mkdir(exist_ok=True)
             for name in _TABLES:
-                content = getattr(self, name).to_csv(index=False, lineterminator="\n")
-                files.write(place / f"{name}.csv", content)
+                files.write(place / f"{name}.csv", outside.csv(getattr(self, name)))
         except OSError as error:
             raise StoreError(f"cannot write {place}: {error.strerror}") from None
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenauction_jax import files, records, statistics
+from tokenauction_jax import files, outside, records, statistics
 from tokenauction_jax.files import StoreError
 from tokenauction_jax.mechanism import Mechanism
 from tokenauction_jax.scenarios.kinds import (
@@ -202,8 +202,7 @@ def write(
     try:
         with files.write_folder(folder) as part:
             files.write(part / "texts.parquet", table.getvalue())
-            summary = _summary(runs).to_csv(index=False, lineterminator="\n")
-            files.write(part / "summary.csv", summary)
+            files.write(part / "summary.csv", outside.csv(_summary(runs)))
             files.write_json(part / "manifest.json", manifest)
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error}") from None

@@ -4,9 +4,9 @@ import json
 import shutil
 import time
 
+import damaged_files
 import jax
 import jax.numpy as jnp
-import mutations
 import numpy as np
 import pytest
 from tiny_checkpoint import write_checkpoint, write_gguf
@@ -44,16 +44,16 @@ def sound(tmp_path_factory):
 
 
 KINDS = {
-    "plain/config.json": mutations.mutated_json,
-    "plain/generation_config.json": mutations.mutated_json,
-    "plain/tokenizer.json": mutations.mutated_tokenizer,
-    "plain/tokenizer_config.json": mutations.mutated_json,
-    "plain/chat_template.jinja": mutations.mutated_template,
-    "plain/model.safetensors": mutations.mutated_safetensors,
-    f"shards/{INDEX}": mutations.mutated_json,
-    "model.gguf": lambda rng, data: mutations.mutated_bytes(rng, data, 6000),
-    "adapter/adapter_config.json": mutations.mutated_json,
-    "adapter/adapter_model.safetensors": mutations.mutated_safetensors,
+    "plain/config.json": damaged_files.mutated_json,
+    "plain/generation_config.json": damaged_files.mutated_json,
+    "plain/tokenizer.json": damaged_files.mutated_tokenizer,
+    "plain/tokenizer_config.json": damaged_files.mutated_json,
+    "plain/chat_template.jinja": damaged_files.mutated_template,
+    "plain/model.safetensors": damaged_files.mutated_safetensors,
+    f"shards/{INDEX}": damaged_files.mutated_json,
+    "model.gguf": lambda rng, data: damaged_files.mutated_bytes(rng, data, 6000),
+    "adapter/adapter_config.json": damaged_files.mutated_json,
+    "adapter/adapter_model.safetensors": damaged_files.mutated_safetensors,
 }
 
 

@@ -9,6 +9,7 @@ from tiny_checkpoint import write_checkpoint
 from tokenauction_jax.agents import finetune, load_checkpoint
 from tokenauction_jax.agents.finetune.examples import batches_in_order
 
+PAIR = b'{"prompt": "a", "completion": "b"}\n'
 PAIRS = [{"prompt": f"ad {i}", "completion": "buy" + "!" * i} for i in range(23)]
 
 
@@ -111,6 +112,14 @@ def test_split(pairs, tokenizer):
         (b'{"prompt": "a", "completion": " "}', "completion is ' '"),
         (b'{"prompt": 3, "completion": "b"}', "prompt is 3"),
         (b'{"prompt": "a", "completion": "b", "begun": 1}', "begun must be text"),
+        (b'{"prompt": "a", "completion": "\\ud800"}', "line 1: completion has half of"),
+        (b'{"prompt": "a", "completion": "b", "begun": "\\udfff"}', "begun has half"),
+        (b'{"prompt": "a"}\n' + b"[" * 10**5, "needs"),
+        (PAIR + b"[" * 10**5, "line 2: nested too deeply"),
+        (PAIR + b'{"prompt": ' * 10**5, "line 2: nested too deeply"),
+        (PAIR + b"1" * 10**5, "line 2: not a JSON object"),
+        (PAIR + b'{"prompt": ' + b"[" * 300 + b"]" * 300 + b"}", "line 2: needs"),
+        (PAIR + b'{"prompt": "' + b"x" * 10**5 + b'", "completion": 1}', "line 2: "),
         (
             b'{"prompt": "aa", "completion": "0123456789"}',
             "line 1: a prompt of 2 and a completion of 11 tokens exceed the 12",
@@ -120,8 +129,26 @@ def test_split(pairs, tokenizer):
 def test_bad_data(tmp_path, tokenizer, content, message):
     file = tmp_path / "bad.jsonl"
     file.write_bytes(content)
-    with pytest.raises(finetune.DataError, match=message):
+    with pytest.raises(finetune.DataError, match=message) as caught:
         finetune.read_examples(file, tokenizer, max_length=12)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.JSONL", "pairs.JsonL"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_json_lines_whatever_the_name_and_the_mark(tmp_path, tokenizer, name, mark):
+    (tmp_path / name).write_bytes(mark + PAIR)
+    ((tokens, start),) = finetune.read_examples(
+        tmp_path / name, tokenizer, max_length=12
+    )
+    assert tokenizer.decode(tokens) == "ab"
+    assert start == 1
+
+
+def test_a_mark_of_the_byte_order_is_no_token(tmp_path, tokenizer):
+    (tmp_path / "book.txt").write_bytes(b"\xef\xbb\xbfab\r\nc")
+    (example,) = finetune.read_examples(tmp_path / "book.txt", tokenizer, max_length=12)
+    assert tokenizer.decode(example.tokens) == "ab\nc"
 
 
 def test_missing_file(tmp_path, tokenizer):

@@ -123,7 +123,7 @@ def find_checkpoints() -> list[FoundCheckpoint]:
 def _locate(name: str) -> Path:
     if name.lower() == HOUSE:  # Before any folder of that name.
         return _house_path()
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         if path.exists():
             return path

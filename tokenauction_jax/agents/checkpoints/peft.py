@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import reprlib
 from collections.abc import Mapping
@@ -130,7 +131,7 @@ def load_adapter(folder: str | Path, model: Decoder) -> Adapter:
       CheckpointError: If a file is missing or damaged, an option is not supported, or
         the adapter does not fit the model.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     try:
         _refuse_gpt2(model)
         check_files(folder / CONFIG, folder / TENSORS)

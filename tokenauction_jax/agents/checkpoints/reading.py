@@ -11,23 +11,14 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 
+from tokenauction_jax.outside import OutsideError
+
 # The largest tokenizers in use have 35 MB; Python needs 20 times the size of JSON.
 _LARGEST_TEXT, _LARGEST_JSON = 2**27, 2**24
-_LONGEST_LINE = 450
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, not supported or cannot be written.
-
-    The message is one line: what files say in it may have any length, so the middle of
-    a long one is left out.
-    """
-
-    def __init__(self, message: str):
-        line = " ".join(str(message).split())
-        if len(line) > _LONGEST_LINE:
-            line = f"{line[:250]} [...] {line[-150:]}"
-        super().__init__(line)
+class CheckpointError(OutsideError):
+    """A checkpoint that is missing, damaged, not supported or cannot be written."""
 
 
 class Settings(pydantic.BaseModel):

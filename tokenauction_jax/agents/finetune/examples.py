@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
+from tokenauction_jax.outside import OutsideError, quoted
 
 # Lengths that batches are padded to: few, since each is compiled.
 _LENGTHS = np.array([16, 24, 32, 48, 64, 80, 96, 128, 192, 256])
 
 
-class DataError(ValueError):
+class DataError(OutsideError):
     """Training data that cannot be used, with the line and what to change."""
 
 
@@ -57,11 +59,12 @@ def read_examples(
 ) -> list[Example]:
     """The examples of a file.
 
-    A `.jsonl` file has an object with the strings `prompt` and `completion` on each
-    line, and perhaps `begun`, the text of other bidders that the completion continues;
-    other keys are ignored. The prompt is encoded as by `from_language_model`, and only
-    the completion and the token that ends it are learnt. Any other file is one running
-    text, of which all tokens are learnt, in windows of `max_length`.
+    A `.jsonl` file (in any case) has an object with the strings `prompt` and
+    `completion` on each line, and perhaps `begun`, the text of other bidders that the
+    completion continues; other keys are ignored. The prompt is encoded as by
+    `from_language_model`, and only the completion and the token that ends it are
+    learnt. Any other file is one running text, of which all tokens are learnt, in
+    windows of `max_length`.
 
     Args:
       path: The file, in UTF-8.
@@ -75,16 +78,21 @@ def read_examples(
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {reason}") from None
+    try:
+        # A mark of the byte order at the beginning is no token.
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise DataError(f"{path}: line {line} is not UTF-8: convert the file") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise DataError(f"{path} is empty: it needs text, or JSON lines")
     ends = [] if tokenizer.end_token is None else [tokenizer.end_token]
-    if path.suffix != ".jsonl":
+    if path.suffix.lower() != ".jsonl":
         tokens = [*tokenizer.encode(text.strip()), *ends]
         return [Example(np.array(x, np.int32), 1) for x in _windows(tokens, max_length)]
     examples = []
@@ -120,18 +128,25 @@ def _entries(path: Path, text: str) -> Iterator[tuple[int, str, str, str]]:
             entry: Any = json.loads(line)
         except ValueError as error:
             raise DataError(f"{where}: not a JSON object ({error})") from None
-        entry = entry if isinstance(entry, dict) else {}
+        except RecursionError:
+            raise DataError(f"{where}: nested too deeply for an example") from None
+        entry = {"begun": ""} | (entry if isinstance(entry, dict) else {})
         for key in ("prompt", "completion"):
             value = entry.get(key)
             if not isinstance(value, str) or not value.strip():
                 raise DataError(
                     f'{where}: needs {{"prompt": "...", "completion": "..."}} with '
-                    f"text in both; {key} is {value!r}"
+                    f"text in both; {key} is {quoted(value)}"
                 )
-        begun = entry.get("begun", "")
-        if not isinstance(begun, str):
-            raise DataError(f"{where}: begun must be text, got {begun!r}")
-        yield number, entry["prompt"], begun, entry["completion"]
+        if not isinstance(entry["begun"], str):
+            raise DataError(
+                f"{where}: begun must be text, got {quoted(entry['begun'])}"
+            )
+        for key in ("prompt", "begun", "completion"):
+            if re.search("[\ud800-\udfff]", entry[key]):
+                half = "has half of a surrogate pair, which is no character"
+                raise DataError(f"{where}: {key} {half}: {quoted(entry[key])}")
+        yield number, entry["prompt"], entry["begun"], entry["completion"]
 
 
 def split(

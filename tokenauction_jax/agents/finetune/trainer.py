@@ -26,9 +26,10 @@ from tokenauction_jax.agents.finetune.examples import (
     batches_in_order,
 )
 from tokenauction_jax.agents.models.decoder import Decoder
+from tokenauction_jax.outside import OutsideError
 
 
-class TrainingError(ValueError):
+class TrainingError(OutsideError):
     """A run that cannot begin, go on or be written, with what to change."""
 
 

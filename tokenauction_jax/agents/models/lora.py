@@ -27,6 +27,7 @@ from flax import nnx
 from tokenauction_jax import records
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.agents.models.layers import Linear, einsum, wide
+from tokenauction_jax.outside import quoted
 
 
 class Factors(NamedTuple):
@@ -99,7 +100,9 @@ def new_adapter(
     known = dict.fromkeys(places.values())
     chosen = known if targets is None else targets
     if isinstance(chosen, str) or not chosen or set(chosen) - set(known):
-        raise ValueError(f"targets is {targets!r}: give some of {', '.join(known)}")
+        raise ValueError(
+            f"targets is {quoted(targets)}: give some of {', '.join(known)}"
+        )
     paths = [path for path in maps if places[path] in chosen]
     factors = {}
     for path, own in zip(paths, jax.random.split(key, len(paths)), strict=True):

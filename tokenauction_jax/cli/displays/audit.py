@@ -1,10 +1,10 @@
 """What `tokenauction audit` shows."""
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tokenauction_jax.auditing import Audit
+from tokenauction_jax.cli.displays.console import Console
 
 _VERDICTS = {"holds": "green4", "fails": "bold red", "not checked": "dim"}
 
@@ -16,7 +16,6 @@ def show_audit(console: Console, audit: Audit) -> None:
         f"{audit.num_agents} agents and {audit.vocab_size} tokens, then an adversary; "
         f"{audit.seconds:.0f} s",
         style="bold",
-        markup=False,
     )
     console.print(
         f"{audit.undefined:,} auctions are undefined. Between two random profiles of "
@@ -46,4 +45,4 @@ def show_audit(console: Console, audit: Audit) -> None:
         console.print(Text(f"\n{about}: {finding.note}".rstrip(": "), "dim"))
         if finding.counterexample:
             code = f"  {finding.counterexample!r}"
-            console.print(code, markup=False, soft_wrap=True)
+            console.print(code, soft_wrap=True)

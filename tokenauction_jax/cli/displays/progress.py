@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.cli.displays.numbers import duration, pair
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.launch import Listener

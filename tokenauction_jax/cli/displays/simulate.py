@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from tokenauction_jax import records
+from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.scenarios.scenario import Scenario
 from tokenauction_jax.statistics import Estimate
 from tokenauction_jax.studies.sweep import Run
@@ -30,8 +30,8 @@ _SHOWN_IF_ANY = ("infinite_welfare", "undefined")
 def show_results(console: Console, scenario: Scenario, runs: Sequence[Run]) -> None:
     """Prints, rule by rule, a sample text per weight and the table of measures."""
     if scenario.description:
-        console.print(scenario.description, style="bold", markup=False)
-    console.print(f"Query: {scenario.query}", markup=False)
+        console.print(scenario.description, style="bold")
+    console.print(f"Query: {scenario.query}")
     names = [Text(a.name, _colour(i)) for i, a in enumerate(scenario.agents)]
     console.print(
         "Tokens are coloured by who favoured them most:", Text(", ").join(names)
@@ -40,10 +40,10 @@ def show_results(console: Console, scenario: Scenario, runs: Sequence[Run]) -> N
         chosen = [run for run in runs if run.rule == rule]
         payment = records.describe(chosen[0].mechanism.payment)
         title = f"\n{rule.name}, payment {payment}"
-        console.print(title, style="bold", markup=False)
+        console.print(title, style="bold")
         for run in chosen:
             share = f"weight of {scenario.agents[0].name} {run.share:.2f}"
-            console.print(share, style="dim", markup=False)
+            console.print(share, style="dim")
             console.print(Padding(_coloured_text(run), (0, 0, 0, 2)))
         console.print()
         console.print(_table(scenario, chosen))

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.cli.displays.numbers import duration, pair
 from tokenauction_jax.reports import labels
 from tokenauction_jax.studies.config import Cell, Study
@@ -14,9 +14,7 @@ from tokenauction_jax.studies.parts import Folder
 from tokenauction_jax.studies.plan import Plan
 from tokenauction_jax.studies.results import Results
 
-# Without a terminal: one line at most every so many seconds.
-_LINE_EVERY = 10.0
-_MOST_ROWS = 30
+_MOST_ROWS = 100
 # Measures in the table of results, which fit a terminal of 80 columns.
 _HEADLINE = 3
 
@@ -26,13 +24,13 @@ def show_plan(
 ) -> None:
     """Prints the cells of a study and what it will cost."""
     if study.description:
-        console.print(study.description, style="bold", markup=False)
+        console.print(study.description, style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("cell", *cells[0].levels, "auctions", "time on one core"):
         table.add_column(
             Text(name), justify="left" if name in cells[0].levels else "right"
         )
-    for i, cell in enumerate(cells):
+    for i, cell in enumerate(cells[:_MOST_ROWS]):
         seconds = cost.seconds_per_auction[i] * study.num_auctions
         row = [
             str(i),
@@ -42,12 +40,17 @@ def show_plan(
         ]
         table.add_row(*map(Text, row))
     console.print(table)
+    if len(cells) > _MOST_ROWS:
+        console.print(f"and {len(cells) - _MOST_ROWS:,} more")
     most = "at most " if study.stop else ""
+    judged = cost.programs - cost.tried
+    auctions = f"{most}{len(cells) * study.num_auctions:,} auctions"
     console.print(
-        f"\n{len(cells)} cells, {most}{len(cells) * study.num_auctions:,} auctions, in "
-        f"{plan.num_chunks} chunks of {plan.chunk:,} in each cell; about "
+        f"\n{len(cells):,} cells, {auctions}, in {plan.num_chunks:,} chunks of "
+        f"{plan.chunk:,} in each cell; about "
         f"{cost.memory / 2**20:,.0f} MiB of memory and {most}"
         f"{duration(cost.seconds)}, {cost.programs} programs compiled"
+        + (f" ({judged:,} of them judged by their sizes, not timed)" if judged else "")
     )
 
 
@@ -99,7 +102,6 @@ def show_session(console: Console, folder: Folder) -> None:
         f"{last['auctions_per_second']:,.0f} auctions/s{memory}. "
         f"Tables are in {path / 'tables'}; "
         f"figures and a page: tokenauction study report {path}",
-        markup=False,
         soft_wrap=True,
     )
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import rich.progress
-from rich.console import Console
 
 from tokenauction_jax.agents.finetune import Progress, Training
+from tokenauction_jax.cli.displays.console import Console
 
 
 class TrainingProgress:
@@ -21,6 +21,7 @@ class TrainingProgress:
             rich.progress.TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("reading", total=None, state="")
         self._perplexity = ""
