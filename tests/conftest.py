@@ -25,8 +25,10 @@ hypothesis.settings.load_profile("deterministic")
 
 def pytest_configure(config):
     """Programs that several tests, processes or runs have in common compile once."""
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    cache = getattr(config, "cache", None)  # None with `-p no:cacheprovider`.
+    if cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(autouse=True, scope="module")
