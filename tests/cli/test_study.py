@@ -17,7 +17,7 @@ import tiny_study
 import tokenauction_jax as ta
 from tokenauction_jax.cli import main
 from tokenauction_jax.reports.tables import headline
-from tokenauction_jax.studies import parts, results
+from tokenauction_jax.studies import manifest, parts, results
 
 # A process that is started in the background may have been told to ignore Ctrl-C.
 PROGRAM = """
@@ -196,8 +196,8 @@ def test_a_changed_study_is_refused_with_the_difference(whole, file, tmp_path, c
 
 
 def test_another_version_is_refused(whole, capsys, monkeypatch):
-    now = parts.environment() | {"backend": "abacus"}
-    monkeypatch.setattr(parts, "environment", lambda: now)
+    now = manifest.environment() | {"backend": "abacus"}
+    monkeypatch.setattr(manifest, "environment", lambda: now)
     assert "backend was cpu, is abacus" in failure(capsys, "resume", whole)
 
 

@@ -7,6 +7,8 @@ import pyarrow as pa
 
 from tokenauction_jax import measures
 from tokenauction_jax.scenarios.population import Population
+from tokenauction_jax.studies import part_format
+from tokenauction_jax.studies.plan import Plan
 
 
 def decode(cell: Population, texts: measures.Texts) -> list[str]:
@@ -81,6 +83,16 @@ def table(
         column.key: rows[kept, i].astype(np.float32) for i, column in enumerate(columns)
     }
     return pa.table(content)
+
+
+def check(table: pa.Table, plan: Plan, chunk: int) -> None:
+    """Raises `ValueError` unless a table has the auctions that a chunk keeps."""
+    cells, auctions = len(plan.agents), plan.kept_auctions(chunk)
+    places = {
+        "cell": np.repeat(np.arange(cells), len(auctions)),
+        "auction": np.tile(auctions, cells),
+    }
+    part_format.check_places(table, places)
 
 
 def _tokens(cell: Population, texts: measures.Texts) -> list[list[int]]:
