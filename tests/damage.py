@@ -10,12 +10,12 @@ def truncated(path):
 
 def cut_by_a_line(path):
     lines = path.read_bytes().splitlines(keepends=True)
-    del lines[len(lines) // 2]
-    path.write_bytes(b"".join(lines))
+    middle = len(lines) // 2
+    path.write_bytes(b"".join(lines[:middle] + lines[middle + 1 :]))
 
 
 def flipped(path):
-    data = bytearray(path.read_bytes())
+    data = bytearray(path.read_bytes() or b"\0")
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
 
@@ -63,22 +63,26 @@ def nested(path):
     path.write_text("[" * 100_000)
 
 
-DAMAGES = [
-    *(truncated, cut_by_a_line, flipped, deleted, emptied, folder_instead),
-    *(link_to_nowhere, list_instead, object_instead, number_instead, not_utf_8, nested),
+BINARY = [
+    *(truncated, flipped, deleted, emptied, folder_instead, link_to_nowhere),
     *([pipe_instead] if hasattr(os, "mkfifo") else []),
+]
+TEXT = [
+    *(cut_by_a_line, list_instead, object_instead, number_instead, not_utf_8, nested),
 ]
 
 
 def copies(source, target):
     """Every file of a folder with every damage: a copy of the folder that has it.
 
+    What befalls text is left out for files that are none.
+
     Yields:
       The file's name, the damage's, and the copy, which is gone afterwards.
     """
     names = sorted(x.relative_to(source) for x in source.rglob("*") if x.is_file())
     for name in names:
-        for damage in DAMAGES:
+        for damage in BINARY + (TEXT if _is_text(source / name) else []):
             shutil.copytree(source, target)
             damage(target / name)
             if not same(source / name, target / name):
@@ -90,3 +94,11 @@ def same(one, other):
     """Whether a damage left a file as it was, such as an empty one."""
     plain = other.is_file() and not other.is_symlink()
     return plain and one.read_bytes() == other.read_bytes()
+
+
+def _is_text(path):
+    try:
+        path.read_text("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

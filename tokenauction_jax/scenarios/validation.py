@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import pydantic
 
+from tokenauction_jax import files
+
 # Tells where a value of a document stands: ``("agents", 0, "name")``.
 Place = tuple[str | int, ...]
 
@@ -29,7 +31,7 @@ def read_toml(path: pathlib.Path) -> tuple[dict[str, Any], dict[Place, int]]:
       OSError: If the file cannot be read.
       ValueError: If it is no TOML; `tomllib` says the line.
     """
-    text = path.read_text(encoding="utf-8")
+    text = files.read(path).decode("utf-8")
     return tomllib.loads(text), _lines(text)
 
 

@@ -119,10 +119,14 @@ class Manifest:
         )
 
     def check_plan(self, study: Study, plan: Plan, folder: pathlib.Path) -> None:
-        """Raises `StoreError` unless all but the sizes follows from the study."""
+        """Raises `StoreError` unless all but sizes and labels follow from the study."""
         sizes = {"block": self.plan.block, "chunk": self.plan.chunk}
+        # Names of files are those from the folder where it was begun.
+        labels = {"levels": self.outline.levels, "rule": self.outline.rule}
         own = dataclasses.replace(
-            self, outline=study.outline(), plan=dataclasses.replace(plan, **sizes)
+            self,
+            outline=dataclasses.replace(study.outline(), **labels),
+            plan=dataclasses.replace(plan, **sizes),
         )
         if own.stamp != self.stamp:
             raise StoreError(

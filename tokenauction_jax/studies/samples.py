@@ -10,6 +10,12 @@ from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.studies import part_format
 from tokenauction_jax.studies.plan import Plan
 
+# Of a table of auctions, before the measures.
+_COLUMNS = (
+    *("cell", "auction", "valid", "length", "text", "tokens", "pieces"),
+    *("favoured_by", "attribution", "bids", "values"),
+)
+
 
 def decode(cell: Population, texts: measures.Texts) -> list[str]:
     """The texts of language models, without their end tokens; "" for tables."""
@@ -92,6 +98,10 @@ def check(table: pa.Table, plan: Plan, chunk: int) -> None:
         "cell": np.repeat(np.arange(cells), len(auctions)),
         "auction": np.tile(auctions, cells),
     }
+    # The length is a measure, too.
+    names = dict.fromkeys([*_COLUMNS, *(column.key for column in plan.columns)])
+    if table.column_names != list(names):
+        raise ValueError("its columns are not those of the study's measures")
     part_format.check_places(table, places)
 
 
