@@ -9,10 +9,13 @@ import pathlib
 import re
 import stat
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 CHECKSUMS = "SHA256SUMS"
+# Characters of a reason, so that the message stays a line.
+_LONGEST = 200
 
 
 class StoreError(ValueError):
@@ -24,8 +27,9 @@ class ExistsError(StoreError):
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without the path that the message names anyway."""
-    return getattr(error, "strerror", None) or str(error)
+    """What went wrong, in short, without the path that the message names anyway."""
+    text = getattr(error, "strerror", None) or str(error)
+    return textwrap.shorten(text, _LONGEST, placeholder=" ...")
 
 
 def exists(path: pathlib.Path) -> bool:

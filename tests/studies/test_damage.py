@@ -284,6 +284,17 @@ def test_an_edited_manifest(folder):
         check_line(line)
 
 
+def test_another_plan_is_told_as_such(folder):
+    """Not as a list of files that is too long or too short for it."""
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    for change in ({"chunk": 128}, {"kept": 60}, {"kept": 150}):
+        changed = content | {"plan": content["plan"] | change}
+        path.write_text(json.dumps(changed))
+        for call in (results.load, ta.studies.resume):
+            refused(lambda call=call: call(folder), "the manifest .* was changed")
+
+
 def test_a_manifest_edited_before_the_first_chunk(folders, right, tmp_path):
     folder = shutil.copytree(folders / "begun", tmp_path / "study")
     path = folder / "manifest.json"

@@ -37,6 +37,9 @@ class ChunkFiles:
         due = itertools.chain.from_iterable(map(self._names, chunks))
         for line, name in enumerate(listed, 1):
             if name != next(due, None):
+                # Unless it is the plan that is wrong.
+                if _name("parts", 0) in listed:
+                    self._read(listed, "parts", 0, lambda file: None)
                 raise files.damaged_list(self._path / CHECKSUMS, line)
         return listed
 
@@ -94,14 +97,28 @@ class ChunkFiles:
         Raises:
           StoreError: If it is missing, damaged, or of another study or chunk.
         """
+        return self._read(self._sums, kind, chunk, decode)
+
+    def _read(
+        self,
+        sums: Mapping[str, str],
+        kind: str,
+        chunk: int,
+        decode: Callable[[pq.ParquetFile], _T],
+    ) -> _T:
         name = _name(kind, chunk)
         try:
             data = _buffer(self._path / name)
-            if files.checksum(data) != self._sums.get(name):
+            if files.checksum(data) != sums.get(name):
                 raise ValueError("its checksum is not that of what was written")
             file = pq.ParquetFile(pa.BufferReader(data))
-            self._check_about(file.schema_arrow.metadata or {}, chunk)
-            return decode(file)
+            differs = self._differs(file.schema_arrow.metadata or {}, chunk)
+            if "digest" in differs:
+                raise ValueError("it is of another study")
+            if "chunk" in differs:
+                raise ValueError("it is of another chunk")
+            if not differs:
+                return decode(file)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise StoreError(
                 f"{self._path / name} is damaged: {files.reason(error)}. Restore it "
@@ -109,19 +126,18 @@ class ChunkFiles:
                 "and resume"
             ) from None
 
-    def _check_about(self, found: Mapping[bytes, bytes], chunk: int) -> None:
-        """Raises `ValueError` unless a file says that it is of this study and chunk."""
-        wrong = {
+        raise StoreError(
+            f"the manifest of {self._path} was changed since {name} was written: undo "
+            "the change"
+        )
+
+    def _differs(self, found: Mapping[bytes, bytes], chunk: int) -> set[str]:
+        """In what a file does not say that it is of this study and chunk."""
+        return {
             key
             for key, due in self.about(chunk).items()
             if found.get(key.encode()) != due.encode()
         }
-        if "digest" in wrong:
-            raise ValueError("it is of another study")
-        if "manifest" in wrong:
-            raise ValueError("the manifest was changed since it was written")
-        if wrong:
-            raise ValueError("it is of another chunk")
 
 
 def _name(kind: str, chunk: int) -> str:

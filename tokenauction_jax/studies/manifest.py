@@ -169,4 +169,5 @@ def _reason(error: Exception) -> str:
         return files.reason(error)
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
-    return textwrap.shorten(f"{place}: {first['msg']}", _LONGEST, placeholder=" ...")
+    line = ": ".join(filter(None, [place, first["msg"]]))
+    return textwrap.shorten(line, _LONGEST, placeholder=" ...")

@@ -156,15 +156,15 @@ class Folder:
         Raises:
           StoreError: If another process holds it.
         """
+        path = self.path / _LOCK
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # The system frees it however the process ends; the file says nothing.
-            held = filelock.FileLock(self.path / _LOCK, timeout=0).acquire()
+            held = filelock.FileLock(path, timeout=0).acquire()
         except filelock.Timeout:
             raise StoreError(f"{self.path} is being run by another process") from None
         except OSError as error:
-            reason = files.reason(error)
-            raise StoreError(f"cannot write {self.path}: {reason}") from None
+            raise StoreError(f"cannot write {path}: {files.reason(error)}") from None
         with held:
             # What another process finished until now.
             self.__dict__.pop("_chunks", None)
