@@ -1,15 +1,22 @@
 """Files and folders that appear whole or not at all, whatever happens meanwhile."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import pathlib
+import re
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokenauction_jax.outside import OutsideError
+from tokenauction_jax.outside import OutsideError, shortened
+
+CHECKSUMS = "SHA256SUMS"
+# Characters of a reason, so that the message stays a line.
+_LONGEST = 200
 
 
 class StoreError(OutsideError):
@@ -18,6 +25,27 @@ class StoreError(OutsideError):
 
 class ExistsError(StoreError):
     """A place that holds something already, which is kept."""
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in short, without the path that the message names anyway."""
+    text = getattr(error, "strerror", None) or str(error)
+    return shortened(text, _LONGEST)
+
+
+def exists(path: pathlib.Path) -> bool:
+    """Whether something is at a place, also a link that leads nowhere.
+
+    Raises:
+      StoreError: If nothing can be there, such as under a name that is too long.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot write {path}: {reason(error)}") from None
+    return True
 
 
 def check_new(path: pathlib.Path) -> None:
@@ -29,19 +57,90 @@ def check_new(path: pathlib.Path) -> None:
       ExistsError: If `path` exists.
       StoreError: If its parent does not, or cannot be written to.
     """
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        pass  # If this is wrong, it is told below.
-    except OSError as error:  # Such as a name that is too long.
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
-    else:
+    if exists(path):
         raise ExistsError(f"{path} exists and is kept: choose another place")
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        raise StoreError(f"{parent} is not a folder: create it, or choose another")
-    if not os.access(parent, os.W_OK):
-        raise StoreError(f"{parent} cannot be written to: choose another folder")
+    check_writable(path.absolute().parent)
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Raises `StoreError` unless files can be made in a folder."""
+    if not folder.is_dir():
+        raise StoreError(f"{folder} is not a folder: create it, or choose another")
+    if not os.access(folder, os.W_OK):
+        raise StoreError(f"{folder} cannot be written to: choose another folder")
+
+
+def check_plain(path: pathlib.Path) -> None:
+    """Checks that a file is a plain one: reading a pipe or a device may never end.
+
+    Raises:
+      OSError: If it is not, or is not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a plain file")
+
+
+def read(path: pathlib.Path) -> bytes:
+    """The bytes of a plain file.
+
+    Raises:
+      OSError: If it cannot be read.
+    """
+    check_plain(path)
+    return path.read_bytes()
+
+
+def checksum(data: Any) -> str:
+    """The SHA-256 of bytes, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_checksums(folder: pathlib.Path) -> dict[str, str]:
+    """The checksums of a folder's files by their names; none if there is no list.
+
+    Raises:
+      StoreError: If the list is damaged.
+    """
+    path = folder / CHECKSUMS
+    try:
+        text = read(path).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}") from None
+    sums: dict[str, str] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line and text.count("\n") == number - 1:
+            break  # What follows the last line's end.
+        # As `sha256sum -c` takes them.
+        entry = re.fullmatch(r"([0-9a-f]{64})  (\S+)", line)
+        if entry is None or entry[2] in sums:
+            raise damaged_list(path, number)
+        sums[entry[2]] = entry[1]
+    return sums
+
+
+def damaged_list(path: pathlib.Path, line: int) -> StoreError:
+    """The error of a list of checksums that is wrong from a line on."""
+    return StoreError(
+        f"{path} is damaged from line {line} on: restore it from a copy, or delete "
+        "this line and all below it, and resume"
+    )
+
+
+def write_checksums(folder: pathlib.Path, sums: Mapping[str, str]) -> None:
+    """Replaces the list of a folder's checksums.
+
+    Raises:
+      OSError: If it cannot be written.
+    """
+    lines = "".join(f"{total}  {name}\n" for name, total in sums.items())
+    write(folder / CHECKSUMS, lines)
+
+
+def scratch_name(name: str) -> str:
+    """The name under which a file is written, which a kill may leave behind."""
+    return f".{name}.writing"
 
 
 def write(path: pathlib.Path, content: Any) -> None:
@@ -51,7 +150,7 @@ def write(path: pathlib.Path, content: Any) -> None:
       OSError: If it cannot be written; an earlier file is then as it was.
     """
     data = content.encode() if isinstance(content, str) else content
-    scratch = path.with_name(f".{path.name}.writing")
+    scratch = path.with_name(scratch_name(path.name))
     try:
         with open(scratch, "wb") as file:
             file.write(data)

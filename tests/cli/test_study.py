@@ -17,7 +17,7 @@ import tiny_study
 import tokenauction_jax as ta
 from tokenauction_jax.cli import main
 from tokenauction_jax.reports.tables import headline
-from tokenauction_jax.studies import parts, results
+from tokenauction_jax.studies import launch, manifest, parts, results
 
 # A process that is started in the background may have been told to ignore Ctrl-C.
 PROGRAM = """
@@ -196,8 +196,8 @@ def test_a_changed_study_is_refused_with_the_difference(whole, file, tmp_path, c
 
 
 def test_another_version_is_refused(whole, capsys, monkeypatch):
-    now = parts.environment() | {"backend": "abacus"}
-    monkeypatch.setattr(parts, "environment", lambda: now)
+    now = manifest.environment() | {"backend": "abacus"}
+    monkeypatch.setattr(manifest, "environment", lambda: now)
     assert "backend was cpu, is abacus" in failure(capsys, "resume", whole)
 
 
@@ -254,11 +254,62 @@ def test_two_processes_cannot_run_one_folder(whole, capsys):
     assert "is being run by another process" in error
 
 
+def test_damaged_folders_end_in_one_line(whole, file, tmp_path, capsys):
+    place = tmp_path / "damaged"
+    harm = {
+        "manifest.json": (b"[]", "manifest.json is damaged"),
+        "SHA256SUMS": (b"\xff", "SHA256SUMS is damaged from line 1 on"),
+        "pairs": (None, "parts of a study, but no manifest.json"),
+    }
+    for name, (data, told) in harm.items():
+        shutil.copytree(whole, place)
+        if data is None:
+            (place / "manifest.json").unlink()
+            assert told in failure(capsys, "run", file, "--out", place)
+        else:
+            (place / name).write_bytes(data)
+            assert told in failure(capsys, "resume", place)
+            assert told in failure(capsys, "report", place)
+        shutil.rmtree(place)
+
+
+def test_a_damaged_log_is_left_out(whole, tmp_path, capsys):
+    place = tmp_path / "damaged"
+    shutil.copytree(whole, place)
+    (place / "sessions.jsonl").write_bytes(b"\xff{]\n[]\n3")
+    study("report", place)
+    assert "Written to" in capsys.readouterr().out
+    (place / ".lock").unlink()
+    (place / ".lock").mkdir()
+    assert "cannot write" in failure(capsys, "resume", place)
+    (place / ".lock").rmdir()
+    study("resume", place)
+    assert "0 auctions in" in " ".join(capsys.readouterr().out.split())
+
+
+def test_interrupted_before_it_began_there_is_nothing_to_resume(
+    file, tmp_path, capsys, monkeypatch
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch.Folder, "create", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        study("run", file, "--out", tmp_path / "study")
+    assert stopped.value.code == 130
+    assert "resume" not in capsys.readouterr().err
+    monkeypatch.undo()
+    assert "it has no manifest.json" in failure(capsys, "resume", tmp_path / "study")
+
+
 def test_errors_are_one_line(tmp_path, whole, file, capsys):
     error = failure(capsys, "run", file, "--out", whole)
     assert "exists: resume the study in it" in error
     assert f"(`tokenauction study resume {whole}`, or another --out)" in error
     assert "is not the folder of a study" in failure(capsys, "resume", tmp_path)
+    long = tmp_path / ("x" * 300)
+    assert "File name too long" in failure(capsys, "run", file, "--out", long)
+    assert "File name too long" in failure(capsys, "report", whole, "--out", long)
     assert "no study 'nope'" in failure(capsys, "check", "nope")
     bad = ("run", file, "--out", tmp_path / "x", "--blocks-per-chunk", "0")
     assert "blocks_per_chunk must be at least 1" in failure(capsys, *bad)

@@ -227,7 +227,7 @@ def test_nothing_but_a_report_is_replaced(tmp_path):
     with pytest.raises(StoreError, match="other files"):
         written(tmp_path, "single")
     assert (folder / "index.html").read_text() == "mine"
-    with pytest.raises(StoreError, match="create it first"):
+    with pytest.raises(StoreError, match="is not a folder: create it"):
         written(tmp_path / "no", "single")
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "report").write_text("mine")

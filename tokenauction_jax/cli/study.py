@@ -165,6 +165,8 @@ def _interruptible(folder: pathlib.Path, console: Console) -> Iterator[Listener]
         except KeyboardInterrupt:
             interrupted = True
     if interrupted:
+        if not files.exists(Folder(folder).manifest_path):
+            raise KeyboardInterrupt
         go_on = f"to go on: tokenauction study resume {folder}"
         hints.say(f"interrupted; {go_on}")
         if not Folder(folder).num_parts():

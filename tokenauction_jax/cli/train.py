@@ -67,6 +67,7 @@ def run(command: Train) -> None:
                 **options,
                 on_start=progress.plan,
                 on_step=progress.on_step,
+                on_damaged=progress.on_damaged,
             )
         except finetune.RunExistsError:
             raise finetune.TrainingError(

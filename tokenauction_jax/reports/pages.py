@@ -48,18 +48,21 @@ def write_report(results: Results, folder: pathlib.Path) -> pathlib.Path:
             page = _render(results, [(c, Markup(_inline(part, c))) for c in charts])
             files.write(part / "index.html", page)
     except OSError as error:
-        raise StoreError(f"cannot write {folder}: {error}") from None
+        raise StoreError(f"cannot write {folder}: {files.reason(error)}") from None
     return folder / "index.html"
 
 
 def _check_replaceable(folder: pathlib.Path) -> None:
     """Nothing but an earlier report is ever replaced."""
-    if not folder.absolute().parent.is_dir():
-        parent = folder.absolute().parent
-        raise StoreError(f"{parent} is not a folder: create it first")
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+    if not files.exists(folder):
+        files.check_new(folder)
+        return
+    if folder.is_symlink() or not folder.is_dir():
         raise StoreError(f"{folder} is not a folder: choose another one")
-    names = [file.name for file in folder.iterdir()] if folder.exists() else []
+    try:
+        names = [file.name for file in folder.iterdir()]
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {files.reason(error)}") from None
     ours = all(
         name.endswith((".svg", ".png")) or name == "index.html" for name in names
     )

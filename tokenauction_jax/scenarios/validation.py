@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pydantic
 
+from tokenauction_jax import files
 from tokenauction_jax.outside import listed, quoted, shortened
 from tokenauction_jax.scenarios.numbers import LIST, NUMBER
 
@@ -41,7 +42,7 @@ def read_toml(path: pathlib.Path) -> tuple[dict[str, Any], dict[Place, int]]:
       OSError: If the file cannot be read.
       ValueError: If it is no TOML; `tomllib` says the line.
     """
-    text = path.read_text(encoding="utf-8-sig")
+    text = files.read(path).decode("utf-8-sig")
     try:
         return tomllib.loads(text), _lines(text)
     except RecursionError:

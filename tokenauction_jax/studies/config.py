@@ -235,6 +235,7 @@ class Outline:
       rule: Of the first cell, which a study without factors is called by.
     """
 
+    __pydantic_config__ = STRICT
     name: str
     description: str
     num_auctions: int
@@ -245,13 +246,6 @@ class Outline:
     stop: Stop | None
     levels: Sequence[Mapping[str, str]]
     rule: str
-
-    @classmethod
-    def from_manifest(cls, content: Mapping[str, Any]) -> "Outline":
-        """The outline that was written with `dataclasses.asdict`."""
-        stop = content["stop"]
-        stop = None if stop is None else Stop(**stop)
-        return cls(**dict(content, stop=stop))
 
     def label(self, cell: int) -> str:
         """All levels of a cell in one line."""

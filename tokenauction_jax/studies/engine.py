@@ -83,7 +83,7 @@ def run(
     outline = study.outline()
     compared = contrasts.series(outline.levels)
     total = parts.statistics()
-    session = Session(study, cells, plan, compared, on_progress)
+    session = Session(cells, plan, compared, on_progress)
     chunks = range(parts.num_parts(), plan.num_chunks)
     session.show(total, chunks.start)
     stopped = precise_enough(outline, plan, total)

@@ -8,7 +8,9 @@ from tokenauction_jax.scenarios import population
 from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.studies import engine, reading, results
 from tokenauction_jax.studies.config import Study, StudyError
-from tokenauction_jax.studies.parts import Folder, Memory, new_manifest
+from tokenauction_jax.studies.manifest import Manifest
+from tokenauction_jax.studies.memory import Memory
+from tokenauction_jax.studies.parts import Folder
 from tokenauction_jax.studies.plan import Plan, make_plan
 from tokenauction_jax.studies.results import Results
 from tokenauction_jax.studies.session import Progress
@@ -29,7 +31,8 @@ def run(
     Args:
       study: A built-in study, a TOML file, or a `Study` (or nested dictionaries as in a
         file) whose agents, rules, valuation, values and bids may be objects.
-      out: The folder, which must not exist yet; None keeps everything in memory.
+      out: The folder, which must not have a study yet; None keeps everything in
+        memory.
       blocks_per_chunk: Blocks of auctions between two parts, which is what a kill can
         lose; by default seconds of work.
       listen: Called once with the study and its plan; what it returns is called after
@@ -41,7 +44,7 @@ def run(
 
     Raises:
       StudyError: Naming everything that is wrong in the study.
-      StoreError: If the folder exists or cannot be written.
+      StoreError: If the folder has a study or other files, or cannot be written.
 
     >>> import jax.numpy as jnp, tokenauction_jax as ta
     >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
@@ -64,10 +67,11 @@ def run(
     if isinstance(folder, Memory):
         on_progress = None if listen is None else listen(chosen, plan)
         engine.run(chosen, folder, cells, plan, on_progress)
-        return results.collect(folder, new_manifest(chosen, plan))
+        return results.collect(folder, Manifest.of(chosen, plan))
     file = study if isinstance(study, str | pathlib.Path) else None
-    folder.create(chosen, plan, file)
-    return _go_on(chosen, folder, cells, plan, listen)
+    with folder.lock():
+        folder.create(chosen, plan, file)
+        return _go_on(chosen, folder, cells, plan, listen)
 
 
 def resume(
@@ -90,15 +94,17 @@ def resume(
         if a part is damaged; if another process runs the study.
     """
     folder = Folder(pathlib.Path(path))
-    manifest = folder.manifest()
+    manifest = folder.manifest
     if study is None:
         chosen = folder.read_study()
     else:
-        chosen = reading.check_study(study, name=manifest["outline"]["name"])
-        folder.check_unchanged(chosen, manifest)
-    folder.check_environment(manifest)
+        chosen = reading.check_study(study, name=manifest.outline.name)
+        manifest.check_study(chosen, folder.path)
+    manifest.check_environment(folder.path)
     cells = population.build([cell.setting for cell in chosen.cells()])
-    return _go_on(chosen, folder, cells, Plan.from_manifest(manifest), listen)
+    manifest.check_plan(chosen, make_plan(chosen, cells), folder.path)
+    with folder.lock():
+        return _go_on(chosen, folder, cells, manifest.plan, listen)
 
 
 def _go_on(
@@ -109,13 +115,12 @@ def _go_on(
     listen: Listener | None,
 ) -> Results:
     on_progress = None if listen is None else listen(study, plan)
-    with folder.lock():
-        try:
-            engine.run(study, folder, cells, plan, on_progress)
-        except KeyboardInterrupt:
-            if folder.num_parts():
-                results.load(folder.path).write_tables()
-            raise
-        found = results.load(folder.path)
-        found.write_tables()
+    try:
+        engine.run(study, folder, cells, plan, on_progress)
+    except KeyboardInterrupt:
+        if folder.num_parts():
+            results.load(folder.path).write_tables()
+        raise
+    found = results.load(folder.path)
+    found.write_tables()
     return found

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,17 @@ from tokenauction_jax.statistics.sketch import Sketch
 # More products of pairs than these are written and read measure by measure.
 _PAIRS_AT_ONCE = 2**20
 _MOMENTS = ("n", "mean", "m2")
+_NUMBERS = pa.list_(pa.float64())
+_PART = pa.schema(
+    [
+        ("kind", pa.string()),
+        *((name, pa.int64()) for name in ("series", "measure", "auctions")),
+        *((name, pa.int64()) for name in ("undefined", "infinite", "n")),
+        *((name, pa.float64()) for name in ("mean", "m2")),
+        ("buckets", pa.list_(pa.uint16())),
+        ("counts", pa.list_(pa.int32())),
+    ]
+)
 # Columns of what pairs have of their own: their attribute, and which row of it.
 _PARTIAL: dict[str, tuple[str, Any]] = {
     "pair_n": ("n", ...),
@@ -27,6 +38,29 @@ _PARTIAL: dict[str, tuple[str, Any]] = {
     "pair_m2": ("m2", 0),
     "pair_other_m2": ("m2", 1),
 }
+_PAIRS = pa.schema(
+    [
+        *((name, pa.int64()) for name in ("measure", "cell", "n")),
+        *((name, pa.float64()) for name in ("mean", "m2")),
+        *((name, _NUMBERS) for name in ("cross", *_PARTIAL)),
+    ]
+)
+
+
+class Shape(NamedTuple):
+    """What the statistics of a chunk are of.
+
+    Attributes:
+      auctions: How many ran in each cell.
+      cells: How many there are, `C`.
+      measures: `M`.
+      comparisons: `P`.
+    """
+
+    auctions: int
+    cells: int
+    measures: int
+    comparisons: int
 
 
 def to_table(statistics: Statistics) -> pa.Table:
@@ -43,13 +77,9 @@ def to_table(statistics: Statistics) -> pa.Table:
 
     nothing = np.zeros((num_compared, num_columns), np.int64)
     undefined = np.repeat(statistics.undefined, num_columns)
+    shape = Shape(statistics.num_auctions, num_cells, num_columns, num_compared)
     columns: dict[str, Any] = {
-        "kind": ["cell"] * cells.n.size + ["comparison"] * compared.n.size,
-        "series": both(
-            *(np.repeat(np.arange(k), num_columns) for k in (num_cells, num_compared))
-        ),
-        "measure": np.tile(np.arange(num_columns), num_cells + num_compared),
-        "auctions": np.full(len(offsets) - 1, statistics.num_auctions),
+        **_places(shape),
         "undefined": both(undefined, nothing),
         "infinite": both(statistics.infinite, nothing),
         "n": both(cells.n, compared.n),
@@ -58,29 +88,62 @@ def to_table(statistics: Statistics) -> pa.Table:
         "buckets": pa.ListArray.from_arrays(offsets, pa.array(sketch.buckets)),
         "counts": pa.ListArray.from_arrays(offsets, pa.array(sketch.counts)),
     }
-    return pa.table(columns)
+    return pa.table(columns, _PART)
 
 
-def from_table(table: pa.Table) -> Statistics:
-    """The statistics that `to_table` made a table of, without pairs."""
-    is_cell = table["kind"].to_numpy() == "cell"
-    num_columns = table["measure"].to_numpy().max() + 1
+def _places(shape: Shape) -> dict[str, np.ndarray]:
+    """What each row of a part is of."""
+    series = (shape.cells, shape.comparisons)
+    rows = [shape.measures * count for count in series]
+    numbers = [np.repeat(np.arange(k), shape.measures) for k in series]
+    return {
+        "kind": np.repeat(np.array(["cell", "comparison"], object), rows),
+        "series": np.concatenate(numbers),
+        "measure": np.tile(np.arange(shape.measures), sum(series)),
+        "auctions": np.full(sum(rows), shape.auctions),
+    }
 
-    def numbers(name: str, chosen: np.ndarray) -> np.ndarray:
-        return table[name].to_numpy()[chosen].reshape(-1, num_columns)
 
-    def moments(chosen: np.ndarray) -> Moments:
+def check_places(table: pa.Table, places: Mapping[str, np.ndarray]) -> None:
+    """Raises `ValueError` unless the rows of a table are of what they should be.
+
+    Args:
+      table: That was read.
+      places: The columns that tell what each row is of.
+    """
+    for name, place in places.items():
+        if name not in table.column_names or not np.array_equal(
+            table[name].to_numpy(), place
+        ):
+            raise ValueError(f"its column {name} is not that of its chunk")
+
+
+def from_table(table: pa.Table, shape: Shape) -> Statistics:
+    """The statistics that `to_table` made a table of, without pairs.
+
+    Raises:
+      ValueError: If they are not of that shape.
+    """
+    table = table.cast(_PART)
+    check_places(table, _places(shape))
+    num_rows = shape.cells * shape.measures
+    cells, compared = slice(0, num_rows), slice(num_rows, None)
+
+    def numbers(name: str, chosen: slice) -> np.ndarray:
+        return table[name].to_numpy()[chosen].reshape(-1, shape.measures)
+
+    def moments(chosen: slice) -> Moments:
         return Moments(*(numbers(name, chosen) for name in _MOMENTS))
 
     buckets = table["buckets"].combine_chunks()
     counts = table["counts"].combine_chunks().flatten().to_numpy()
-    offsets = buckets.offsets.to_numpy()[: is_cell.sum() + 1].astype(np.int64)
+    offsets = buckets.offsets.to_numpy()[: num_rows + 1].astype(np.int64)
     return Statistics(
-        int(table["auctions"][0].as_py()),
-        numbers("undefined", is_cell)[:, 0],
-        numbers("infinite", is_cell),
-        moments(is_cell),
-        moments(~is_cell),
+        shape.auctions,
+        numbers("undefined", cells)[:, 0],
+        numbers("infinite", cells),
+        moments(cells),
+        moments(compared),
         Sketch(
             offsets, buckets.flatten().to_numpy(), counts.astype(np.int32, copy=False)
         ),
@@ -110,10 +173,7 @@ def to_pair_tables(statistics: Statistics) -> Iterator[pa.Table]:
 def _pair_table(pairs: CellPairs, measures: range) -> pa.Table:
     num_cells, chosen = len(pairs.cells.n), slice(measures.start, measures.stop)
     lengths = np.tile(np.arange(num_cells, 0, -1), (len(measures), 1))
-    columns: dict[str, Any] = {
-        "measure": np.repeat(measures, num_cells),
-        "cell": np.tile(np.arange(num_cells), len(measures)),
-    }
+    columns: dict[str, Any] = {**_pair_places(measures, num_cells)}
     for name, values in pairs.cells._asdict().items():
         columns[name] = values[:, chosen].T.ravel()
     columns["cross"] = _lists(lengths, pairs.cross[chosen])
@@ -122,12 +182,25 @@ def _pair_table(pairs: CellPairs, measures: range) -> pa.Table:
     for column, (name, row) in _PARTIAL.items():
         found = [getattr(pairs.partial[measure], name)[row] for measure in partial]
         columns[column] = _lists(lengths, np.concatenate([*found, np.zeros(0)]))
-    return pa.table(columns)
+    return pa.table(columns, _PAIRS)
 
 
-def from_pair_table(table: pa.Table) -> CellPairs:
-    """The pairs of the measures of one of the tables of `to_pair_tables`."""
-    num_cells = table["cell"].to_numpy().max() + 1
+def _pair_places(measures: range, num_cells: int) -> dict[str, np.ndarray]:
+    """What each row of a table of pairs is of."""
+    return {
+        "measure": np.repeat(measures, num_cells),
+        "cell": np.tile(np.arange(num_cells), len(measures)),
+    }
+
+
+def from_pair_table(table: pa.Table, measures: range, num_cells: int) -> CellPairs:
+    """The pairs of the measures of one of the tables of `to_pair_tables`.
+
+    Raises:
+      ValueError: If they are not of these measures and cells.
+    """
+    table = table.cast(_PAIRS)
+    check_places(table, _pair_places(measures, num_cells))
     cells = (table[name].to_numpy().reshape(-1, num_cells).T for name in _MOMENTS)
     lists = {name: table[name].combine_chunks() for name in ("cross", *_PARTIAL)}
     size = num_cells * (num_cells + 1) // 2
@@ -145,20 +218,43 @@ def from_pair_table(table: pa.Table) -> CellPairs:
     return CellPairs(Moments(*cells), flat["cross"], partial)
 
 
-def read_measure(file: pq.ParquetFile, measure: int) -> PairMoments:
-    """Joint moments `(P,)` of a measure in all pairs, from the tables of a chunk."""
-    if file.num_row_groups == 1:
-        return from_pair_table(file.read()).of_measure(measure)
-    return from_pair_table(file.read_row_group(measure)).of_measure(0)
+def read_measure(file: pq.ParquetFile, shape: Shape, measure: int) -> PairMoments:
+    """Joint moments `(P,)` of a measure in all pairs, from the tables of a chunk.
+
+    Raises:
+      ValueError: If they are not of that shape.
+    """
+    group, measures = next(
+        (group, measures)
+        for group, measures in enumerate(_groups(file, shape))
+        if measure in measures
+    )
+    found = from_pair_table(file.read_row_group(group), measures, shape.cells)
+    return found.of_measure(measure - measures.start)
 
 
-def read_pair(file: pq.ParquetFile, cell: int, other: int) -> PairMoments:
-    """Joint moments `(M,)` of all measures in two cells, from those tables."""
+def read_pair(file: pq.ParquetFile, shape: Shape, cell: int, other: int) -> PairMoments:
+    """Joint moments `(M,)` of all measures in two cells, from those tables.
+
+    Raises:
+      ValueError: If they are not of that shape.
+    """
     found = [
-        from_pair_table(file.read_row_group(group)).of_pair(cell, other)
-        for group in range(file.num_row_groups)
+        from_pair_table(file.read_row_group(group), measures, shape.cells).of_pair(
+            cell, other
+        )
+        for group, measures in enumerate(_groups(file, shape))
     ]
     return PairMoments(*(np.concatenate(x, -1) for x in zip(*found, strict=True)))
+
+
+def _groups(file: pq.ParquetFile, shape: Shape) -> list[range]:
+    """The measures of each table of a chunk's pairs."""
+    if file.num_row_groups == 1:
+        return [range(shape.measures)]
+    if file.num_row_groups != shape.measures:
+        raise ValueError("it is not of the measures of its chunk")
+    return [range(measure, measure + 1) for measure in range(shape.measures)]
 
 
 def pairs_to_parquet(statistics: Statistics, about: Mapping[str, str]) -> pa.Buffer:

@@ -1,18 +1,16 @@
 """The folder of a study: a manifest, and one Parquet part for each finished chunk.
 
 A part appears whole or not at all, and is never changed. What a reader or a resumed run
-knows is the manifest and the parts, merged in their order.
+knows is the manifest and the parts, merged in their order. Whatever else a folder
+holds, because of damage, an edit or a kill, is told and never read.
 """
 
 import contextlib
-import dataclasses
-import difflib
-import errno
 import functools
-import hashlib
+import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import filelock
@@ -20,17 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenauction_jax import files
-from tokenauction_jax.environment import environment
-from tokenauction_jax.files import ExistsError, StoreError
-from tokenauction_jax.mechanism.sampling import SAMPLER
+from tokenauction_jax.files import CHECKSUMS, ExistsError, StoreError
 from tokenauction_jax.statistics.moments import PairMoments, Statistics
-from tokenauction_jax.studies import part_format, reading
+from tokenauction_jax.studies import contrasts, part_format, reading, samples
+from tokenauction_jax.studies.chunk_files import KINDS, ChunkFiles
 from tokenauction_jax.studies.config import Study
+from tokenauction_jax.studies.manifest import Manifest
+from tokenauction_jax.studies.memory import merged, total
 from tokenauction_jax.studies.plan import Plan
+from tokenauction_jax.studies.session import Entry
 
-_CHECKSUMS = "SHA256SUMS"
-# What two runs must agree in for their numbers to be the same bits.
-_SAME = ("tokenauction_jax", "versions", "backend", "x64", "random_bits")
+_MANIFEST, _STUDY = "manifest.json", "study.toml"
+_LOCK, _SESSIONS = ".lock", "sessions.jsonl"
 
 
 class Folder:
@@ -42,18 +41,53 @@ class Folder:
     @property
     def manifest_path(self) -> pathlib.Path:
         """Where the manifest is."""
-        return self.path / "manifest.json"
+        return self.path / _MANIFEST
 
     @functools.cached_property
-    def digest(self) -> str:
-        """Of the study that the parts are of."""
-        return self.manifest()["digest"]
+    def manifest(self) -> Manifest:
+        """What the parts are of.
+
+        Raises:
+          StoreError: If the folder is not a study's, or its manifest is damaged.
+        """
+        return Manifest.read(self.manifest_path)
 
     def check_new(self) -> None:
-        """Raises `ExistsError` if the folder is there already."""
-        if self.path.exists():
+        """Checks that a study can be begun in the folder.
+
+        It may be there already if it holds nothing but what a kill can leave of a study
+        whose manifest was not written yet.
+
+        Raises:
+          ExistsError: If it has a study.
+          StoreError: If it holds anything else, or cannot be made.
+        """
+        if not files.exists(self.path):
+            files.check_writable(
+                next(filter(files.exists, self.path.absolute().parents))
+            )
+            return
+        if files.exists(self.manifest_path):
             raise ExistsError(
                 f"{self.path} exists: resume the study in it, or choose another folder"
+            )
+        try:
+            names = {file.name for file in self.path.iterdir()}
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.path}: {files.reason(error)}"
+            ) from None
+        files.check_writable(self.path)
+        if CHECKSUMS in names or any(self._holds(kind) for kind in KINDS):
+            raise StoreError(
+                f"{self.path} has parts of a study, but no {_MANIFEST}: restore that "
+                "from a copy, or choose another folder"
+            )
+        own = {_MANIFEST, _STUDY}
+        if others := names - own - {_LOCK, *map(files.scratch_name, own), *KINDS}:
+            raise StoreError(
+                f"{self.path} holds {min(others)}, which is not a study's: choose "
+                "another folder"
             )
 
     def create(
@@ -61,41 +95,38 @@ class Folder:
     ) -> None:
         """Makes the folder with the study's manifest, and its file if it has one.
 
+        The manifest comes last: it makes the folder a study's.
+
         Args:
           study: What will run.
           plan: How it is cut.
           file: What it was read from.
 
         Raises:
-          StoreError: If the folder exists already or cannot be made.
+          StoreError: If the folder has a study already or cannot be made.
         """
         self.check_new()
-        content = new_manifest(study, plan)
-        if file is not None:
-            content["base"] = str(reading.study_folder(file))
         try:
-            (self.path / "parts").mkdir(parents=True)
-            (self.path / "auctions").mkdir()
+            self.path.mkdir(parents=True, exist_ok=True)
             if file is not None:
-                files.write(self.path / "study.toml", reading.study_text(file))
+                self._keep_study(reading.study_text(file))
+            base = None if file is None else reading.study_folder(file)
+            content = Manifest.of(study, plan, base).content()
             files.write_json(self.manifest_path, content)
         except OSError as error:
-            raise StoreError(f"cannot write {self.path}: {error.strerror}") from None
+            reason = files.reason(error)
+            raise StoreError(f"cannot write {self.path}: {reason}") from None
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest.
+    def _holds(self, kind: str) -> bool:
+        """Whether there are files of a kind, listed or not."""
+        place = self.path / kind
+        return any(place.iterdir()) if place.is_dir() else files.exists(place)
 
-        Raises:
-          StoreError: If the folder is not a study's.
-        """
-        try:
-            return json.loads(self.manifest_path.read_text("utf-8"))
-        except FileNotFoundError:
-            raise StoreError(
-                f"{self.path} is not the folder of a study: it has no manifest.json"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {self.manifest_path}: {error}") from None
+    def _keep_study(self, text: str) -> None:
+        path = self.path / _STUDY
+        if files.exists(path) and files.read(path) != text.encode():
+            raise StoreError(f"{path} is another study: choose another folder")
+        files.write(path, text)
 
     def read_study(self) -> Study:
         """The study that the folder's parts are of.
@@ -103,79 +134,54 @@ class Folder:
         Raises:
           StoreError: If its file was changed since, with the difference, or if it was
             built in Python.
+          StudyError: If its file cannot be read any more.
         """
-        manifest = self.manifest()
-        if "base" not in manifest:
+        base = self.manifest.base
+        if base is None:
             raise StoreError(
                 f"{self.path} is of a study that was built in Python: resume it there, "
                 "giving the study"
             )
-        base = pathlib.Path(manifest["base"])
-        file = self.path / "study.toml"
-        study = reading.read_study(file, manifest["outline"]["name"], base)
-        self.check_unchanged(study, manifest)
+        name = self.manifest.outline.name
+        study = reading.read_study(self.path / _STUDY, name, pathlib.Path(base))
+        self.manifest.check_study(study, self.path)
         return study
-
-    def check_unchanged(self, study: Study, manifest: Mapping[str, Any]) -> None:
-        """Raises `StoreError` with a diff unless `study` is what the parts are of."""
-        if study.digest() == manifest["digest"]:
-            return
-        now = study.canonical().splitlines()
-        diff = [
-            line
-            for line in difflib.unified_diff(manifest["config"], now, n=0, lineterm="")
-            if not line.startswith(("---", "+++", "@@"))
-        ]
-        raise StoreError(
-            f"{self.path} was run with another configuration ({', '.join(diff)}): "
-            "undo the change, or run it into another folder"
-        )
-
-    def check_environment(self, manifest: Mapping[str, Any]) -> None:
-        """Raises `StoreError` if a chunk run now could differ in its bits."""
-        now = environment()
-        changed = [
-            f"{name} was {manifest[name]}, is {now[name]}"
-            for name in _SAME
-            if manifest[name] != now[name]
-        ]
-        if changed:
-            raise StoreError(
-                f"{self.path} was run elsewhere ({'; '.join(changed)}): numbers would "
-                "not be those of one run; use the same versions, or another folder"
-            )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the folder: a second run of it would overwrite the first one's parts.
 
+        It is made if it is not there.
+
         Raises:
           StoreError: If another process holds it.
         """
+        path = self.path / _LOCK
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             # The system frees it however the process ends; the file says nothing.
-            held = filelock.FileLock(self.path / ".lock", timeout=0).acquire()
+            held = filelock.FileLock(path, timeout=0).acquire()
         except filelock.Timeout:
             raise StoreError(f"{self.path} is being run by another process") from None
         except OSError as error:
-            raise StoreError(f"cannot write {self.path}: {error.strerror}") from None
+            raise StoreError(f"cannot write {path}: {files.reason(error)}") from None
         with held:
+            # What another process finished until now.
+            self.__dict__.pop("_chunks", None)
             yield
 
-    def checksums(self) -> dict[str, str]:
-        """SHA-256 of every finished file by its name, as ``sha256sum -c`` takes them.
-
-        A chunk is finished once it is listed here.
-        """
-        try:
-            listed = (self.path / _CHECKSUMS).read_text("utf-8")
-        except FileNotFoundError:
-            return {}
-        return {line[66:]: line[:64] for line in listed.splitlines()}
+    @functools.cached_property
+    def _chunks(self) -> ChunkFiles:
+        """The finished chunks, as of when they are first asked for."""
+        return ChunkFiles(self.path, self.manifest)
 
     def num_parts(self) -> int:
-        """How many chunks are finished."""
-        return sum(name.startswith("parts/") for name in self.checksums())
+        """How many chunks are finished.
+
+        Raises:
+          StoreError: If the list of finished files is damaged.
+        """
+        return self._chunks.count() if files.exists(self.manifest_path) else 0
 
     def write_part(
         self, chunk: int, statistics: Statistics, auctions: pa.Table | None
@@ -185,183 +191,118 @@ class Folder:
         Raises:
           StoreError: If it cannot be written, for instance for want of space.
         """
-        sums = self.checksums()
-        about = {"digest": self.digest, "chunk": str(chunk)}
-        try:
-            for kind, data in _files(statistics, auctions, about):
-                name = _part(kind, chunk)
-                (self.path / name).parent.mkdir(exist_ok=True)
-                files.write(self.path / name, data)
-                sums[name] = hashlib.sha256(data).hexdigest()
-            lines = "".join(f"{total}  {name}\n" for name, total in sums.items())
-            files.write(self.path / _CHECKSUMS, lines)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            remedy = "free some space and resume; " if full else ""
-            raise StoreError(
-                f"cannot write {self.path / _part('parts', chunk)}: {error.strerror}; "
-                f"{remedy}the {chunk} chunks before it are kept"
-            ) from None
+        about = self._chunks.about(chunk)
+        self._chunks.write(chunk, _files(statistics, auctions, about))
 
     def read_part(self, chunk: int) -> Statistics:
         """The statistics of a chunk, without its pairs.
 
         Raises:
-          StoreError: If the part is damaged, or of another study.
+          StoreError: If the part is damaged, or of another study or chunk.
         """
-        return part_format.from_table(self._read_own(_part("parts", chunk)).read())
+        shape = self._shape(chunk)
+        return self._chunks.read(
+            "parts", chunk, lambda file: part_format.from_table(file.read(), shape)
+        )
 
     def read_pair(self, cell: int, other: int) -> PairMoments:
         """Joint moments `(M,)` of all measures in two cells, over all chunks.
 
         Raises:
-          StoreError: If a file is missing, damaged, or of another study.
+          StoreError: If a file is missing, damaged, or of another study or chunk.
         """
-        return _merged(part_format.read_pair(x, cell, other) for x in self._pairs())
+        return self._read_pairs(
+            lambda file, shape: part_format.read_pair(file, shape, cell, other)
+        )
 
     def read_measure(self, measure: int) -> PairMoments:
         """Joint moments `(P,)` of a measure in all pairs of cells, over all chunks.
 
         Raises:
-          StoreError: If a file is missing, damaged, or of another study.
+          StoreError: If a file is missing, damaged, or of another study or chunk.
         """
-        return _merged(part_format.read_measure(x, measure) for x in self._pairs())
-
-    def _pairs(self) -> Iterator[pq.ParquetFile]:
-        return (self._read_own(_part("pairs", k)) for k in range(self.num_parts()))
-
-    def read_auctions(self) -> pa.Table | None:
-        """The auctions that were kept whole, None if there are none."""
-        names = [name for name in self.checksums() if name.startswith("auctions/")]
-        tables = [self._read(name).read() for name in sorted(names)]
-        return pa.concat_tables(tables) if tables else None
-
-    def _read(self, name: str) -> pq.ParquetFile:
-        path = self.path / name
-        try:
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != self.checksums().get(name):
-                raise ValueError("its checksum is not that of what was written")
-            return pq.ParquetFile(pa.BufferReader(data))
-        except (OSError, ValueError, pa.ArrowException) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise StoreError(
-                f"{path} is damaged: {reason}. Restore it from a copy, or delete its "
-                f"line and all below it from {self.path / _CHECKSUMS}, and resume"
-            ) from None
-
-    def _read_own(self, name: str) -> pq.ParquetFile:
-        """A finished file that says which study it is of."""
-        file = self._read(name)
-        about = file.schema_arrow.metadata or {}
-        if about.get(b"digest") != self.digest.encode():
-            raise StoreError(f"{self.path / name} is of another study")
-        return file
-
-    def statistics(self) -> Statistics | None:
-        """Running total of all finished chunks, None if there are none."""
-        return _total(self.read_part(chunk) for chunk in range(self.num_parts()))
-
-    def log(self, entry: Mapping[str, Any]) -> None:
-        """Adds a line on one session of running."""
-        with open(self.path / "sessions.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def sessions(self) -> list[dict[str, Any]]:
-        """What `log` was given."""
-        path = self.path / "sessions.jsonl"
-        return (
-            [json.loads(x) for x in path.read_text("utf-8").splitlines()]
-            if path.exists()
-            else []
+        return self._read_pairs(
+            lambda file, shape: part_format.read_measure(file, shape, measure)
         )
 
+    def _read_pairs(
+        self, decode: Callable[[pq.ParquetFile, part_format.Shape], PairMoments]
+    ) -> PairMoments:
+        def read(chunk: int) -> PairMoments:
+            shape = self._shape(chunk)
+            return self._chunks.read("pairs", chunk, lambda file: decode(file, shape))
 
-class Memory:
-    """The parts of a study that leaves no files."""
+        return merged(map(read, range(self.num_parts())))
 
-    path = None
+    def read_auctions(self) -> pa.Table | None:
+        """The auctions that were kept whole, None if there are none.
 
-    def __init__(self) -> None:
-        self._parts: list[Statistics] = []
-        self._auctions: list[pa.Table] = []
-        self._sessions: list[dict[str, Any]] = []
+        Raises:
+          StoreError: If a file is missing, damaged, or of another study or chunk.
+        """
 
-    def num_parts(self) -> int:
-        """How many chunks are finished."""
-        return len(self._parts)
+        def read(chunk: int) -> pa.Table:
+            def decode(file: pq.ParquetFile) -> pa.Table:
+                table = file.read()
+                samples.check(table, plan, chunk)
+                return table
+
+            return self._chunks.read("auctions", chunk, decode)
+
+        plan, chunks = self.manifest.plan, range(self.num_parts())
+        tables = [read(chunk) for chunk in chunks if plan.kept_auctions(chunk)]
+        return pa.concat_tables(tables) if tables else None
+
+    @functools.cached_property
+    def _num_comparisons(self) -> int:
+        return len(contrasts.series(self.manifest.outline.levels))
+
+    def _shape(self, chunk: int) -> part_format.Shape:
+        plan = self.manifest.plan
+        return part_format.Shape(
+            auctions=len(plan.auctions(chunk)),
+            cells=len(plan.agents),
+            measures=len(plan.columns),
+            comparisons=self._num_comparisons,
+        )
 
     def statistics(self) -> Statistics | None:
         """Running total of all finished chunks, None if there are none."""
-        return _total(self._parts)
-
-    def write_part(
-        self, chunk: int, statistics: Statistics, auctions: pa.Table | None
-    ) -> None:
-        """Adds a finished chunk: its statistics, and auctions that are kept whole."""
-        del chunk
-        self._parts.append(statistics)
-        self._auctions += [] if auctions is None else [auctions]
-
-    def read_part(self, chunk: int) -> Statistics:
-        """The statistics of a chunk."""
-        return self._parts[chunk]
-
-    def read_pair(self, cell: int, other: int) -> PairMoments:
-        """Joint moments `(M,)` of all measures in two cells, over all chunks."""
-        return _merged(x.pairs.of_pair(cell, other) for x in self._parts if x.pairs)
-
-    def read_measure(self, measure: int) -> PairMoments:
-        """Joint moments `(P,)` of a measure in all pairs of cells, over all chunks."""
-        return _merged(x.pairs.of_measure(measure) for x in self._parts if x.pairs)
-
-    def read_auctions(self) -> pa.Table | None:
-        """The auctions that were kept whole, None if there are none."""
-        return pa.concat_tables(self._auctions) if self._auctions else None
+        return total(self.read_part(chunk) for chunk in range(self.num_parts()))
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Adds what one session of running did."""
-        self._sessions.append(dict(entry))
+        """Adds a line on one session of running.
+
+        Raises:
+          OSError: If it cannot be written.
+        """
+        path = self.path / _SESSIONS
+        before = files.read(path) if files.exists(path) else b""
+        # A line that was cut short stays one of its own.
+        end = b"" if before.endswith(b"\n") or not before else b"\n"
+        files.write(path, before + end + json.dumps(entry).encode() + b"\n")
 
     def sessions(self) -> list[dict[str, Any]]:
-        """What `log` was given."""
-        return self._sessions
+        """What `log` was given; lines that cannot be read are left out.
 
-
-def new_manifest(study: Study, plan: Plan) -> dict[str, Any]:
-    """What a study is and how it is cut, and what numbers depend on besides."""
-    config = study.canonical()
-    return {
-        "outline": dataclasses.asdict(study.outline()),
-        "digest": hashlib.sha256(config.encode()).hexdigest(),
-        "config": config.splitlines(),
-        "plan": dataclasses.asdict(plan),
-        "sampler": SAMPLER,
-        **environment(),
-    }
+        Raises:
+          StoreError: If there is something else in the log's place.
+        """
+        path = self.path / _SESSIONS
+        try:
+            lines = files.read(path).splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {files.reason(error)}") from None
+        return list(itertools.chain.from_iterable(map(Entry.parsed, lines)))
 
 
 def _files(
     statistics: Statistics, auctions: pa.Table | None, about: Mapping[str, str]
 ) -> Iterator[tuple[str, pa.Buffer]]:
-    """The files of a chunk; the part, which makes the others count, comes last."""
+    """The files of a chunk, in the order of `KINDS`."""
     yield "pairs", part_format.pairs_to_parquet(statistics, about)
     if auctions is not None:
         yield "auctions", part_format.to_parquet([auctions], about)
     yield "parts", part_format.to_parquet([part_format.to_table(statistics)], about)
-
-
-def _part(kind: str, chunk: int) -> str:
-    return f"{kind}/part-{chunk:06d}.parquet"
-
-
-def _total(parts: Iterable[Statistics]) -> Statistics | None:
-    """Parts as a running total, merged in their order."""
-    total = None
-    for part in parts:
-        total = part.totals() if total is None else total.merge(part)
-    return total
-
-
-def _merged(parts: Iterable[PairMoments]) -> PairMoments:
-    return functools.reduce(PairMoments.merge, parts)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+import pydantic
 
 from tokenauction_jax import measures
 from tokenauction_jax.scenarios.population import Population
@@ -24,6 +25,7 @@ _BLOCK_NUMBERS = 2**19
 _CHUNK_NUMBERS = 2**22
 _CHUNK_PROBABILITIES = 2**33
 _MOST_CHUNKS = 500
+_Count = Annotated[int, pydantic.Field(gt=0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,19 +39,17 @@ class Plan:
       agents: The agents' names, cell by cell.
       texts: Whether a cell's auctions have texts, cell by cell.
       valuations: Names of all that are measured.
+      kept: Auctions of each cell that are kept whole, the first ones.
     """
 
-    block: int
-    chunk: int
-    num_auctions: int
-    agents: Sequence[Sequence[str]]
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    block: _Count
+    chunk: _Count
+    num_auctions: _Count
+    agents: Sequence[Annotated[Sequence[str], pydantic.Field(min_length=1)]]
     texts: Sequence[bool]
     valuations: Sequence[str] = measures.VALUATIONS
-
-    @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any]) -> "Plan":
-        """The plan of a study that was begun."""
-        return cls(**manifest["plan"])
+    kept: Annotated[int, pydantic.Field(ge=0)] = 0
 
     @property
     def num_chunks(self) -> int:
@@ -60,6 +60,11 @@ class Plan:
         """The numbers of the auctions of a chunk."""
         start = chunk * self.chunk
         return range(start, min(start + self.chunk, self.num_auctions))
+
+    def kept_auctions(self, chunk: int) -> range:
+        """The numbers of the auctions of a chunk that are kept whole."""
+        auctions = self.auctions(chunk)
+        return auctions[: max(self.kept - auctions.start, 0)]
 
     def blocks(self, chunk: int) -> range:
         """The blocks of a chunk; the last one may have more auctions than count."""
@@ -100,7 +105,8 @@ def make_plan(
     block = min(block, study.num_auctions) if any(texts) else block
     own = study.own_valuation
     valuations = (*measures.VALUATIONS, *([own.name] if own else []))
-    plan = Plan(block, block, study.num_auctions, names, texts, valuations)
+    kept = min(study.keep_auctions, study.num_auctions)
+    plan = Plan(block, block, study.num_auctions, names, texts, valuations, kept)
     if blocks_per_chunk is None:
         blocks_per_chunk = math.ceil(plan.num_chunks / _MOST_CHUNKS)
         if not any(texts):

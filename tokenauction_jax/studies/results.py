@@ -16,7 +16,9 @@ from tokenauction_jax.statistics.moments import Moments, Statistics
 from tokenauction_jax.statistics.sketch import Sketch
 from tokenauction_jax.studies import contrasts, frames
 from tokenauction_jax.studies.config import Outline
-from tokenauction_jax.studies.parts import Folder, Memory
+from tokenauction_jax.studies.manifest import Manifest
+from tokenauction_jax.studies.memory import Memory
+from tokenauction_jax.studies.parts import Folder
 from tokenauction_jax.studies.plan import Plan, precise_enough, study_intervals
 
 if TYPE_CHECKING:
@@ -216,7 +218,7 @@ class Results:
             for name in _TABLES:
                 files.write(place / f"{name}.csv", outside.csv(getattr(self, name)))
         except OSError as error:
-            raise StoreError(f"cannot write {place}: {error.strerror}") from None
+            raise StoreError(f"cannot write {place}: {files.reason(error)}") from None
 
     @property
     def _about(self) -> tuple[Plan, Sequence[Mapping[str, str]], Intervals]:
@@ -242,24 +244,16 @@ def load(path: str | pathlib.Path) -> Results:
         damaged.
     """
     folder = Folder(pathlib.Path(path))
-    return collect(folder, folder.manifest())
+    return collect(folder, folder.manifest)
 
 
-def collect(folder: Folder | Memory, manifest: Mapping[str, Any]) -> Results:
+def collect(folder: Folder | Memory, manifest: Manifest) -> Results:
     """The results of all finished parts.
 
     Raises:
-      StoreError: If there is none, one is damaged, or the manifest is of a version of
-        the package that wrote another one.
+      StoreError: If there is none, or one is damaged.
     """
-    try:
-        study = Outline.from_manifest(manifest["outline"])
-        plan = Plan.from_manifest(manifest)
-    except (KeyError, TypeError):
-        version = manifest.get("tokenauction_jax", "another version")
-        raise StoreError(
-            f"the manifest is not one of this version: it was written by {version}"
-        ) from None
+    study, plan = manifest.outline, manifest.plan
     places = [
         [i for i, column in enumerate(plan.columns) if column.measure == payment]
         for payment in _PAYMENTS
@@ -277,4 +271,4 @@ def collect(folder: Folder | Memory, manifest: Mapping[str, Any]) -> Results:
     if total is None:
         raise StoreError("no chunk of the study is finished yet: resume it")
     total = dataclasses.replace(total, sketch=Sketch.merge(sketches))
-    return Results(study, plan, total, manifest, payments, folder)
+    return Results(study, plan, total, manifest.content(), payments, folder)

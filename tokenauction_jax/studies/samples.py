@@ -7,6 +7,14 @@ import pyarrow as pa
 
 from tokenauction_jax import measures
 from tokenauction_jax.scenarios.population import Population
+from tokenauction_jax.studies import part_format
+from tokenauction_jax.studies.plan import Plan
+
+# Of a table of auctions, before the measures.
+_COLUMNS = (
+    *("cell", "auction", "valid", "length", "text", "tokens", "pieces"),
+    *("favoured_by", "attribution", "bids", "values"),
+)
 
 
 def decode(cell: Population, texts: measures.Texts) -> list[str]:
@@ -81,6 +89,20 @@ def table(
         column.key: rows[kept, i].astype(np.float32) for i, column in enumerate(columns)
     }
     return pa.table(content)
+
+
+def check(table: pa.Table, plan: Plan, chunk: int) -> None:
+    """Raises `ValueError` unless a table has the auctions that a chunk keeps."""
+    cells, auctions = len(plan.agents), plan.kept_auctions(chunk)
+    places = {
+        "cell": np.repeat(np.arange(cells), len(auctions)),
+        "auction": np.tile(auctions, cells),
+    }
+    # The length is a measure, too.
+    names = dict.fromkeys([*_COLUMNS, *(column.key for column in plan.columns)])
+    if table.column_names != list(names):
+        raise ValueError("its columns are not those of the study's measures")
+    part_format.check_places(table, places)
 
 
 def _tokens(cell: Population, texts: measures.Texts) -> list[list[int]]:

@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow as pa
+import pydantic
 
 from tokenauction_jax import measures
 from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.statistics.moments import Statistics
 from tokenauction_jax.studies import contrasts, samples
-from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.plan import Plan
 
 # Seconds over which the rate is taken.
@@ -45,18 +45,41 @@ class Progress:
     statistics: Statistics | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One session of running, as the folder's log has it."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    started: str
+    auctions: int
+    seconds: float
+    auctions_per_second: float
+    tokens_per_second: float
+    overhead_share: float
+    peak_memory_mib: float | None
+    device: str
+
+    @classmethod
+    def parsed(cls, line: bytes) -> list[dict[str, Any]]:
+        """The entry on a line of the log, none if a kill or damage cut it short."""
+        try:
+            found = pydantic.TypeAdapter(cls).validate_json(line, strict=True)
+        except pydantic.ValidationError:
+            return []
+        return [dataclasses.asdict(found)]
+
+
 class Session:
     """Gathers blocks into the statistics of chunks, and keeps count."""
 
     def __init__(
         self,
-        study: Study,
         cells: Sequence[Population],
         plan: Plan,
         compared: Sequence[contrasts.Comparison],
         on_progress: Callable[[Progress], None] | None,
     ):
-        self._study, self._cells, self._plan = study, cells, plan
+        self._cells, self._plan = cells, plan
         self._columns = plan.columns
         self._places = [
             [self._columns.index(column) for column in plan.columns_of(cell)]
@@ -96,7 +119,7 @@ class Session:
         shape = (len(self._cells), len(auctions))
         every = np.full((*shape, len(self._columns)), np.nan, np.float32)
         valid = np.zeros(shape, bool)
-        keep = auctions[: max(self._study.keep_auctions - auctions.start, 0)]
+        keep = self._plan.kept_auctions(chunk)
         kept = []
         for i, cell in enumerate(self._cells):
             done = []
@@ -131,16 +154,17 @@ class Session:
         """What this session did, for the folder's log."""
         seconds = time.perf_counter() - self._clock
         peak = _peak_memory()
-        return {
-            "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._began)),
-            "auctions": self._ran,
-            "seconds": round(seconds, 3),
-            "auctions_per_second": round(self._ran / seconds, 1),
-            "tokens_per_second": round(self._tokens / seconds, 1),
-            "overhead_share": round(self._overhead / seconds, 4),
-            "peak_memory_mib": None if peak is None else round(peak / 2**20, 1),
-            "device": f"{len(jax.local_devices())} x {jax.devices()[0].device_kind}",
-        }
+        entry = Entry(
+            started=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._began)),
+            auctions=self._ran,
+            seconds=round(seconds, 3),
+            auctions_per_second=round(self._ran / seconds, 1),
+            tokens_per_second=round(self._tokens / seconds, 1),
+            overhead_share=round(self._overhead / seconds, 4),
+            peak_memory_mib=None if peak is None else round(peak / 2**20, 1),
+            device=f"{len(jax.local_devices())} x {jax.devices()[0].device_kind}",
+        )
+        return dataclasses.asdict(entry)
 
     def _report(self) -> None:
         now = time.perf_counter()

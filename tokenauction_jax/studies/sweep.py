@@ -205,7 +205,7 @@ def write(
             files.write(part / "summary.csv", outside.csv(_summary(runs)))
             files.write_json(part / "manifest.json", manifest)
     except OSError as error:
-        raise StoreError(f"cannot write {folder}: {error}") from None
+        raise StoreError(f"cannot write {folder}: {files.reason(error)}") from None
 
 
 def _about(run: Run) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from tokenauction_jax import files
+from tokenauction_jax.agents.finetune.checkpoints import Checkpoints, reason
 from tokenauction_jax.agents.finetune.examples import Example
 from tokenauction_jax.agents.finetune.trainer import TrainingError, TrainState
 from tokenauction_jax.agents.models.decoder import Decoder
@@ -23,6 +25,9 @@ from tokenauction_jax.environment import environment
 # Bytes of a checkpoint besides its arrays.
 _OVERHEAD = 2_000_000
 _ASKED, _HISTORY = "training.json", "perplexity.csv"
+_CHECKPOINTS = "checkpoints"
+# Characters of settings that differ, so that the message stays a line.
+_LONGEST = 300
 
 
 class RunExistsError(TrainingError):
@@ -39,7 +44,8 @@ class TrainingRun:
 
     Raises:
       RunExistsError: If the folder exists and `resume` is false.
-      TrainingError: If the folder does not hold this run, or cannot be written.
+      TrainingError: If the folder does not hold this run, all its checkpoints are
+        damaged, or it cannot be written.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], *, resume: bool = False):
@@ -47,47 +53,63 @@ class TrainingRun:
         file = self.folder / _ASKED
         # As it will be read back: tuples become lists.
         asked = json.loads(json.dumps(asked))
-        if resume:
-            _compare(file, asked)
-        elif self.folder.exists():
-            raise RunExistsError(
-                f"{folder} exists and is kept: choose another folder, or resume the "
-                "run in it"
-            )
+        content = {"asked": asked, "environment": environment()}
         try:
-            self.folder.mkdir(exist_ok=True)
-            content = {"asked": asked, "environment": environment()}
-            files.write_json(file, content)
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=2, enable_async_checkpointing=False
-            )
-            folder = self.folder / "checkpoints"
-            self._manager = ocp.CheckpointManager(folder, options=options)
+            if resume:
+                _compare(file, asked)
+                files.write_json(file, content)
+            else:
+                self._create(content)
+            self._checkpoints = Checkpoints(self.folder / _CHECKPOINTS)
         except OSError as error:
-            raise TrainingError(f"cannot write {folder}: {error}") from None
+            reason = files.reason(error)
+            raise TrainingError(f"cannot write {folder}: {reason}") from None
+
+    def _create(self, content: Mapping[str, Any]) -> None:
+        """Makes the folder; a kill leaves all of it or nothing."""
+        try:
+            files.check_new(self.folder)
+            with files.write_folder(self.folder) as part:
+                (part / _CHECKPOINTS).mkdir()
+                files.write_checksums(part / _CHECKPOINTS, {})
+                files.write_json(part / _ASKED, content)
+        except files.ExistsError:
+            raise RunExistsError(
+                f"{self.folder} exists and is kept: choose another folder, or resume "
+                "the run in it"
+            ) from None
+        except files.StoreError as error:
+            raise TrainingError(str(error)) from None
 
     def __enter__(self) -> TrainingRun:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        self._checkpoints.close()
 
     @property
     def last_step(self) -> int:
-        """The number of steps before the last checkpoint, 0 if there is none."""
-        return self._manager.latest_step() or 0
+        """The number of steps before the last whole checkpoint, 0 if there is none."""
+        return self._checkpoints.last
+
+    @property
+    def damaged(self) -> list[Path]:
+        """The checkpoints that were damaged, and are gone."""
+        return self._checkpoints.damaged
 
     def restore(self, start: TrainState) -> TrainState:
         """The state of the last checkpoint, `start` if there is none.
 
         Raises:
-          TrainingError: If the checkpoint is damaged or of another model.
+          TrainingError: If the checkpoint is of another model.
         """
         if not self.last_step:
             return start
         named, structure = _named(start)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, named)
-        found = self._read(state=ocp.args.StandardRestore(abstract))["state"]
+        found = self._checkpoints.read(state=ocp.args.StandardRestore(abstract))[
+            "state"
+        ]
         trained, memory = jax.tree.unflatten(structure, [found[x] for x in named])
         return TrainState(self.last_step, trained, memory)
 
@@ -95,24 +117,14 @@ class TrainingRun:
         """Steps and held-out perplexities up to the last checkpoint.
 
         Raises:
-          TrainingError: If the checkpoint is damaged.
+          TrainingError: If the checkpoint cannot be read.
         """
         if not self.last_step:
             return []
-        entries = self._read(history=ocp.args.JsonRestore())["history"]["perplexity"]
+        entries = self._checkpoints.read(history=ocp.args.JsonRestore())["history"][
+            "perplexity"
+        ]
         return [(int(step), float(x)) for step, x in entries]
-
-    def _read(self, **parts: ocp.args.CheckpointArgs) -> Mapping[str, Any]:
-        """Parts of the last checkpoint."""
-        try:
-            args = ocp.args.Composite(**parts)
-            return self._manager.restore(self.last_step, args=args)
-        except Exception as error:  # Orbax raises many types, also other libraries'.
-            where = self.folder / "checkpoints" / str(self.last_step)
-            raise TrainingError(
-                f"cannot read {where} ({_reason(error)}): delete this folder to go on "
-                "from the checkpoint before"
-            ) from None
 
     def save(self, state: TrainState, history: Sequence[tuple[int, float]]) -> None:
         """Writes a checkpoint: whole, or not at all.
@@ -121,22 +133,22 @@ class TrainingRun:
           TrainingError: If it cannot be written, for example on a full disk.
         """
         named, _ = _named(state)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(named),
-            history=ocp.args.JsonSave({"perplexity": [list(x) for x in history]}),
-        )
+        perplexity = [list(x) for x in history]
         needed = _OVERHEAD + sum(np.asarray(leaf).nbytes for leaf in named.values())
         free = shutil.disk_usage(self.folder).free
         try:
             # If Orbax finds the disk full, its threads print tracebacks.
             if free < needed:
                 raise OSError(f"needs {needed:,} bytes, {free:,} are free")
-            self._manager.save(state.step, args=args, force=True)
-            self._manager.wait_until_finished()
+            self._checkpoints.write(
+                state.step,
+                state=ocp.args.StandardSave(named),
+                history=ocp.args.JsonSave({"perplexity": perplexity}),
+            )
         except Exception as error:  # Orbax raises many types, also other libraries'.
             before = f"; that of step {self.last_step} is whole" * bool(self.last_step)
             raise TrainingError(
-                f"cannot write the checkpoint of step {state.step} ({_reason(error)})"
+                f"cannot write the checkpoint of step {state.step} ({reason(error)})"
                 f"{before}: free some space and resume the run"
             ) from None
 
@@ -169,19 +181,17 @@ def _named(state: TrainState) -> tuple[dict[str, jax.Array], Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}, structure
 
 
-def _reason(error: Exception) -> str:
-    """The cause of an error of Orbax, at the end of a long message."""
-    line = str(error).strip().split("\n")[0]
-    return line if len(line) < 200 else line.rsplit(": ", 1)[-1]
-
-
 def _compare(file: Path, asked: Mapping[str, Any]) -> None:
     """Raises `TrainingError` unless the run in a folder has these settings."""
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))["asked"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        before = dict(json.loads(files.read(file))["asked"])
+    except FileNotFoundError:
         raise TrainingError(
-            f"there is no run to resume in {file.parent} ({error})"
+            f"there is no run to resume in {file.parent}: it has no {file.name}"
+        ) from None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise TrainingError(
+            f"{file} is damaged ({files.reason(error)}): restore it from a copy"
         ) from None
     changed = [
         f"{name} was {before.get(name)!r} and is {asked.get(name)!r}"
@@ -191,5 +201,5 @@ def _compare(file: Path, asked: Mapping[str, Any]) -> None:
     if changed:
         raise TrainingError(
             f"cannot resume {file.parent}, which has other settings: "
-            f"{'; '.join(changed)}"
+            f"{textwrap.shorten('; '.join(changed), _LONGEST, placeholder=' ...')}"
         )

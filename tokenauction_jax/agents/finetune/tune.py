@@ -66,14 +66,15 @@ def fine_tune(
     resume: bool = False,
     on_start: Callable[[Training, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    on_damaged: Callable[[Path], None] | None = None,
 ) -> Tuned:
     """Trains a language model agent on a file of text.
 
     The folder becomes a Hugging Face directory, which `load_checkpoint` and
     `transformers` load. With `lora_rank` the adapter is merged into its weights, and
-    also written to `folder/adapter`, for `load_adapter` and PEFT. A run that was killed
-    goes on from its last checkpoint with `resume`, and ends with the same weights, bit
-    for bit on one backend.
+    also written to `folder/adapter`, for `load_adapter` and PEFT. With `resume` a run
+    that was killed goes on from its last whole checkpoint, and ends with the same
+    weights, bit for bit on one backend.
 
     Args:
       checkpoint: The model to start from, from `load_checkpoint`.
@@ -95,6 +96,8 @@ def fine_tune(
       resume: Whether to go on with the run in the folder.
       on_start: Called with the settings and the number of steps done before.
       on_step: Called after every step.
+      on_damaged: Called with the folder of each checkpoint that is damaged: the run
+        goes on from the one before.
 
     Raises:
       DataError: If the data cannot be used; the message names file and line.
@@ -141,6 +144,9 @@ def fine_tune(
     }
     folder = Path(folder)
     with TrainingRun(folder, asked, resume=resume) as run:
+        if on_damaged is not None:
+            for place in run.damaged:
+                on_damaged(place)
         if on_start is not None:
             on_start(training, run.last_step)
         model, history = train(

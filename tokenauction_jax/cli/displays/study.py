@@ -1,6 +1,7 @@
 """What `tokenauction study` shows: plans, live progress and headline tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -94,15 +95,22 @@ def show_results(console: Console, results: Results) -> None:
 
 def show_session(console: Console, folder: Folder) -> None:
     """Prints how fast the last session was, and where its results are."""
-    last, path = folder.sessions()[-1], folder.path
-    peak = last["peak_memory_mib"]
-    memory = "" if peak is None else f", peak memory {peak:,.0f} MiB"
+    path = folder.path
+    # None where the log is damaged, or cannot be written.
+    rates = "".join(map(_rates, folder.sessions()[-1:]))
     console.print(
-        f"{last['auctions']:,} auctions in {last['seconds']:,.1f} s, "
-        f"{last['auctions_per_second']:,.0f} auctions/s{memory}. "
-        f"Tables are in {path / 'tables'}; "
+        f"{rates}Tables are in {path / 'tables'}; "
         f"figures and a page: tokenauction study report {path}",
         soft_wrap=True,
+    )
+
+
+def _rates(session: Mapping[str, Any]) -> str:
+    peak = session["peak_memory_mib"]
+    memory = "" if peak is None else f", peak memory {peak:,.0f} MiB"
+    return (
+        f"{session['auctions']:,} auctions in {session['seconds']:,.1f} s, "
+        f"{session['auctions_per_second']:,.0f} auctions/s{memory}. "
     )
 
 

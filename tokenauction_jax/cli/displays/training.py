@@ -1,5 +1,6 @@
 """What `tokenauction train` shows."""
 
+import pathlib
 from collections.abc import Sequence
 
 import rich.progress
@@ -43,6 +44,14 @@ class TrainingProgress:
         )
         if steps_done:
             self._console.print(f"Going on from step {steps_done}")
+
+    def on_damaged(self, checkpoint: pathlib.Path) -> None:
+        """Says that a checkpoint is left out."""
+        self._console.print(
+            f"{checkpoint} is damaged: its checksums are not those of what was written",
+            markup=False,
+            soft_wrap=True,
+        )
 
     def on_step(self, progress: Progress) -> None:
         """Counts a step."""
