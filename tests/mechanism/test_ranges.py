@@ -109,7 +109,9 @@ def test_second_prices(influence):
     q = np.exp(reference.linear(bids, log_probs, influence))
     given = jax.vmap(jax.vmap(payment.conditional, (None, None, 0)), (0, 0, None))
     pays = np.asarray(given(bids, log_probs, jnp.arange(TOKENS)), LD)
-    assert_within((q[..., None] * pays).sum(1), expected, allowed + 1e-35)
+    # Chances below 1e-25 are not resolved there.
+    allowed = allowed + 2e-26 * bids + 1e-35
+    assert_within((q[..., None] * pays).sum(1), expected, allowed)
 
 
 @pytest.mark.parametrize("influence", INFLUENCES)
@@ -150,17 +152,17 @@ def test_first_and_second_derivatives_are_finite(bids, influence):
         def total(bids, payment=payment):
             return payment.expected(bids, log_probs).sum()
 
-        assert np.isfinite(jax.grad(total)(bids)).all()
+        assert np.isfinite(jax.jit(jax.grad(total))(bids)).all()
         if influence != 0.5:  # then the second derivative at 1e-30 is above 1e38
-            assert np.isfinite(jax.hessian(total)(bids)).all()
+            assert np.isfinite(jax.jit(jax.hessian(total))(bids)).all()
     for rule in (ta.linear(influence), ta.log_linear(influence)):
 
         def first(bids, rule=rule):
             return rule.log_prob(bids, log_probs)[0]
 
-        assert np.isfinite(jax.grad(first)(bids)).all()
+        assert np.isfinite(jax.jit(jax.grad(first))(bids)).all()
         if influence != 0.5:
-            assert np.isfinite(jax.hessian(first)(bids)).all()
+            assert np.isfinite(jax.jit(jax.hessian(first))(bids)).all()
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions
 from tokenauction_jax.mechanism.influence import (
+    as_floats,
     influence_scores,
     influence_weights,
     normalized,
+    scale_logs,
 )
 
 
@@ -35,7 +37,7 @@ class Linear:
         """``log q`` `(V,)` for bids `(n,)` and `log_probs` `(n, V)`; see `linear`."""
         bids, log_probs = base.check_auction(bids, log_probs)
         shares = normalized(influence_scores(bids, self.influence))
-        scaled = log_probs + shares.exponent[:, None]
+        scaled = scale_logs(shares, log_probs)
         return distributions.log_mixture(shares.mantissa, scaled)
 
 
@@ -78,7 +80,10 @@ class PowerMean:
         """``log q`` `(V,)` of bids `(n,)`, `log_probs` `(n, V)`; see `power_mean`."""
         bids, log_probs = base.check_auction(bids, log_probs)
         shares = normalized(influence_scores(bids, self.influence))
-        mean = distributions.log_power_mean(self.order, *shares, log_probs)
+        scales = scale_logs(shares, jnp.zeros_like(log_probs[:, :1]))
+        mean = distributions.log_power_mean(
+            self.order, as_floats(shares), (shares.mantissa, scales), log_probs
+        )
         return _normalize(mean, bids)
 
 

@@ -118,13 +118,29 @@ def _divide_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (x, y), (x_dot, y_dot) = primals, tangents
     ratio = divide(x, y)
-    return ratio, _divide_tangent(x_dot - ratio * y_dot, y)
+    return ratio, divide_tangent(x_dot - ratio * y_dot, y)
 
 
-def _divide_tangent(x_dot: jax.Array, y: jax.Array) -> jax.Array:
-    """``x_dot / y`` in two steps, of which the one with a derivative divides by 1."""
-    scale = lax.stop_gradient(y)
-    return x_dot / scale / (y / scale)
+def divide_tangent(x_dot: jax.Array, y: jax.Array) -> jax.Array:
+    """``x_dot / y``, both scaled by a power of two that brings `y` near 1.
+
+    By a power of two, as XLA takes nested divisions for one by a product.
+    """
+    info = jnp.finfo(y.dtype)
+    word = jnp.int32 if info.bits == 32 else jnp.int64
+    bits = lax.bitcast_convert_type(lax.stop_gradient(y), word)
+    exponent = ((bits >> info.nmant) & (2 * info.maxexp - 1)) - info.maxexp
+    scale = power_of_two(-exponent.astype(y.dtype))
+    return (x_dot * scale) / (y * scale)
+
+
+def power_of_two(exponent: jax.Array) -> jax.Array:
+    """``2^exponent`` of whole numbers, exactly; 0 or the largest where out of range."""
+    info = jnp.finfo(exponent.dtype)
+    word = jnp.int32 if info.bits == 32 else jnp.int64
+    lowest, highest = info.minexp - 1, info.maxexp - 1
+    biased = jnp.clip(exponent, lowest, highest).astype(word) - lowest
+    return lax.bitcast_convert_type(biased << info.nmant, exponent.dtype)
 
 
 @jax.custom_jvp
@@ -137,7 +153,7 @@ def log(x: jax.Array) -> jax.Array:
 def _log_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    return log(*primals), _divide_tangent(*tangents, *primals)
+    return log(*primals), divide_tangent(*tangents, *primals)
 
 
 def safe_log(x: jax.Array) -> jax.Array:
@@ -199,35 +215,44 @@ def _largest(x: jax.Array) -> jax.Array:
 
 
 def log_power_mean(
-    order: ArrayLike, weights: jax.Array, exponents: jax.Array, log_probs: jax.Array
+    order: ArrayLike,
+    weights: jax.Array,
+    scaled_weights: tuple[jax.Array, jax.Array],
+    log_probs: jax.Array,
 ) -> jax.Array:
     """``log (sum_i w_i p_i^order)^(1/order)`` `(V,)`, up to a constant.
 
-    The weights ``w_i``, `weights` times ``exp(exponents)``, sum to one. Smooth through
-    order 0, the weighted geometric mean. For orders <= 0 every agent of positive weight
-    has a veto; one of weight 0 has none.
+    Smooth through order 0, the weighted geometric mean. For orders <= 0 every agent of
+    positive weight has a veto; one of weight 0 has none.
+
+    Args:
+      order: Any finite number.
+      weights: `(n,)`, which sum to one.
+      scaled_weights: The same as a product of numbers `(n,)` and the exponentials of
+        numbers `(n, 1)`, where floats would underflow.
+      log_probs: `(n, V)`.
     """
     order = jnp.asarray(order, log_probs.dtype)
-    bidding, possible = (weights > 0)[:, None], log_probs > -jnp.inf
+    mantissa, scales = scaled_weights
+    bidding, possible = (mantissa > 0)[:, None], log_probs > -jnp.inf
     vetoed = (bidding & ~possible).any(0) & (order <= 0)
     dead = vetoed | ~(bidding & possible).any(0)
     possible &= ~dead[None]
     x = jnp.where(possible, log_probs, 0)
-    floats = weights * jnp.exp(exponents)
-    present = weighted_sum(floats, possible.astype(x.dtype))
+    present = weighted_sum(weights, possible.astype(x.dtype))
     common = present > _COMMON
     present = jnp.where(common, present, 1)
 
     def mean(values: jax.Array) -> jax.Array:
         """Over the agents that can produce the token."""
-        return weighted_sum(floats, jnp.where(possible, values, 0)) / present
+        return weighted_sum(weights, jnp.where(possible, values, 0)) / present
 
     # What the agents without a token take from it is a power 1 / order of the others'
     # weight: out of range near order 0, but the same for all tokens of these agents.
-    missing = weighted_sum(floats, 1 - possible.astype(x.dtype))
-    log_present = jnp.where(
-        missing < 0.5, jnp.log1p(-jnp.minimum(missing, 0.5)), jnp.log(present)
-    )
+    missing = weighted_sum(weights, 1 - possible.astype(x.dtype))
+    few = missing < 0.5
+    log_present = jnp.log1p(jnp.where(few, -missing, missing / present))
+    log_present = jnp.where(few, log_present, -log_present)
     most = jnp.max(jnp.where(common & ~dead, log_present, -jnp.inf))
     most = lax.stop_gradient(jnp.where(jnp.isneginf(most), 0, most))
     divisor = jnp.where(order == 0, 1, order)
@@ -246,18 +271,13 @@ def log_power_mean(
     close = pivot + jnp.log1p(jnp.where(near, shifted, 0)) / divisor
     # Around the largest term of the sum, which for orders of 1e38 is all there is.
     inner = bidding & possible & ~(small | near)[None]
-    lowest, highest = (
-        lax.stop_gradient(jnp.where(inner.any(0), extreme, 0))
-        for extreme in (
-            jnp.min(jnp.where(inner, x, jnp.inf), axis=0),
-            jnp.max(jnp.where(inner, x, -jnp.inf), axis=0),
-        )
-    )
-    top = jnp.where(order > 0, highest, lowest)
-    apart = divisor * jnp.where(inner.any(0)[None], x - top[None], 0)
-    terms = jnp.where(possible, apart, -jnp.inf) + exponents[:, None]
-    extremes = log_mixture(weights, terms)
-    far = top + (jnp.where(inner.any(0), extremes, 0) - most) / divisor
+    sign = jnp.where(order > 0, 1, -1).astype(x.dtype)
+    top = lax.stop_gradient(_largest(jnp.where(inner, sign * x, -jnp.inf)))
+    open_ = top > -jnp.inf
+    top = sign * jnp.where(open_, top, 0)
+    apart = divisor * jnp.where(open_[None], x - top[None], 0)
+    extremes = log_mixture(mantissa, jnp.where(possible, apart, -jnp.inf) + scales)
+    far = top + (jnp.where(open_, extremes, 0) - most) / divisor
     close = jnp.where(small, series, close) + taken
     return jnp.where(dead, -jnp.inf, jnp.where(small | near, close, far))
 

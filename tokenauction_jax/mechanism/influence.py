@@ -2,9 +2,10 @@
 
 Powers of bids leave the range of a float long before the bids do: at an influence of
 10, bids of 1 and 6,000 have a ratio of 1e38. Scores are therefore pairs of a mantissa
-and an exponent. Only ratios of scores mean anything.
+and a power of two. Only ratios of scores mean anything.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,13 +16,16 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions
 
-# Scores of less than exp(-60) of the largest get an exponent: products of a score and
-# two probabilities stay in the range of a float32.
-_SMALL = 60.0
+# Scores of less than 2^-86 of the largest get an exponent: products of a score and two
+# probabilities stay in the range of a float32.
+_SMALL = 86
+_LOG_2 = math.log(2)
+# Bids are up to 1e60 apart, ratios of a float32 1e38.
+_SCALE = 100
 
 
 class Scores(NamedTuple):
-    """Scores ``mantissa * exp(exponent)`` of the agents.
+    """Scores ``mantissa * 2^exponent`` of the agents.
 
     Attributes:
       mantissa: `(n,)`, not negative, and 0 for agents that do not bid.
@@ -39,15 +43,21 @@ class Odds(NamedTuple):
     Attributes:
       share: ``lambda_i``.
       rest: ``1 - lambda_i``, not subtracted.
-      log: ``log(lambda_i / (1 - lambda_i))``; finite, and without a derivative, for
+      ratio: ``share / rest`` is this times ``2^exponent``; 1, without a derivative, for
         agents that do not bid or have no rival.
+      exponent: Whole numbers without a derivative.
       contested: Whether another agent bids.
     """
 
     share: jax.Array
     rest: jax.Array
-    log: jax.Array
+    ratio: jax.Array
+    exponent: jax.Array
     contested: jax.Array
+
+    def log(self) -> jax.Array:
+        """``log(share / rest)``."""
+        return distributions.log(self.ratio) + _LOG_2 * self.exponent
 
 
 def influence_scores(bids: jax.Array, influence: records.Number) -> Scores:
@@ -56,27 +66,59 @@ def influence_scores(bids: jax.Array, influence: records.Number) -> Scores:
     At ``b_i = 0`` the derivative is the one-sided one, but for ``influence < 1``, where
     that is infinite and a finite one stands in.
     """
+    return Scores(*_scores(bids, jnp.asarray(influence, bids.dtype)))
+
+
+@jax.custom_jvp
+def _scores(bids: jax.Array, influence: jax.Array) -> tuple[jax.Array, jax.Array]:
+    log_ratio, ratio, scaled, positive = _ratios(bids)
+    small = log_ratio * influence < -_SMALL * _LOG_2
+    small |= scaled < 0
+    exponent = jnp.where(small, jnp.round(log_ratio * influence / _LOG_2), 0)
+    # The ratio itself is one factor: for an influence of 1 the other is 1.
+    rest = (influence - 1) * log_ratio + (scaled - exponent) * _LOG_2
+    mantissa = ratio * jnp.exp(jnp.where(positive, rest, 0))
+    return jnp.where(positive, mantissa, 0), jnp.where(positive, exponent, 0)
+
+
+@_scores.defjvp
+def _scores_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    (bids, influence), (bids_dot, influence_dot) = primals, tangents
+    log_ratio, _, _, positive = _ratios(bids)
+    # A bid is its value times a variable near 1, and its score a constant times a power
+    # of that: its second derivative for an influence of 1 is exactly 0.
+    value = lax.stop_gradient(jnp.where(positive, bids, 1))
+    variable = jnp.where(positive, bids / value, 1)
+    constant, _ = _scores(lax.stop_gradient(bids), influence)
+    tangent = influence * bids_dot / value
+    tangent += variable * (log_ratio + jnp.log(variable)) * influence_dot
+    tangent *= constant * variable ** (influence - 1)
     largest = lax.stop_gradient(jnp.max(bids))
-    valid = base.bids_define_auction(lax.stop_gradient(bids))
+    valid = base.bids_define_auction(bids)
+    from_zero = valid & (bids == 0) & (influence <= 1)
     largest = jnp.where(valid, largest, 1)
+    tangent = jnp.where(from_zero, bids_dot / largest, tangent)
+    mantissa, exponent = _scores(bids, influence)
+    return (mantissa, exponent), (tangent, jnp.zeros_like(exponent))
+
+
+def _ratios(bids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """``b_i / max_j b_j`` `(n,)`: its log, itself as ``ratio 2^scaled``; who bids.
+
+    Has no derivative: only ratios of scores matter, whatever they are relative to.
+    """
+    bids = lax.stop_gradient(bids)
+    valid = base.bids_define_auction(bids)
+    largest = jnp.where(valid, jnp.max(bids), 1)
     positive = valid & (bids > 0)
-    # A bid is its value times a variable near 1: powers of it have mild derivatives.
-    value = lax.stop_gradient(jnp.where(positive, bids, largest))
-    variable = jnp.where(valid, bids, 0) / value
-    relative = value / largest
-    tiny = relative < 2 * jnp.finfo(bids.dtype).tiny
-    apart = jnp.log(value) - jnp.log(largest)
-    log_scores = influence * jnp.where(tiny, apart, jnp.log(relative))
-    small = tiny | (log_scores < -_SMALL)
-    exponent = lax.stop_gradient(jnp.where(small, jnp.round(log_scores), 0))
-    power = jnp.where(
-        small,
-        jnp.exp(log_scores - exponent),
-        jnp.where(small, 1, relative) ** influence,
-    )
-    at_zero = jnp.where(influence > 1, 0, variable)
-    slope = jnp.where(positive, jnp.where(positive, variable, 1) ** influence, at_zero)
-    return Scores(power * slope, exponent)
+    value = jnp.where(positive, bids, largest)
+    ratio = value / largest
+    tiny = ratio < 2 * jnp.finfo(bids.dtype).tiny
+    ratio = jnp.where(tiny, value * 2.0**_SCALE / largest, ratio)
+    scaled = jnp.where(tiny, -float(_SCALE), 0)
+    return jnp.log(ratio) + _LOG_2 * scaled, ratio, scaled, positive
 
 
 def normalized(scores: Scores) -> Scores:
@@ -91,7 +133,12 @@ def influence_weights(bids: ArrayLike, influence: records.Number) -> jax.Array:
 
 def as_floats(scores: Scores) -> jax.Array:
     """Scores `(n,)` as floats, which may underflow."""
-    return scores.mantissa * jnp.exp(scores.exponent)
+    return scores.mantissa * distributions.power_of_two(scores.exponent)
+
+
+def scale_logs(scores: Scores, log_probs: jax.Array) -> jax.Array:
+    """``log(p_i 2^exponent_i)`` `(n, V)`: what is left to multiply by the mantissas."""
+    return log_probs + (_LOG_2 * scores.exponent)[:, None]
 
 
 def rest_mean(scores: Scores, x: jax.Array) -> jax.Array:
@@ -99,11 +146,7 @@ def rest_mean(scores: Scores, x: jax.Array) -> jax.Array:
 
     0 for an agent without others.
     """
-    # Scores as floats, the second largest about 1: without the largest, nothing has
-    # underflowed that matters. What one agent has more than exp(60) times as much of is
-    # cut there, which moves the mean by less than 1e-26 of the largest `x`.
-    gaps = scores.exponent - _exponents_of_others(scores).min()
-    weights = scores.mantissa * jnp.exp(jnp.minimum(gaps, _SMALL))
+    weights = relative_to_second(scores)
     total = distributions.nonzero(distributions.sum_of_others(weights))
     weights, total = (y.reshape(-1, *[1] * (x.ndim - 1)) for y in (weights, total))
     return distributions.divide(distributions.sum_of_others(weights * x), total)
@@ -114,19 +157,33 @@ def influence_odds(scores: Scores) -> Odds:
     exponents = _exponents_of_others(scores)
     mantissa = distributions.sum_of_others(as_floats(scores))
     # Of the one agent whose rivals all have an exponent.
-    gaps = jnp.minimum(scores.exponent - exponents.min(), _SMALL)
-    alone = distributions.sum_of_others(scores.mantissa * jnp.exp(gaps))
+    alone = distributions.sum_of_others(relative_to_second(scores))
     mantissa = jnp.where(exponents < 0, alone, mantissa)
     gap = scores.exponent - exponents
-    own = scores.mantissa * jnp.exp(jnp.minimum(gap, 0))
-    rest = mantissa * jnp.exp(-jnp.maximum(gap, 0))
+    own = scores.mantissa * distributions.power_of_two(jnp.minimum(gap, 0))
+    rest = mantissa * distributions.power_of_two(-jnp.maximum(gap, 0))
     total = distributions.nonzero(own + rest)
     both = (scores.mantissa > 0) & (mantissa > 0)
-    log_ratio = distributions.log(jnp.where(both, scores.mantissa, 1))
-    log_ratio -= distributions.log(jnp.where(both, mantissa, 1))
+    over, under = (jnp.where(both, x, 1) for x in (scores.mantissa, mantissa))
     unmatched = jnp.where(scores.mantissa > 0, _SMALL, -_SMALL)
-    log_odds = jnp.where(both, log_ratio + gap, unmatched)
-    return Odds(own / total, rest / total, log_odds, mantissa > 0)
+    return Odds(
+        share=own / total,
+        rest=rest / total,
+        ratio=distributions.divide(over, under),
+        exponent=jnp.where(both, gap, unmatched),
+        contested=mantissa > 0,
+    )
+
+
+def relative_to_second(scores: Scores) -> jax.Array:
+    """Scores `(n,)` as floats whose sums without any one agent are right.
+
+    The second largest is about 1: without the largest, nothing has underflowed that
+    matters. A score of more than 2^86 is cut there, which moves means by 1e-25 of their
+    largest term at most.
+    """
+    gaps = scores.exponent - _exponents_of_others(scores).min()
+    return scores.mantissa * distributions.power_of_two(jnp.minimum(gaps, _SMALL))
 
 
 def _exponents_of_others(scores: Scores) -> jax.Array:
@@ -142,7 +199,7 @@ def _exponents_of_others(scores: Scores) -> jax.Array:
 @jax.custom_jvp
 def _shares(mantissa: jax.Array, exponent: jax.Array) -> jax.Array:
     """Mantissas `(n,)` of the shares."""
-    total = (mantissa * jnp.exp(exponent)).sum()
+    total = (mantissa * distributions.power_of_two(exponent)).sum()
     return mantissa / jnp.where(total > 0, total, 1)
 
 
@@ -152,7 +209,7 @@ def _shares_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     """Keeps its digits where one score dominates: ``1 - share`` is not subtracted."""
     (mantissa, exponent), (change, _) = primals, tangents
-    scale = jnp.exp(exponent)
+    scale = distributions.power_of_two(exponent)
     values, changes = mantissa * scale, change * scale
     total = jnp.where(values.sum() > 0, values.sum(), 1)
     moved = change * distributions.sum_of_others(values)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
@@ -161,32 +162,28 @@ def _log_linear_divergence(
     r = jnp.exp(log_r)
     both = ~by_others & ~vetoes
     # q is r tilted by the agent: log(q / r) = shift - log sum_t r exp(shift). The shift
-    # of the likeliest token is taken off first: with nearly all of r, only differences
-    # to it matter.
+    # of q's likeliest token is taken off first: where that has nearly all of r, only
+    # differences to it matter.
     share = influence_odds(scores).share[:, None]
     pull = jnp.where(both, share * (logs - jnp.where(by_others, 0, log_r)), 0)
-    possible = jnp.where(both, log_r, -jnp.inf)
-    mode = jnp.argmax(possible + pull, axis=-1)[:, None]
-    shift = jnp.where(both, pull - jnp.take_along_axis(pull, mode, axis=-1), 0)
-    log_tilted = possible + shift
-    log_total = _log_total(r, log_tilted, shift)[:, None]
-    q = jnp.exp(log_tilted - log_total)
+    tilted = jnp.where(both, log_r + pull, -jnp.inf)
+    top = lax.stop_gradient(jnp.max(tilted, axis=-1, keepdims=True))
+    top = jnp.where(jnp.isneginf(top), 0, top)
+    at_top = jnp.max(jnp.where(tilted == top, pull, -jnp.inf), axis=-1, keepdims=True)
+    at_top = jnp.where(jnp.isneginf(at_top), 0, at_top)
+    shift = jnp.where(both, pull - at_top, 0)
+    # r exp(shift), relative to that of this token.
+    ratio = jnp.exp(tilted - top)
+    total = distributions.nonzero(distributions.sum_last(ratio))[:, None]
+    # The sum of r exp(shift) less that of r, where both nearly are 1.
+    small = both & (jnp.abs(shift) < 1)
+    gained = r * jnp.expm1(jnp.where(small, shift, 0))
+    gained = jnp.where(small, gained, jnp.exp(top - at_top) * ratio - r)
+    change = distributions.sum_last(gained)[:, None]
+    near = jnp.abs(change) < 0.5
+    log_total = jnp.log1p(jnp.where(near, change, 0))
+    log_total = jnp.where(near, log_total, top - at_top + jnp.log(total))
     log_ratio = jnp.where(both, shift - log_total, 0)
-    terms = distributions.divergence_terms(q, r, log_ratio)
+    terms = distributions.divergence_terms(ratio / total, r, log_ratio)
     # Undefined auctions charge nothing.
     return jnp.where(both.any(-1), distributions.sum_last(terms), 0)
-
-
-def _log_total(r: jax.Array, log_tilted: jax.Array, shift: jax.Array) -> jax.Array:
-    """``log sum_t r(t) exp(shift(t))`` `(n,)`, accurate near 0.
-
-    0, instead of ``-inf``, where no token is left.
-    """
-    small = (jnp.abs(shift) < 1) & (log_tilted > -jnp.inf)
-    far = jnp.exp(jnp.minimum(log_tilted, distributions.LARGEST_EXPONENT)) - r
-    terms = jnp.where(small, r * jnp.expm1(jnp.where(small, shift, 0)), far)
-    change = distributions.sum_last(terms)
-    near = jnp.abs(change) < 0.5
-    log_total = distributions.log_sum_exp(log_tilted)
-    log_total = jnp.where(jnp.isneginf(log_total), 0, log_total)
-    return jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), log_total)

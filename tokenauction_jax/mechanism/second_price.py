@@ -19,6 +19,7 @@ from tokenauction_jax.mechanism.influence import (
     Scores,
     influence_odds,
     influence_scores,
+    relative_to_second,
     rest_mean,
 )
 from tokenauction_jax.mechanism.myerson import Myerson
@@ -76,7 +77,7 @@ class SecondPrice:
 
     def _mean_price(self, bids: jax.Array, odds: Odds) -> jax.Array:
         """Of a won token `(n,)`; 0 where there is no other bid to beat."""
-        price = bids * mean_price.mean_share(odds.log, self.aggregation.influence)
+        price = bids * mean_price.mean_share(odds, self.aggregation.influence)
         return jnp.where(odds.contested, price, 0)
 
 
@@ -87,18 +88,18 @@ def _wins(scores: Scores, log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
       scores: Of the agents.
       log_p: `(n,)`.
     """
-    # Each agent's part of the token.
-    scaled = log_p + scores.exponent
-    ratios, _ = distributions.scaled_probs(scores.mantissa, scaled[:, None])
-    parts = scores.mantissa * ratios[:, 0]
-    others = distributions.sum_of_others(parts)
-    total = distributions.nonzero(parts + others)
     # A common scale drops out.
     largest = jnp.max(jnp.where(scores.mantissa > 0, log_p, -jnp.inf))
     largest = lax.stop_gradient(jnp.where(jnp.isneginf(largest), 0, largest))
     # An agent that does not bid may have far more of it than all that do.
     p = jnp.exp(jnp.minimum(log_p - largest, distributions.LARGEST_EXPONENT))
-    r = rest_mean(scores, p)
+    weights = relative_to_second(scores)
+    # Each agent's part of the token, and its probability without the agent.
+    parts = weights * p
+    others = distributions.sum_of_others(parts)
+    total = distributions.nonzero(parts + others)
+    rest = distributions.nonzero(distributions.sum_of_others(weights))
+    r = distributions.divide(others, rest)
     gains = p > r
     divisor = jnp.where(gains, p, 1)
     win = parts * distributions.divide(jnp.where(gains, p - r, 0), divisor) / total
