@@ -140,3 +140,64 @@ class TestErrors:
             payment.realized(
                 jax.random.key(0), jnp.ones(2), log_probs, jnp.zeros(1, int)
             )
+
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            [[0.8, 0.2], [0.3, 0.7]],
+            [[0.0, 0.0], [0.0, 0.0]],
+            [[-0.7, np.nan], [-0.7, -0.7]],
+            [[np.inf, -np.inf], [-0.7, -0.7]],
+        ],
+        ids=["probabilities", "logits", "nan", "infinite"],
+    )
+    def test_what_is_no_log_probability(self, rows):
+        """Refused on concrete values by every function that takes distributions."""
+        rows, bids, key = np.array(rows), np.array([1.0, 2.0]), jax.random.key(0)
+        rules = [ta.linear(), ta.log_linear(), ta.power_mean(0.5)]
+        payments = [make() for make in PAYMENTS.values()]
+        payments += [ta.myerson(ta.linear(), ta.forward_kl())]
+        calls = [lambda rule=rule: rule.log_prob(bids, rows) for rule in rules]
+        for pay in payments:
+            calls += [
+                lambda pay=pay: pay.expected(bids, rows),
+                lambda pay=pay: pay.conditional(bids, rows, 0),
+                lambda pay=pay: pay.realized(key, bids, rows, 0),
+            ]
+        path = (ta.linear(), 0, np.array([1.0, 3.0]), bids, rows)
+        calls += [
+            lambda: ta.stable_sample(key, *path),
+            lambda: ta.critical_bid(key, ta.linear(), 0, bids, rows, 0),
+            lambda: ta.monotonicity_gap(*path),
+            lambda: ta.welfare(ta.total_variation(), bids, np.log([0.5, 0.5]), rows),
+            lambda: ta.optimal_welfare(ta.forward_kl(), bids, rows),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="logs of probabilities"):
+                call()
+
+    @pytest.mark.parametrize("bids", [[-1.0, 2.0], [np.nan, 2.0], [np.inf, 2.0]])
+    def test_bids_of_a_critical_bid(self, bids):
+        log_probs = np.log(np.array([[0.8, 0.2], [0.3, 0.7]]))
+        for rule in (ta.linear(), Halved()):
+            for agent in (0, 1):
+                with pytest.raises(ValueError, match="bids must be finite"):
+                    ta.critical_bid(jax.random.key(0), rule, agent, bids, log_probs, 0)
+            for own_bids, others in ((np.ones(2), bids), (bids, np.ones(2))):
+                args = (rule, 1, np.array(own_bids), np.array(others), log_probs)
+                with pytest.raises(ValueError, match="bids must be finite"):
+                    ta.stable_sample(jax.random.key(0), *args)
+
+
+@ta.record
+class Halved:
+    """A monotone rule of one's own, without methods beyond the protocol."""
+
+    name = "halved"
+    monotone = True
+
+    def weights(self, bids):
+        return ta.linear(0.5).weights(bids)
+
+    def log_prob(self, bids, log_probs):
+        return ta.linear(0.5).log_prob(bids, log_probs)

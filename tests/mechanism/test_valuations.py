@@ -9,6 +9,7 @@ from reference.compare import assert_within, gradients, smooth_auction
 from reference.definitions import derivative
 
 import tokenauction_jax as ta
+from tokenauction_jax.mechanism.distributions import divergence_terms
 
 NAMES = ("total_variation", "forward_kl", "reverse_kl")
 
@@ -89,3 +90,27 @@ def test_wrong_shapes(name, log_q, log_p):
     value = getattr(ta, name)().value
     with pytest.raises(ValueError, match=r"log_(q|p)"):
         value(jnp.full(log_q, -1.0), jnp.full(log_p, -1.0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_probabilities_are_no_logs(name):
+    p, logs = np.array([0.3, 0.7]), np.log([0.3, 0.7])
+    for pair in ((p, logs), (logs, p), (logs, np.array([np.nan, -0.1]))):
+        with pytest.raises(ValueError, match="logs of probabilities"):
+            getattr(ta, name)().value(*pair)
+        with pytest.raises(ValueError, match="logs of probabilities"):
+            ta.robustly_prefers(pair[0], logs, pair[1])
+
+
+def test_divergences_of_nearly_equal_distributions_in_float64(x64):
+    """To 1e-12 of themselves, where their terms cancel to second order."""
+    rng = np.random.default_rng(0)
+    for size in (1e-3, 0.1, 0.49):
+        p = rng.dirichlet(np.ones(6)).astype(np.longdouble)
+        q = p * np.exp(size * rng.uniform(-1, 1, 6).astype(np.longdouble))
+        q /= q.sum()
+        log_p, log_q = np.log(p), np.log(q)
+        ratio = log_p - log_q
+        due = float((p * ratio - p + q).sum())
+        terms = divergence_terms(*(jnp.asarray(x, float) for x in (p, q, ratio)))
+        assert abs(float(terms.sum()) / due - 1) < 1e-12

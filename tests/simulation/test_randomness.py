@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import special
 
 import tokenauction_jax as ta
@@ -100,3 +101,20 @@ def test_auctions_and_positions_differ():
         gram = rows @ rows.T
         np.fill_diagonal(gram, 0)
         assert np.abs(gram).max() < bound
+
+
+@pytest.mark.parametrize("first", [-1, 2**32 - 1, 2**32, 1.5])
+def test_numbers_of_auctions_do_not_wrap(first):
+    """The last of two auctions would be number 0 again, or there is no such number."""
+    log_probs = jnp.log(jnp.array([[0.5, 0.5], [0.2, 0.8]]))
+    random = ta.agents.dirichlet(2, 4, 1.0)
+    with pytest.raises(ValueError, match="first_auction must be an integer in"):
+        random.init(2, key=jax.random.key(0), first_auction=first)
+    mechanism = ta.Mechanism(ta.linear(), ta.pay_your_bid())
+    with pytest.raises(ValueError, match="first_auction must be an integer in"):
+        ta.simulate(
+            *(jax.random.key(0), mechanism, ta.agents.tabular(log_probs), [1.0, 2.0]),
+            num_tokens=1,
+            num_auctions=2,
+            first_auction=first,
+        )

@@ -314,6 +314,22 @@ def check_distributions(log_probs: np.ndarray) -> None:
         )
 
 
+def check_logs(name: str, log_probs: jax.Array) -> None:
+    """Raises `ValueError` for concrete numbers that are no logs of probabilities.
+
+    Of outcomes, which may be ``-inf`` throughout.
+    """
+    if records.is_concrete(log_probs):
+        found = np.asarray(log_probs)
+        wrong = ~(found <= 1e-3)
+        if wrong.any():
+            index = np.argwhere(wrong)[0].tolist()
+            raise ValueError(
+                f"{name} must be logs of probabilities, at most 0, got "
+                f"{found[wrong][0]} at {index}"
+            )
+
+
 def _without_dust(bids: jax.Array) -> jax.Array:
     """Bids below the range are 0; those that are 0 keep their derivative."""
     return jnp.where((bids > 0) & (bids < SMALLEST_BID), 0, bids)

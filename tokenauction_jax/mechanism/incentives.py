@@ -37,6 +37,9 @@ def robustly_prefers(
     records.check_shape("log_q", log_q, (None,))
     records.check_shape("log_q_other", log_q_other, log_q.shape)
     records.check_shape("log_p", log_p, log_q.shape)
+    for name, logs in (("log_q", log_q), ("log_q_other", log_q_other)):
+        base.check_logs(name, logs)
+    base.check_logs("log_p", log_p)
     p = jnp.exp(log_p)
     other, chosen = jnp.exp(log_q_other) - p, jnp.exp(log_q) - p
     return preference_violation(other, chosen).max() <= tolerance
@@ -67,6 +70,8 @@ def preference_order(
     log_qs, log_p = jnp.asarray(log_qs), jnp.asarray(log_p)
     records.check_shape("log_qs", log_qs, (None, None))
     records.check_shape("log_p", log_p, log_qs.shape[1:])
+    base.check_logs("log_qs", log_qs)
+    base.check_logs("log_p", log_p)
     p = jnp.exp(log_p)
     deviations = jnp.exp(log_qs) - p[None]
 

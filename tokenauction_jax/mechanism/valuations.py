@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.mechanism import distributions
+from tokenauction_jax.mechanism import base, distributions
 
 
 @records.record
@@ -74,4 +74,6 @@ def _check_pair(log_q: ArrayLike, log_p: ArrayLike) -> tuple[jax.Array, jax.Arra
     log_q, log_p = jnp.asarray(log_q), jnp.asarray(log_p)
     records.check_shape("log_q", log_q, (None,))
     records.check_shape("log_p", log_p, log_q.shape)
+    base.check_logs("log_q", log_q)
+    base.check_logs("log_p", log_p)
     return log_q, log_p
