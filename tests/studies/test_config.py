@@ -1,5 +1,13 @@
-import pytest
+import json
+import shutil
+import subprocess
+import sys
 
+import pytest
+from tiny_checkpoint import write_checkpoint
+
+import tokenauction_jax as ta
+from tokenauction_jax.files import StoreError
 from tokenauction_jax.scenarios import validation
 from tokenauction_jax.studies import reading
 from tokenauction_jax.studies.config import StudyError
@@ -68,6 +76,67 @@ def test_the_digest_covers_the_scenario_that_agents_are_from(tmp_path):
     before = validate_study({"agents": agents}).digest()
     scenario.write_text(text.replace('"a"', '"b"'))
     assert validate_study({"agents": agents}).digest() != before
+
+
+DIGEST = """
+import sys
+from tokenauction_jax.studies.reading import read_study
+
+print(read_study(sys.argv[1]).digest())
+"""
+
+
+def test_the_digest_is_of_the_models_that_run(tmp_path):
+    """Their weights, tokenizer and template, wherever they lie; not of file names."""
+    scenario = 'query = "q"\nmodel = "MODEL"\n[[agents]]\nname = "A"\nprompt = "a"\n'
+
+    def digest(name, seed=0, edit=None):
+        folder = tmp_path / name
+        write_checkpoint(folder / "model", seed)
+        if edit is not None:
+            edit(folder / "model")
+        text = scenario.replace("MODEL", str(folder / "model"))
+        (folder / "duel.toml").write_text(text)
+        study = "[agents]\nkind = 'scenario'\nscenario = 'duel.toml'\n"
+        (folder / "study.toml").write_text(study)
+        return reading.read_study(folder / "study.toml").digest()
+
+    def swap_two_tokens(model):
+        path = model / "tokenizer.json"
+        content = json.loads(path.read_text())
+        vocabulary = content["model"]["vocab"]
+        vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+        path.write_text(json.dumps(content))
+
+    def greet(model):
+        template = "hello {% for m in messages %}{{ m['content'] }}{% endfor %}"
+        path = model / "tokenizer_config.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"chat_template": template}))
+
+    first = digest("first")
+    command = [sys.executable, "-c", DIGEST, str(tmp_path / "first" / "study.toml")]
+    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert elsewhere.stdout.strip() == first == digest("moved")
+    changed = [digest("weights", seed=1), digest("tokens", edit=swap_two_tokens)]
+    changed.append(digest("template", edit=greet))
+    assert len({first, *changed}) == 4
+
+
+def test_a_study_whose_model_was_replaced_is_not_gone_on_with(tmp_path):
+    write_checkpoint(tmp_path / "model")
+    scenario = 'query = "q"\nmodel = "MODEL"\n[[agents]]\nname = "A"\nprompt = "a"\n'
+    scenario = scenario.replace("MODEL", str(tmp_path / "model"))
+    (tmp_path / "duel.toml").write_text(scenario)
+    text = "num_auctions = 8\nnum_tokens = 2\n[agents]\nkind = 'scenario'\n"
+    (tmp_path / "study.toml").write_text(text + "scenario = 'duel.toml'\n")
+    ta.studies.run(tmp_path / "study.toml", tmp_path / "out")
+    ta.studies.resume(tmp_path / "out")
+    shutil.rmtree(tmp_path / "model")
+    write_checkpoint(tmp_path / "model", seed=1)
+    with pytest.raises(StoreError, match="models = "):
+        ta.studies.resume(tmp_path / "out")
+    assert ta.studies.load(tmp_path / "out").num_auctions == 8
 
 
 WRONG = """descripton = "x"

@@ -14,7 +14,6 @@ from tokenauction_jax.cli.displays import progress
 from tokenauction_jax.cli.displays import study as display
 from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.files import StoreError
-from tokenauction_jax.scenarios import population
 from tokenauction_jax.studies import launch, reading, results
 from tokenauction_jax.studies.cost import estimate
 from tokenauction_jax.studies.launch import Listener
@@ -128,7 +127,7 @@ def _check(command: Check, console: Console) -> None:
     cells = study.cells()
     with progress.Activity(Console(stderr=True)) as activity:
         activity.show("loading the agents")
-        populations = population.build([cell.setting for cell in cells])
+        populations = study.populations
         plan = make_plan(study, populations)
 
         def on_cell(index: int) -> None:

@@ -97,7 +97,7 @@ def fingerprint(found: Any) -> dict[str, str]:
     if source is not None:
         told["source"] = source
     if isinstance(found, np.ndarray | jax.Array) or not is_function:
-        told["numbers"] = _numbers(found)
+        told["numbers"] = numbers_of(found)
     return told
 
 
@@ -141,7 +141,7 @@ def _source(code: type | Callable[..., Any]) -> str | None:
     return hashlib.sha256(data).hexdigest()
 
 
-def _numbers(tree: Any) -> str:
+def numbers_of(tree: Any) -> str:
     """SHA-256 of a pytree: its static fields, and the values of its leaves."""
     structure = re.sub("0x[0-9a-f]+", "", str(jax.tree.structure(tree)))
     digest = hashlib.sha256(structure.encode())

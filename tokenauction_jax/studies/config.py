@@ -19,6 +19,7 @@ from tokenauction_jax.scenarios import (
     kinds,
     names,
     objects,
+    population,
     settings,
     validation,
     values,
@@ -168,19 +169,35 @@ class Study(Setting):
             rule=self.cells()[0].setting.rule.name,
         )
 
+    @functools.cached_property
+    def populations(self) -> list[population.Population]:
+        """Who bids in each cell: models are loaded here, once."""
+        return population.build([cell.setting for cell in self.cells()])
+
     def canonical(self) -> str:
         """The whole study, one key a line: what is hashed.
 
-        Defaults are included, scenarios as they are in their files now, and objects by
-        their fingerprints (`scenarios.objects`).
+        Defaults are included, scenarios as they are in their files now, their models,
+        adapters and prompts by the numbers that run, and objects by their fingerprints
+        (`scenarios.objects`).
         """
+        return self._canonical
+
+    @functools.cached_property
+    def _canonical(self) -> str:
         content = hashable(plain(self))
+        numbers = functools.cache(objects.numbers_of)
         for number, cell in enumerate(self.cells()):
             setting = cell.setting
             if isinstance(setting.agents, kinds.ScenarioAgents):
                 file = pathlib.Path(setting.agents.scenario).name
+                cast = self.populations[number].cast
                 found = content.setdefault("scenarios", {})
-                found[f"{file} {len(found)}"] = hashable(plain(setting.agents.read()))
+                found[f"{file} {len(found)}"] = {
+                    **hashable(plain(setting.agents.read())),
+                    "models": numbers(cast.pool),
+                    "tokenizer": hashable(cast.tokenizer),
+                }
             given = kinds.GivenValues | kinds.GivenBids
             if isinstance(setting.values, given) or isinstance(setting.bids, given):
                 content.setdefault("given", {})[str(number)] = self._amounts(setting)
@@ -281,7 +298,7 @@ def hashable(content: Any, key: str = "") -> Any:
         return {"label": content[0], "level": hashable(plain(content[1]), key)}
     if isinstance(content, list | tuple):
         return [hashable(value, key) for value in content]
-    if isinstance(content, str) and key == "scenario":
+    if isinstance(content, str) and key in ("scenario", "model", "adapter"):
         return pathlib.Path(content).name
     if isinstance(content, str) and key in names.REFERENCE_KEYS:
         found = [objects.fingerprint_of(name) for name in names.references(content)]

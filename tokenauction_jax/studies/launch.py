@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tokenauction_jax.scenarios import population
 from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.studies import engine, reading, results
 from tokenauction_jax.studies.config import Study, StudyError
@@ -62,7 +61,7 @@ def run(
         folder.check_new()
     if blocks_per_chunk is not None and blocks_per_chunk < 1:
         raise StudyError(f"blocks_per_chunk must be at least 1, got {blocks_per_chunk}")
-    cells = population.build([cell.setting for cell in chosen.cells()])
+    cells = chosen.populations
     plan = make_plan(chosen, cells, blocks_per_chunk)
     if isinstance(folder, Memory):
         on_progress = None if listen is None else listen(chosen, plan)
@@ -101,7 +100,7 @@ def resume(
         chosen = reading.check_study(study, name=manifest.outline.name)
         manifest.check_study(chosen, folder.path)
     manifest.check_environment(folder.path)
-    cells = population.build([cell.setting for cell in chosen.cells()])
+    cells = chosen.populations
     manifest.check_plan(chosen, make_plan(chosen, cells), folder.path)
     with folder.lock():
         return _go_on(chosen, folder, cells, manifest.plan, listen)
