@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import pydantic
 from pydantic_core import PydanticCustomError
 
+from tokenauction_jax.mechanism.base import LARGEST_BID, SMALLEST_BID
+
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
 # Of money and probabilities: room on both sides for products, and sums over agents.
-SMALLEST, LARGEST = 1e-30, 1e30
+SMALLEST, LARGEST = SMALLEST_BID, LARGEST_BID
 # What tells the two forms of `Amounts` apart in the places of mistakes.
 NUMBER, LIST = "<number>", "<list>"
 # What is counted. A program has a part for each pair of agents: of 64 it compiles for
