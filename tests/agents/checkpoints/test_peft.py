@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tiny_checkpoint import write_checkpoint
 
@@ -295,7 +296,10 @@ def test_a_folder_that_cannot_be_written(adapter, model, tmp_path):
 def test_factors_that_are_no_floats(folder, model, kind):
     name = f"{QUERY}.lora_A.weight"
     array = load_file(folder / TENSORS)[name]
-    change_tensors(folder, {name: array.astype(kind)})
+    try:
+        change_tensors(folder, {name: array.astype(kind)})
+    except SafetensorError:
+        pytest.skip(f"this safetensors writes no {kind}")
     with pytest.raises(CheckpointError, match="has the type"):
         load_adapter(folder, model)
 

@@ -182,7 +182,10 @@ def test_weights_that_are_no_floats(directory, kind):
     path = directory / "model.safetensors"
     tensors = safetensors.numpy.load_file(path)
     tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(kind)
-    safetensors.numpy.save_file(tensors, path)
+    try:
+        safetensors.numpy.save_file(tensors, path)
+    except safetensors.SafetensorError:
+        pytest.skip(f"this safetensors writes no {kind}")
     line = refusal(directory)
     assert "model.norm.weight has the type" in line
     assert "F16, BF16" in line

@@ -22,17 +22,19 @@ class TrainingProgress:
             rich.progress.TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("reading", total=None, state="")
         self._perplexity = ""
 
     def __enter__(self) -> "TrainingProgress":
-        self._bar.start()
+        if self._console.is_terminal:
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        # Some releases of rich end even a bar that was not shown with an empty line.
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def plan(self, training: Training, steps_done: int) -> None:
         """Shows what will be done, and where an interrupted run goes on."""
