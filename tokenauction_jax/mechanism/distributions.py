@@ -126,12 +126,17 @@ def divide_tangent(x_dot: jax.Array, y: jax.Array) -> jax.Array:
 
     By a power of two, as XLA takes nested divisions for one by a product.
     """
-    info = jnp.finfo(y.dtype)
-    word = jnp.int32 if info.bits == 32 else jnp.int64
-    bits = lax.bitcast_convert_type(lax.stop_gradient(y), word)
-    exponent = ((bits >> info.nmant) & (2 * info.maxexp - 1)) - info.maxexp
-    scale = power_of_two(-exponent.astype(y.dtype))
+    scale = inverse_power(y)
     return (x_dot * scale) / (y * scale)
+
+
+def inverse_power(x: jax.Array) -> jax.Array:
+    """The power of two that brings positive `x` to between 1 and 2."""
+    info = jnp.finfo(x.dtype)
+    word = jnp.int32 if info.bits == 32 else jnp.int64
+    bits = lax.bitcast_convert_type(lax.stop_gradient(x), word)
+    exponent = ((bits >> info.nmant) & (2 * info.maxexp - 1)) - (info.maxexp - 1)
+    return power_of_two(-exponent.astype(x.dtype))
 
 
 def power_of_two(exponent: jax.Array) -> jax.Array:

@@ -146,7 +146,7 @@ def rest_mean(scores: Scores, x: jax.Array) -> jax.Array:
 
     0 for an agent without others.
     """
-    weights = relative_to_second(scores)
+    weights = _over_second_exponent(scores)
     total = distributions.nonzero(distributions.sum_of_others(weights))
     weights, total = (y.reshape(-1, *[1] * (x.ndim - 1)) for y in (weights, total))
     return distributions.divide(distributions.sum_of_others(weights * x), total)
@@ -157,7 +157,7 @@ def influence_odds(scores: Scores) -> Odds:
     exponents = _exponents_of_others(scores)
     mantissa = distributions.sum_of_others(as_floats(scores))
     # Of the one agent whose rivals all have an exponent.
-    alone = distributions.sum_of_others(relative_to_second(scores))
+    alone = distributions.sum_of_others(_over_second_exponent(scores))
     mantissa = jnp.where(exponents < 0, alone, mantissa)
     gap = scores.exponent - exponents
     own = scores.mantissa * distributions.power_of_two(jnp.minimum(gap, 0))
@@ -178,10 +178,19 @@ def influence_odds(scores: Scores) -> Odds:
 def relative_to_second(scores: Scores) -> jax.Array:
     """Scores `(n,)` as floats whose sums without any one agent are right.
 
-    The second largest is about 1: without the largest, nothing has underflowed that
-    matters. A score of more than 2^86 is cut there, which moves means by 1e-25 of their
-    largest term at most.
+    The second largest is between 1 and 2: without the largest, nothing has underflowed
+    that matters. A score of more than 2^86 is cut there, which moves means by 1e-25 of
+    their largest term at most.
     """
+    found = _over_second_exponent(scores)
+    top = found == jnp.max(found)
+    second = jnp.max(jnp.where(top, 0, found))
+    second = jnp.where((top.sum() > 1) | (second == 0), jnp.max(found), second)
+    return found * distributions.inverse_power(distributions.nonzero(second))
+
+
+def _over_second_exponent(scores: Scores) -> jax.Array:
+    """Scores `(n,)` as floats, over two to the second largest exponent."""
     gaps = scores.exponent - _exponents_of_others(scores).min()
     return scores.mantissa * distributions.power_of_two(jnp.minimum(gaps, _SMALL))
 
