@@ -168,7 +168,7 @@ def _estimate(mean, scale, rng, n=4096):
 
 
 def _spread(mean):
-    spread = {"std": 0.7, "infinite": 0, "undefined": 0}
+    spread = {"std": 0.7, "infinite": 0, "nan": 0, "undefined": 0}
     for name, shift in zip(QUANTILES, (-1.2, -0.5, 0, 0.5, 1.2), strict=True):
         value = mean + shift
         spread |= {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}

@@ -123,11 +123,17 @@ def test_identical_cells_differ_by_exactly_nothing(rng):
     assert (found.comparisons.m2 == 0).all()
 
 
-def test_infinite_values_are_counted_apart_and_undefined_auctions_elsewhere():
-    cells = np.array([[[1.0, -np.inf], [2.0, 3.0], [np.nan, np.nan]]], np.float32)
+def test_infinite_numbers_nans_and_undefined_auctions_are_counted_apart():
+    inf, nan = np.inf, np.nan
+    numbers = [[1, -inf, inf, 0], [2, 3, nan, 0], [5, 4, nan, 0], [nan] * 4]
+    absent = np.array([[False, False, False, True]])
     found = Statistics.of(
-        cells, np.array([[True, True, False]]), np.zeros((1, 2), bool), []
+        np.array([numbers], np.float32), np.array([[True] * 3 + [False]]), absent, []
     )
     assert found.undefined.tolist() == [1]
-    assert found.infinite.tolist() == [[0, 1]]
-    assert found.cells.n.tolist() == [[2, 1]]
+    assert found.infinite.tolist() == [[0, 1, 1, 0]]
+    assert found.nan.tolist() == [[0, 0, 2, 0]]
+    assert found.cells.n.tolist()[0][:3] == [3, 2, 0]
+    both = found.merge(found)
+    assert both.infinite.tolist() == [[0, 2, 2, 0]]
+    assert both.nan.tolist() == [[0, 0, 4, 0]]

@@ -97,11 +97,10 @@ def text_measures(rollout: Rollout, values: jax.Array) -> Texts:
     paid = total(rollout.payments[..., :n])
     expected = total(rollout.expected_payments[..., :n])
     worth = _worth(values, seen["values"])
-    best_single = seen["single_agents"].max(axis=-1)
     seen |= {
         "welfare": worth.sum(-1),
         "realized_welfare": _worth(values, seen["realized"]).sum(-1),
-        "single_agent_shortfall": best_single - worth.sum(-1),
+        "single_agent_shortfall": jnp.nanmax(seen["single_agents"], -1),
         "revenue": paid.sum(-1),
         "expected_revenue": expected.sum(-1),
         "payment": paid,

@@ -277,7 +277,7 @@ def _note(results: Results) -> str:
     """Explains the daggers, if there are any."""
     if not any(map(labels.left_out, labels.rows(results.summary))):
         return ""
-    return " †: infinite or undefined auctions were left out; the tables count them."
+    return " †: auctions without a finite measure were left out; the tables count them."
 
 
 def _curves(

@@ -167,8 +167,15 @@ def with_unit(results: Results, measure: str, label: str = "") -> str:
 
 
 def left_out(row: Row) -> int:
-    """How many auctions are not in the mean, as infinite or undefined."""
-    return int(row["infinite"] + row["undefined"])
+    """How many auctions are not in the mean."""
+    return int(row["infinite"] + row["nan"] + row["undefined"])
+
+
+def not_finite(row: Row) -> str:
+    """How many texts have no finite measure, such as ``12 infinite``, or nothing."""
+    words = {"infinite": "infinite", "nan": "NaN"}
+    counts = {word: int(row.get(name, 0)) for name, word in words.items()}
+    return ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
 
 
 def excludes_zero(row: Row) -> bool:

@@ -7,6 +7,12 @@ from tokenauction_jax.reports import labels
 from tokenauction_jax.reports.labels import Row
 from tokenauction_jax.studies.results import Results
 
+_COUNTS = {
+    "n": "n",
+    "infinite": "infinite",
+    "nan": "not a number",
+    "undefined": "undefined",
+}
 _QUANTILES = {
     "q05": "5 %",
     "q25": "25 %",
@@ -156,13 +162,14 @@ def measures(results: Results) -> dict[str, Any]:
                 ],
                 "unit": results.units.get(row["measure"], ""),
                 "numbers": [mean, interval, labels.number(row["std"])],
-                "counts": [int(row[c]) for c in ("n", "infinite", "undefined")],
+                "counts": [int(row[c]) for c in _COUNTS],
                 "quantiles": [labels.interval(row, name) for name in has_quantiles],
             }
         )
     heads = [*map(labels.factor_label, factors), "measure", "valuation", "agent"]
     return {
         "heads": heads,
+        "numbers": ["mean", "interval", "std", *_COUNTS.values()],
         "quantiles": [_QUANTILES[name] for name in has_quantiles],
         "rows": rows,
     }
@@ -193,10 +200,10 @@ def _titles(
 def _estimate(row: Row | None, difference: bool = False) -> Shown | None:
     if row is None:
         return None
-    infinite = int(row.get("infinite", 0))
+    missing = labels.not_finite(row)
     return Shown(
         *labels.interval(row),
         f"{row['n']:,.0f}",
         difference and labels.excludes_zero(row),
-        f"{infinite:,} infinite left out" if infinite else "",
+        f"{missing} left out" if missing else "",
     )

@@ -171,7 +171,7 @@ def _load(chosen: kinds.Agents, filtered: settings.Filters) -> Cast:
         concentration = chosen.concentration
         return Cast(agents.markov(key, n, size, concentration, sampling=sampling))
     with np.errstate(divide="ignore"):
-        log_probs = jnp.log(jnp.asarray(chosen.probs, jnp.float32))
+        log_probs = jnp.log(jnp.asarray(chosen.probs, float))
     if sampling is not None:
         log_probs = filters.filter_logits(sampling, log_probs)
     return Cast(agents.tabular(log_probs))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
+from tokenauction_jax import records
 from tokenauction_jax.scenarios import kinds
 from tokenauction_jax.scenarios.numbers import LARGEST, SMALLEST
 from tokenauction_jax.scenarios.scenario import ScenarioError, shifted_bids
@@ -23,16 +24,17 @@ def draw_values(
     first_auction: int,
     num_auctions: int,
 ) -> np.ndarray:
-    """True values `(A, n)`, money per unit of valuation.
+    """True values `(A, n)`, money per unit of valuation, in JAX's precision.
 
     The value of agent i in auction k depends on the seed, k and i alone.
     """
+    dtype = jnp.result_type(float)
     n, shape = num_agents, (num_auctions, num_agents)
     if isinstance(values, kinds.GivenValues):
         numbers = np.arange(first_auction, first_auction + num_auctions)
         return _given("values", values.amounts, numbers, numbers, shape)
     if isinstance(values, kinds.FixedValues | kinds.SharedValues):
-        return np.broadcast_to(_fixed(values, n).astype(np.float32), shape)
+        return np.broadcast_to(_fixed(values, n).astype(dtype), shape)
     bits = _words(np.uint32(seed), first_auction, num_auctions, n)
     words = np.asarray(bits, np.float64)
     # Here and in double precision: XLA rounds a normal by the shape of its batch.
@@ -41,7 +43,7 @@ def draw_values(
     z = np.sqrt(c) * z[:, :1] + np.sqrt(1 - c) * z[:, 1:]
     # The few that float32 would lose are told apart from 0.
     drawn = np.clip(_of_normal(values, z), SMALLEST, LARGEST)
-    return drawn.astype(np.float32)
+    return drawn.astype(dtype)
 
 
 def extremes(values: kinds.Values, num_agents: int) -> np.ndarray | None:
@@ -119,7 +121,7 @@ def _given(
       ScenarioError: If a function returns anything else than finite amounts.
     """
     if not callable(amounts):
-        return amounts[numbers].astype(np.float32)
+        return amounts[numbers].astype(jnp.result_type(float))
     called = getattr(amounts, "__name__", type(amounts).__name__)
     try:
         found = np.asarray(amounts(argument))
@@ -132,7 +134,7 @@ def _given(
         wrong = kinds.find_wrong_amount(found)
     if wrong:
         raise ScenarioError(f"{name}: what {called} returned {wrong}")
-    return found.astype(np.float32)
+    return found.astype(jnp.result_type(float))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -141,8 +143,7 @@ def _words(
 ) -> jax.Array:
     """Random bits `(A, 1 + n, 2)`: what the agents of an auction share, and own."""
     key = jax.random.fold_in(jax.random.key(seed), _VALUES)
-    numbers = jnp.arange(num_auctions, dtype=jnp.uint32)
-    numbers = jnp.asarray(first_auction, jnp.uint32) + numbers
+    numbers = records.auction_numbers(first_auction, num_auctions)
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     own = jnp.arange(1 + num_agents, dtype=jnp.uint32)
     draw = jax.vmap(jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32)))

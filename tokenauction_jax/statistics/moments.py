@@ -197,7 +197,8 @@ class Statistics:
     Attributes:
       num_auctions: How many auctions ran in each cell.
       undefined: `(C,)`, auctions that became undefined.
-      infinite: `(C, M)`, texts of which a measure was not finite.
+      infinite: `(C, M)`, texts of which a measure was infinite.
+      nan: `(C, M)`, texts of which a measure was not a number.
       cells: `(C, M)`, of the measures in each cell.
       comparisons: `(P, M)`, of paired differences between cells.
       sketch: Of series ``cell * M + measure``; empty in a running total, which is
@@ -208,6 +209,7 @@ class Statistics:
     num_auctions: int
     undefined: np.ndarray
     infinite: np.ndarray
+    nan: np.ndarray
     cells: Moments
     comparisons: Moments
     sketch: Sketch
@@ -224,7 +226,7 @@ class Statistics:
         """Of the auctions of a chunk.
 
         Args:
-          measures: `(C, A, M)` float32, NaN where a text has no such measure.
+          measures: `(C, A, M)`, NaN where a text has no such measure.
           valid: `(C, A)`.
           absent: `(C, M)`, measures that a cell does not have.
           comparisons: Each the pairs of cells whose mean difference is a series.
@@ -234,11 +236,16 @@ class Statistics:
         by_measure = np.ascontiguousarray(measures.transpose(0, 2, 1))
         pairs = CellPairs.of(by_measure)
         cells = pairs.cells
+        missing = np.where(absent, 0, valid.sum(1)[:, None] - cells.n)
+        nan = np.zeros_like(missing)
+        for c, m in zip(*np.nonzero(missing), strict=True):
+            nan[c, m] = (np.isnan(by_measure[c, m]) & valid[c]).sum()
         differences = (_mean_difference(measures, pairs) for pairs in comparisons)
         return cls(
             num_auctions,
             (~valid).sum(1),
-            np.where(absent, 0, valid.sum(1)[:, None] - cells.n),
+            missing - nan,
+            nan,
             cells,
             _stack([Moments.of(x) for x in differences], num_columns),
             Sketch.of(by_measure.reshape(-1, num_auctions)),
@@ -251,6 +258,7 @@ class Statistics:
             self.num_auctions + other.num_auctions,
             self.undefined + other.undefined,
             self.infinite + other.infinite,
+            self.nan + other.nan,
             self.cells.merge(other.cells),
             self.comparisons.merge(other.comparisons),
             _NO_SKETCH,

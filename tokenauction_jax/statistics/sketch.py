@@ -29,8 +29,9 @@ class Sketch:
 
     @classmethod
     def of(cls, x: np.ndarray) -> "Sketch":
-        """Of each row of float32 `x` `(S, A)`, over its finite entries."""
+        """Of each row of `x` `(S, A)`, over its finite entries, as float32."""
         buckets, counts = [], []
+        x = np.asarray(x, np.float32)
         for row in x:
             finite = np.isfinite(row)
             numbers = row if finite.all() else row[finite]

@@ -181,6 +181,10 @@ class _Workers:
     ):
         self._study, self._cells, self._plan = study, cells, plan
         self._devices = list(devices or jax.local_devices())
+        # What a `with` of JAX says holds for one thread.
+        x64 = jnp.result_type(float) == jnp.float64
+        bits = str(jax.random.key_impl(jax.random.key(0)))
+        self._settings = lambda: (jax.enable_x64(x64), jax.default_prng_impl(bits))
         self._pool = ThreadPoolExecutor(num_threads())
         self._placed: dict[Any, Any] = {}
         self._compiled: set[Any] = set()
@@ -206,6 +210,12 @@ class _Workers:
         ]
 
     def _run(self, cell: Population, block: int) -> measures.Texts:
+        with contextlib.ExitStack() as settings:
+            for setting in self._settings():
+                settings.enter_context(setting)
+            return self._run_block(cell, block)
+
+    def _run_block(self, cell: Population, block: int) -> measures.Texts:
         arguments, static = block_arguments(self._study, cell, self._plan, block)
         device = self._devices[block % len(self._devices)]
         arguments = jax.device_put(arguments[:-1], device)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import xarray
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_STATISTICS = ("mean", "low", "high", "std", "n", "infinite", "undefined")
+_STATISTICS = ("mean", "low", "high", "std", "n", "infinite", "nan", "undefined")
 
 
 def measured(plan: Plan) -> np.ndarray:
@@ -39,6 +39,7 @@ def summary(
         "std": found.std[rows],
         "n": found.n[rows],
         "infinite": statistics.infinite[rows],
+        "nan": statistics.nan[rows],
         "undefined": statistics.undefined[rows[0]],
     }
     ranks = Ranks(statistics.sketch)

@@ -24,7 +24,7 @@ _PART = pa.schema(
     [
         ("kind", pa.string()),
         *((name, pa.int64()) for name in ("series", "measure", "auctions")),
-        *((name, pa.int64()) for name in ("undefined", "infinite", "n")),
+        *((name, pa.int64()) for name in ("undefined", "infinite", "nan", "n")),
         *((name, pa.float64()) for name in ("mean", "m2")),
         ("buckets", pa.list_(pa.uint16())),
         ("counts", pa.list_(pa.int32())),
@@ -82,6 +82,7 @@ def to_table(statistics: Statistics) -> pa.Table:
         **_places(shape),
         "undefined": both(undefined, nothing),
         "infinite": both(statistics.infinite, nothing),
+        "nan": both(statistics.nan, nothing),
         "n": both(cells.n, compared.n),
         "mean": both(cells.mean, compared.mean),
         "m2": both(cells.m2, compared.m2),
@@ -142,6 +143,7 @@ def from_table(table: pa.Table, shape: Shape) -> Statistics:
         shape.auctions,
         numbers("undefined", cells)[:, 0],
         numbers("infinite", cells),
+        numbers("nan", cells),
         moments(cells),
         moments(compared),
         Sketch(

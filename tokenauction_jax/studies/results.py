@@ -195,7 +195,7 @@ class Results:
         """One variable for each measure.
 
         Dimensions are the factors, then `valuation` and `agent` where a measure has
-        them, then `statistic`: mean, low, high, std, n, infinite and undefined.
+        them, then `statistic`: mean, low, high, std, n, infinite, nan and undefined.
         """
         others = (name for names in self.plan.agents for name in names)
         agents = list(dict.fromkeys([*self.agent_names, *others]))

@@ -34,7 +34,7 @@ def all_measures(
     phrases = cell.cast.mentions
     named = [[measures.mentions(text, own) for own in phrases] for text in written]
     named = np.where(np.asarray(texts.valid)[:, None], np.array(named, float), np.nan)
-    return np.concatenate([texts.measures, named.astype(np.float32)], axis=1)
+    return np.concatenate([texts.measures, named.astype(texts.measures.dtype)], axis=1)
 
 
 def table(
@@ -69,6 +69,7 @@ def table(
         texts.attribution[i, : len(text)].tolist() for i, text in enumerate(tokens)
     ]
     values, bids = cell.draw(auctions.start, len(auctions))
+    number = pa.from_numpy_dtype(rows.dtype)
     content = {
         "cell": np.full(len(auctions), index),
         "auction": np.array(auctions),
@@ -81,13 +82,11 @@ def table(
             [np.argmax(x, axis=-1).tolist() if x else [] for x in attribution],
             pa.list_(pa.int32()),
         ),
-        "attribution": pa.array(attribution, pa.list_(pa.list_(pa.float32()))),
-        "bids": pa.array(bids.tolist(), pa.list_(pa.float32())),
-        "values": pa.array(values.tolist(), pa.list_(pa.float32())),
+        "attribution": pa.array(attribution, pa.list_(pa.list_(number))),
+        "bids": pa.array(bids.tolist(), pa.list_(number)),
+        "values": pa.array(values.tolist(), pa.list_(number)),
     }
-    content |= {
-        column.key: rows[kept, i].astype(np.float32) for i, column in enumerate(columns)
-    }
+    content |= {column.key: rows[kept, i] for i, column in enumerate(columns)}
     return pa.table(content)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pydantic
@@ -117,7 +118,7 @@ class Session:
         """The statistics of a chunk, and those of its auctions that are kept whole."""
         auctions, blocks = self._plan.auctions(chunk), self._plan.blocks(chunk)
         shape = (len(self._cells), len(auctions))
-        every = np.full((*shape, len(self._columns)), np.nan, np.float32)
+        every = np.full((*shape, len(self._columns)), np.nan, jnp.result_type(float))
         valid = np.zeros(shape, bool)
         keep = self._plan.kept_auctions(chunk)
         kept = []

@@ -229,7 +229,7 @@ def _texts(runs: Sequence[Run], results: Results) -> pa.Table:
     for name in ("payment", "expected_payment"):
         keys = [f"{name}/{i}" for i in range(runs[0].bids.size)]
         paid = np.stack([table[key].to_numpy() for key in keys], axis=1)
-        columns[f"{name}s"] = pa.array(paid.tolist(), pa.list_(pa.float32()))
+        columns[f"{name}s"] = pa.array(paid.tolist(), pa.list_(table[keys[0]].type))
     return pa.table(columns)
 
 

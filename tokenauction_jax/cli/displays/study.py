@@ -74,8 +74,8 @@ def show_results(console: Console, results: Results) -> None:
         numbers = []
         for row in rows:
             text = _two_lines(row["mean"], (row["high"] - row["low"]) / 2)
-            if row["infinite"]:
-                text.append(f"\n{row['infinite']:,} infinite", style="yellow")
+            if missing := labels.not_finite(row):
+                text.append(f"\n{missing}", style="yellow")
             numbers.append(text)
         if undefined:
             numbers.append(Text(f"{rows[0]['undefined']:,}"))
