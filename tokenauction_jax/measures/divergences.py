@@ -131,7 +131,7 @@ def _gap(other: ArrayLike, welfare: jax.Array, rounding: jax.Array) -> jax.Array
     """How far another welfare is above the outcome's, NaN where both are infinite."""
     size = jnp.where(jnp.isinf(welfare), 0, -welfare)
     rounding += _ROUNDING * jnp.finfo(welfare.dtype).eps * size
-    return _beyond(rounding, other - welfare)
+    return _beyond(rounding, jnp.asarray(other) - welfare)
 
 
 def _times(value: jax.Array, x: jax.Array) -> jax.Array:
