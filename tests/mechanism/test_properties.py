@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import tokenauction_jax as ta
+from tokenauction_jax.mechanism.base import SMALLEST_BID
 
 N, V = 3, 4
-# XLA takes numbers below the smallest normal one, 1.2e-38, for 0: no bids, to it.
-_amounts = st.floats(0, 1e4, width=32, allow_subnormal=False)
+_least = float(np.nextafter(np.float32(SMALLEST_BID), np.float32(1)))
+_amounts = st.just(0.0) | st.floats(_least, 1e4, width=32)
 bids = arrays(np.float32, N, elements=_amounts).filter(lambda x: x.sum() > 0)
 logits = arrays(np.float32, (N, V), elements=st.floats(-20, 20, width=32))
 influences = st.floats(0.25, 4.0, width=32)

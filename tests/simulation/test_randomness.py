@@ -56,7 +56,8 @@ def test_neighbours():
 
 def test_devices():
     devices = jax.devices()
-    assert len(devices) == 8
+    if jax.default_backend() == "cpu":
+        assert len(devices) == 8
     mesh = jax.sharding.Mesh(np.array(devices), ("auctions",))
     spec = jax.sharding.PartitionSpec("auctions")
     sharding = jax.sharding.NamedSharding(mesh, spec)
