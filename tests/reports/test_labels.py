@@ -2,7 +2,7 @@ import doctest
 import math
 
 import pytest
-from fake_results import fake_results
+from small_results import small_results
 
 from tokenauction_jax.reports import labels
 
@@ -37,7 +37,7 @@ def test_the_interval_sets_the_digits(row, shown):
 
 
 def test_numbers_stand_in_their_order_and_names_in_the_study_s():
-    results = fake_results("misreport")
+    results = small_results("misreport")
     levels = list(labels.cells(results).values())
     factors = [float(level["bids.factor"]) for level in levels[:8]]
     assert factors == sorted(factors)
@@ -46,7 +46,7 @@ def test_numbers_stand_in_their_order_and_names_in_the_study_s():
 
 
 def test_revenue_and_utility_come_from_conditional_payments_if_they_were_taken():
-    results = fake_results("single")
+    results = small_results("single")
     assert ("expected_revenue", "") in labels.headline(results)
     assert labels.utility(results) == "expected_utility"
     taken = ~results.summary["measure"].str.startswith("expected")
@@ -60,5 +60,5 @@ def test_revenue_and_utility_come_from_conditional_payments_if_they_were_taken()
     [(["0", "0.5", "1"], True), (["0", "1"], False), (["1", "2", "x"], False)],
 )
 def test_a_swept_number_has_three_levels(levels, numeric):
-    results = fake_results("single", factors={"rule": levels})
+    results = small_results("single", factors={"rule": levels})
     assert labels.numeric(results, "rule") == numeric

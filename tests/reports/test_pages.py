@@ -1,3 +1,4 @@
+import dataclasses
 import html
 import json
 import math
@@ -9,12 +10,12 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from fake_results import fake_results
 from markupsafe import escape
 from matplotlib import image
+from small_results import NUM_AUCTIONS, small_results
 
 from tokenauction_jax.files import StoreError
-from tokenauction_jax.reports import figures
+from tokenauction_jax.reports import figures, labels
 from tokenauction_jax.reports import pages as report
 
 HOSTILE = '<script>document.title = "taken"</script>', "B\"'&<img src=https://x.test/y>"
@@ -28,9 +29,7 @@ FIGURES = ("welfare", "regret", "weight", "revenue-welfare", "effects", "shortfa
 
 def written(folder, *args, **changes):
     """The page of a study."""
-    results = fake_results(*args)
-    for name, value in changes.items():
-        setattr(results, name, value)
+    results = small_results(*args, **changes)
     return report.write_report(results, folder / "report").read_text("utf-8")
 
 
@@ -75,8 +74,9 @@ class Reader(HTMLParser):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A report with names and texts that are no HTML."""
-    results = fake_results("misreport", HOSTILE, words=WORDS)
-    results.study.description = "a < b & <b>c</b>"
+    results = small_results("misreport", HOSTILE, words=WORDS)
+    description = "a < b & <b>c</b>"
+    results.study = dataclasses.replace(results.study, description=description)
     path = tmp_path_factory.mktemp("hostile") / "report"
     assert report.write_report(results, path) == path / "index.html"
     return path
@@ -114,12 +114,13 @@ def test_names_and_texts_are_text(page):
 
 def test_tokens_have_the_colour_and_share_of_the_agent_they_are_owed_to(page):
     tokens = Reader(page).tokens
-    results = fake_results("misreport", HOSTILE, words=WORDS)
+    results = small_results("misreport", HOSTILE, words=WORDS)
     first = results.auctions[results.auctions["cell"] == 1].iloc[0]
-    assert len(tokens) == 40 * 3 * len(WORDS)
+    # Three texts of three words of each cell.
+    assert len(tokens) == 16 * 3 * 3
     # Factor 0, in cell 1, is shown first.
-    shown = tokens[: len(WORDS)]
-    assert [piece for *_, piece in shown] == WORDS
+    shown = tokens[:3]
+    assert [piece for *_, piece in shown] == list(first["pieces"])
     for (style, opacity, title, _), agent, shares in zip(
         shown, first["favoured_by"], first["attribution"], strict=True
     ):
@@ -130,37 +131,36 @@ def test_tokens_have_the_colour_and_share_of_the_agent_they_are_owed_to(page):
 
 
 def test_every_cell_is_in_the_headline_table_with_interval_and_n(page):
-    results = fake_results("misreport", HOSTILE, words=WORDS)
+    results = small_results("misreport", HOSTILE, words=WORDS)
     table = page[page.index('id="headline"') : page.index('id="effects"')]
-    assert table.count("<tr>") == 41
+    assert table.count("<tr>") == 17
     rows = results.summary.query(
         "measure == 'welfare' and valuation == 'total_variation'"
     )
     text = without_figures(table).replace("−", "-")  # noqa: RUF001
     for row in rows.itertuples():
-        assert f"{row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]" in text
-    assert text.count("4,096") == 40
-    assert table.count('title="n = 4,096"') == 40 * 5
+        mean, interval = labels.interval(row._asdict())
+        assert f"{mean} {interval}".replace("−", "-") in text  # noqa: RUF001
+    assert text.count(f" {NUM_AUCTIONS} ") == 16
+    assert table.count(f'title="n = {NUM_AUCTIONS}"') == 16 * 5
 
 
 def test_a_study_of_one_cell(tmp_path):
     text = without_figures(written(tmp_path, "single"))
-    assert "4,096 in each of 1 cells" not in text
-    assert "4,096 in one cell" in text
+    assert f"{NUM_AUCTIONS} in one cell" in text
     assert "all auctions" in text
     assert "Effects" not in text
 
 
 def test_a_study_of_many_cells_and_groups_of_agents(tmp_path, no_figures):
     page = written(tmp_path, "welfare")
-    assert "4,096 in each of 24 cells" in page
+    assert f"{NUM_AUCTIONS} in each of 6 cells" in page
     assert "Misreports" not in page
     assert "Paired differences" in page
 
 
 def test_missing_infinite_and_undefined_numbers(tmp_path, no_figures):
-    factors = {"rule": ["linear", "log_linear"], "values.share": ["0", "0.3", "1"]}
-    results = fake_results("lambda", factors=factors)
+    results = small_results("lambda")
     for name in ("summary", "differences", "effects", "variance_ratios"):
         frame = getattr(results, name)
         numbers = frame.select_dtypes("float").columns
@@ -176,8 +176,11 @@ def test_missing_infinite_and_undefined_numbers(tmp_path, no_figures):
     text = without_figures(page)
     assert not re.search(r"\b(nan|inf|None|NaT)\b", text, flags=re.IGNORECASE)
     headline = page[page.index('id="headline"') : page.index('id="effects"')]
-    assert headline.count("1,234 infinite left out") == 6
-    assert "log_linear · share 0: 2,345 of 4,096." in text
+    assert headline.count("1,234 infinite left out") == 10
+    assert (
+        f"share of the first agent's value 0.75: 2,345 of {NUM_AUCTIONS}."
+        in html.unescape(text)
+    )
     assert "No texts were kept" in text
     assert 'title="n = 0"' in page
     assert "∞" in text
@@ -191,8 +194,8 @@ def test_undefined_and_infinite_are_not_mentioned_without_any(page):
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_an_interrupted_study_says_so(tmp_path, finished):
-    page = written(tmp_path, "single", finished=finished, num_auctions=2048)
-    assert ("interrupted: 2,048 auctions so far" in page) != finished
+    page = written(tmp_path, "single", finished=finished, num_auctions=32)
+    assert ("interrupted: 32 auctions so far" in page) != finished
     assert ('class="alarm" id="interrupted"' in page) != finished
 
 
@@ -332,9 +335,9 @@ def test_the_page_in_a_browser(browse, page, tmp_path, width):
         float(text.replace("−", "-").replace(",", ""))  # noqa: RUF001
         for text in seen["ascending"]
     ]
-    assert len(means) > 1000
+    assert len(means) > 800
     assert means == sorted(means)
-    assert seen["filtered"] == ["welfare of the worst-off agent"] * 40
+    assert seen["filtered"] == ["welfare of the worst-off agent"] * 16
 
 
 def test_the_probe_sees_requests_and_errors(browse, page, tmp_path):

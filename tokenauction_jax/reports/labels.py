@@ -19,6 +19,7 @@ _FACTORS = {
     "agents.num_agents": "number of agents",
     "bids.weight": "weight of the first agent",
     REGRET_FACTOR: "bid factor",
+    "values.share": "share of the first agent's value",
 }
 _MEASURES = {
     "expected_payment": "conditional payment",
