@@ -272,7 +272,20 @@ class TestRefusals:
             ({"learning_rate": -1.0}, "learning_rate is out of range"),
             ({"lora_rank": 0}, "rank is 0"),
             ({"max_length": 129}, "max_length must be from 2 to .* 128, got 129"),
-            ({"num_steps": None, "epochs": -1.0}, "epochs must be positive, got -1"),
+            ({"num_steps": None, "epochs": -1.0}, "epochs must be above 0 .* got -1"),
+            ({"num_steps": None, "epochs": 1e300}, "epochs must be .* at most 1e"),
+            (
+                {"num_steps": 10**30},
+                "num_steps must be an integer from 1 to 2147483647",
+            ),
+            ({"batch_size": 10**9}, "batch_size must be an integer from 1 to 65536"),
+            ({"lora_rank": 10**9}, "rank is 1000000000: the maps have rank .* at most"),
+            ({"max_length": 10**12}, "max_length must be from 2 to .* 128"),
+            ({"learning_rate": 1e300}, "learning_rate is out of range"),
+            ({"save_every": 0}, "save_every must be an integer from 1 to"),
+            ({"save_every": -1}, "save_every must be an integer from 1 to"),
+            ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
+            ({"seed": 2**32}, "seed must be an integer from 0 to 4294967295"),
         ],
     )
     def test_numbers_out_of_range(self, base, data, tmp_path, change, message):

@@ -83,9 +83,9 @@ def test_a_fresh_adapter_changes_nothing():
 
 
 def test_a_fresh_adapter_keeps_the_scale_of_its_inputs():
-    adapter = new_adapter(jax.random.key(0), make(width=256), 64)
+    adapter = new_adapter(jax.random.key(0), make(width=256), 32)
     down = adapter.factors["layers.0.attention.query"].down
-    np.testing.assert_allclose(down.std() * 16, 1, atol=0.03)  # 5 standard errors
+    np.testing.assert_allclose(down.std() * 16, 1, atol=0.04)  # 5 standard errors
     other = adapter.factors["layers.1.attention.query"].down
     assert not jnp.array_equal(down, other)
 

@@ -33,6 +33,10 @@ class TrainingError(OutsideError):
     """A run that cannot begin, go on or be written, with what to change."""
 
 
+MOST_STEPS = 2**31 - 1
+MOST_SEED = 2**32 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How to train.
@@ -59,12 +63,11 @@ class Training:
 
     def check(self) -> None:
         """Raises `ValueError` for a number out of range."""
-        for name, least in (("num_steps", 1), ("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+        check_integer("num_steps", self.num_steps, 1, MOST_STEPS)
+        check_integer("batch_size", self.batch_size, 1, 2**16)
+        check_integer("seed", self.seed, 0, MOST_SEED)
         for name, low, high in (
-            ("learning_rate", 0, math.inf),
+            ("learning_rate", 0, 1e30),
             ("clip", 0, math.inf),
             ("warmup", -1e-9, 1),
             ("final_rate", -1e-9, 1),
@@ -73,6 +76,14 @@ class Training:
             value = getattr(self, name)
             if not low < value <= high or not math.isfinite(value):
                 raise ValueError(f"{name} is out of range: {value!r}")
+
+
+def check_integer(name: str, value: Any, least: int, most: int) -> None:
+    """Raises `ValueError` unless a number is an integer within its bounds."""
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(
+            f"{name} must be an integer from {least} to {most}, got {value!r}"
+        )
 
 
 class TrainState(NamedTuple):
@@ -140,6 +151,8 @@ def train(
       TrainingError: If the loss is NaN or infinite.
     """
     training.check()
+    check_integer("evaluate_every", evaluate_every, 1, MOST_STEPS)
+    check_integer("save_every", save_every, 1, MOST_STEPS)
     kind = nnx.LoRAParam if has_factors(model) else nnx.Param
     graph, trained, frozen = nnx.split(model, kind, ...)
     # Steps reuse the memory of the weights, but these belong to the caller.

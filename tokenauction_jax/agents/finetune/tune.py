@@ -22,9 +22,12 @@ from tokenauction_jax.agents.finetune.examples import (
 )
 from tokenauction_jax.agents.finetune.run import TrainingRun, fingerprint
 from tokenauction_jax.agents.finetune.trainer import (
+    MOST_SEED,
+    MOST_STEPS,
     Progress,
     Training,
     TrainingError,
+    check_integer,
     train,
 )
 from tokenauction_jax.agents.models import lora
@@ -32,6 +35,7 @@ from tokenauction_jax.agents.models import lora
 # Longer examples need much memory, so they are allowed only on request.
 _LONGEST = 512
 _HELD_OUT = 0.05
+_MOST_EPOCHS = 1e6
 
 
 class Tuned(NamedTuple):
@@ -105,6 +109,8 @@ def fine_tune(
       TrainingError: If the run cannot begin, go on or be written, or it diverges.
       ValueError: If a number is out of range.
     """
+    check_integer("seed", seed, 0, MOST_SEED)
+    check_integer("save_every", save_every, 1, MOST_STEPS)
     context = checkpoint.model.config.context_length
     max_length = min(context, _LONGEST) if max_length is None else max_length
     if not 2 <= max_length <= context:
@@ -125,8 +131,10 @@ def fine_tune(
         held = read(heldout)
     batches, checks = (plan_batches(x, batch_size, seed) for x in (examples, held))
     if num_steps is None:
-        if not 0 < epochs < math.inf:
-            raise ValueError(f"epochs must be positive, got {epochs}")
+        if not 0 < epochs <= _MOST_EPOCHS:
+            raise ValueError(
+                f"epochs must be above 0 and at most {_MOST_EPOCHS:g}, got {epochs}"
+            )
         num_steps = max(1, math.ceil(epochs * batches.batches_per_epoch))
     if learning_rate is None:
         learning_rate = 2e-4 if lora_rank is None else 1e-3

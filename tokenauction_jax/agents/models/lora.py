@@ -91,7 +91,8 @@ def new_adapter(
       Factors in the dtype of the weights, but at least float32.
 
     Raises:
-      ValueError: If `rank` is below 1 or the layers do not have a target.
+      ValueError: If `rank` is below 1 or above that of every map, or the layers do not
+        have a target.
     """
     if rank < 1:
         raise ValueError(f"rank is {rank}: give at least 1")
@@ -104,6 +105,9 @@ def new_adapter(
             f"targets is {quoted(targets)}: give some of {', '.join(known)}"
         )
     paths = [path for path in maps if places[path] in chosen]
+    most = max(min(maps[path].shape) for path in paths)
+    if rank > most:
+        raise ValueError(f"rank is {rank}: the maps have rank {most} at most")
     factors = {}
     for path, own in zip(paths, jax.random.split(key, len(paths)), strict=True):
         (outputs, inputs), dtype = maps[path].shape, wide(maps[path].dtype)
