@@ -34,6 +34,7 @@ _SMALL_EXPONENT = 0.02
 _STEEP = 1e4
 # Of tokens that only agents of less weight can produce, sums of weights may underflow.
 _COMMON = 1e-20
+# Below this |log(p / q)| a series gives a divergence's term, which is of its square.
 _SMALL_LOG_RATIO = 0.5
 
 
@@ -274,17 +275,35 @@ def log_power_mean(
     shifted = mean(jnp.expm1(jnp.minimum(jnp.where(small[None], 0, scaled), 20)))
     near = common & ~(bidding & possible & (scaled > 20)).any(0) & (shifted > -0.5)
     close = pivot + jnp.log1p(jnp.where(near, shifted, 0)) / divisor
-    # Around the largest term of the sum, which for orders of 1e38 is all there is.
     inner = bidding & possible & ~(small | near)[None]
-    sign = jnp.where(order > 0, 1, -1).astype(x.dtype)
-    top = lax.stop_gradient(_largest(jnp.where(inner, sign * x, -jnp.inf)))
-    open_ = top > -jnp.inf
-    top = sign * jnp.where(open_, top, 0)
-    apart = divisor * jnp.where(open_[None], x - top[None], 0)
+    top = _leading_log(divisor, safe_log(mantissa)[:, None] + scales, x, inner)
+    apart = divisor * jnp.where(inner.any(0)[None], x - top[None], 0)
     extremes = log_mixture(mantissa, jnp.where(possible, apart, -jnp.inf) + scales)
-    far = top + (jnp.where(open_, extremes, 0) - most) / divisor
-    close = jnp.where(small, series, close) + taken
+    close = jnp.where(small, series, close)
+    beyond = (jnp.where(inner.any(0), extremes, 0) - most) / divisor
+    # The mean is far below all logs where a vanishing weight decides: what is taken off
+    # from all tokens is taken from the logs, not from sums that are rounded already.
+    level = jnp.where(small | near, close + taken, top + beyond)
+    level = jnp.max(jnp.where(dead, -jnp.inf, lax.stop_gradient(level)))
+    level = jnp.round(jnp.where(jnp.isfinite(level), level, 0))
+    close, far = (close - level) + taken, (top - level) + beyond
     return jnp.where(dead, -jnp.inf, jnp.where(small | near, close, far))
+
+
+def _leading_log(
+    order: jax.Array, log_weights: jax.Array, x: jax.Array, inner: jax.Array
+) -> jax.Array:
+    """Where the largest term of ``sum_i w_i exp(order x_i)`` is, `(V,)`; else 0.
+
+    A whole number near its `x`, to be subtracted without rounding: for orders of 1e38
+    this term is all there is.
+    """
+    order, log_weights, x = map(lax.stop_gradient, (order, log_weights, x))
+    sizes = jnp.sign(order) * x + log_weights / jnp.abs(order)
+    sizes = jnp.where(inner, sizes, -jnp.inf)
+    leads = inner & (sizes > _largest(sizes)[None] - 1)
+    top = jnp.round(_largest(jnp.where(leads, x, -jnp.inf)))
+    return jnp.where(jnp.isneginf(top), 0, top)
 
 
 def _small_exponent(dtype: jnp.dtype) -> float:

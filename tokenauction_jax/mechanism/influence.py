@@ -22,6 +22,8 @@ _SMALL = 86
 _LOG_2 = math.log(2)
 # Bids are up to 1e60 apart, ratios of a float32 1e38.
 _SCALE = 100
+# How far from 1 mantissas may be, as a power of two.
+_FAR = 64
 
 
 class Scores(NamedTuple):
@@ -71,14 +73,44 @@ def influence_scores(bids: jax.Array, influence: records.Number) -> Scores:
 
 @jax.custom_jvp
 def _scores(bids: jax.Array, influence: jax.Array) -> tuple[jax.Array, jax.Array]:
-    log_ratio, ratio, scaled, positive = _ratios(bids)
-    small = log_ratio * influence < -_SMALL * _LOG_2
-    small |= scaled < 0
-    exponent = jnp.where(small, jnp.round(log_ratio * influence / _LOG_2), 0)
+    _, ratio, scaled, positive = _ratios(bids)
+    part, digits = jnp.frexp(ratio)
+    digits = digits.astype(ratio.dtype) + scaled
+    exponent = _whole_bits(part, digits, influence)
+    exponent = jnp.where((exponent < -_SMALL) | (scaled < 0), exponent, 0)
     # The ratio itself is one factor: for an influence of 1 the other is 1.
-    rest = (influence - 1) * log_ratio + (scaled - exponent) * _LOG_2
-    mantissa = ratio * jnp.exp(jnp.where(positive, rest, 0))
+    coarse, fine = _split(influence - 1)
+    rest = fine * digits + (influence - 1) * (jnp.log(part) / _LOG_2)
+    whole = jnp.round(coarse * digits), jnp.round(rest)
+    bits = (coarse * digits - whole[0]) + (rest - whole[1])
+    shift = whole[0] + whole[1] + scaled - exponent
+    # In two steps: of a small ratio the shift alone may be out of range.
+    half = jnp.floor(shift / 2)
+    first, second = map(distributions.power_of_two, (half, shift - half))
+    mantissa = ratio * first * jnp.exp(_LOG_2 * bits) * second
     return jnp.where(positive, mantissa, 0), jnp.where(positive, exponent, 0)
+
+
+def _whole_bits(part: jax.Array, digits: jax.Array, influence: jax.Array) -> jax.Array:
+    """``influence log2(part 2^digits)``, to the nearest 1 + influence / 20.
+
+    Of operations without rounding: XLA may compile an exponent that is used twice into
+    two copies, and where they round differently it is not that of the mantissa.
+    """
+    x = jnp.round(64 * (2 * part - 1)) / 64
+    log2 = jnp.round(16 * x + 5.5 * x * (1 - x)) / 16 - 1
+    coarse, fine = _split(influence)
+    whole = jnp.round(coarse * (digits + log2)) + jnp.round(fine * (digits + log2))
+    # 0 for influences up to 500; mantissas far from 1 would leave the range of floats.
+    left = influence * (jnp.log(part) / _LOG_2 - log2)
+    return whole + _FAR * jnp.round(left / _FAR)
+
+
+def _split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two numbers of half the digits: products with short numbers are exact."""
+    info = jnp.finfo(x.dtype)
+    coarse = lax.reduce_precision(x, info.nexp, info.nmant // 2)
+    return coarse, x - coarse
 
 
 @_scores.defjvp
