@@ -518,6 +518,10 @@ class TestErrors:
             ((0, bids[:2], log_probs, 0), "log_probs"),
             ((0, bids, log_probs, V), "token"),
             ((0, bids, log_probs, 0.0), "token"),
+            ((0, 1.0, log_probs, 0), "^bids has shape"),
+            ((0, bids[None], log_probs, 0), "^bids has shape"),
+            ((0, -bids, log_probs, 0), "^bids must be finite"),
+            ((0, bids * np.float32(1e-35), log_probs, 0), "^bids must be 0 or from"),
         ):
             with pytest.raises(ValueError, match=name):
                 ta.critical_bid(key, ta.linear(), *wrong)

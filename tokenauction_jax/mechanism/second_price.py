@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -220,8 +221,11 @@ def critical_bid(
         there is no such agent or token.
     """
     stable.check_monotone(aggregation)
-    own_bids = jnp.atleast_1d(jnp.asarray(bids)[agent])
-    _, bids, log_probs = base.check_path(agent, own_bids, bids, log_probs)
+    checked = base.check_path(agent, jnp.zeros(1, jnp.float32), bids, log_probs)
+    if records.is_concrete(bids):
+        # The agent's own as well, which is no path of its own here.
+        base.check_amounts("bids", np.asarray(bids, float))
+    _, bids, log_probs = checked
     token = base.check_token(token, log_probs)
     key = jax.random.fold_in(key, _CRITICAL)
     if isinstance(aggregation, base.SupportsCriticalBid):
