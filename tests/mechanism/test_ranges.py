@@ -8,9 +8,11 @@ from reference import aggregation as reference
 from reference.compare import assert_within
 
 import tokenauction_jax as ta
+from tokenauction_jax.mechanism import mean_price
+from tokenauction_jax.mechanism.influence import Odds, influence_scores
 
 LD = np.longdouble
-INFLUENCES = (0.1, 0.5, 1.0, 2.0, 10.0, 30.0)
+INFLUENCES = (0.1, 0.5, 1.0, 2.0, 10.0, 30.0, 100.0)
 # Bids as far apart as the domain allows, and 1e36 from one another: prices of less than
 # 1e-38 of a bid are 0.
 COUNT, AGENTS, TOKENS = 300, 3, 5
@@ -67,6 +69,38 @@ def second_prices(bids, log_probs, influence):
     return pays, scales
 
 
+@pytest.mark.parametrize("influence", [*INFLUENCES, 1e3])
+def test_mean_shares(influence):
+    """At odds from `exp(-60)` to `exp(60)`, and to `exp(700)` by exponents."""
+    log_odds = np.array([-60, -20, -3, -0.1, 0, 0.1, 1, 5, 20, 60, 300, 700.0])
+    exponent = np.where(log_odds > 80, np.round(log_odds / np.log(2)), 0)
+    ratio = np.exp(log_odds - np.log(2) * exponent).astype(np.float32)
+    log_odds = np.log(ratio.astype(LD)) + np.log(LD(2)) * exponent
+    share, rest = (np.float32(1 / (1 + np.exp(sign * log_odds))) for sign in (-1, 1))
+    odds = Odds(
+        *(jnp.asarray(x, jnp.float32) for x in (share, rest, ratio, exponent)),
+        contested=jnp.ones(log_odds.shape, bool),
+    )
+    found = jax.jit(mean_price.mean_share)(odds, influence)
+    influence = float(np.float32(influence))
+    expected = np.array([mean_share(float(x), influence) for x in log_odds])
+    assert_within(found, expected, 1e-5 * expected + 1e-30)
+
+
+@pytest.mark.parametrize("size", [1, 7, 20_000])
+@pytest.mark.parametrize("influence", [1e-3, 0.1, 1.0, 3.7, 10.0, 100.0, 300.0, 1e3])
+def test_scores(influence, size):
+    """Mantissas go with their exponents, in whatever program; 2e-7 a is lost."""
+    bids = 10 ** np.random.default_rng(6).uniform(-29, 29, (size, 8))
+    bids = bids.astype(np.float32)
+    influence = np.float32(influence)
+    scores = jax.jit(jax.vmap(influence_scores, (0, None)))(bids, influence)
+    found = np.log(np.asarray(scores.mantissa, LD))
+    found += np.log(LD(2)) * np.asarray(scores.exponent, LD)
+    expected = LD(influence) * np.log(bids.astype(LD) / bids.max(-1, keepdims=True))
+    assert np.abs(found - expected).max() < 4e-6 + 2e-7 * float(influence)
+
+
 @pytest.mark.parametrize("influence", INFLUENCES)
 def test_weights_and_linear_aggregates(influence):
     bids, log_probs = auctions(1)
@@ -102,6 +136,8 @@ def test_second_prices(influence):
     found = jax.vmap(payment.expected)(bids, log_probs)
     log_bids = np.log(bids.clip(1e-30))
     digits = influence * (log_bids.max(-1, keepdims=True) - log_bids)
+    # Of the ratio of two bids, magnified by a power.
+    digits += 8 * max(influence - 30, 0)
     allowed = (1e-5 + 1e-7 * digits) * expected + 2e-6 * scales + 1e-37 * bids
     assert_within(found, expected, allowed + 1e-35)
 

@@ -57,7 +57,7 @@ def mean_share(odds: Odds, influence: ArrayLike) -> jax.Array:
 
     Returns:
       Shares in ``(0, a / (1 + a)]``: relative error below 1e-5 in float32 for odds
-      from 0 to exp(700) and influences from 0.1 to 100, as long as the share itself is
+      from 0 to exp(700) and influences from 0.1 to 1e3, as long as the share itself is
       above 1e-38.
     """
     influence = jnp.asarray(influence, odds.ratio.dtype)
