@@ -1,5 +1,6 @@
 """The audit: which incentive properties a rule has, and where it fails."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from tokenauction_jax import records
 from tokenauction_jax.auditing.hunt import Hunt
-from tokenauction_jax.auditing.instances import random_instances
+from tokenauction_jax.auditing.instances import BID_RATIO, random_instances
 from tokenauction_jax.auditing.properties.aggregation import aggregation_margins
 from tokenauction_jax.auditing.properties.payment import (
     incentive_margins,
@@ -19,6 +20,8 @@ from tokenauction_jax.auditing.rules import VALUATIONS, Rules, Sampler
 from tokenauction_jax.environment import environment
 from tokenauction_jax.mechanism import base, stable
 
+# With misreports and other units, all bids stay in the range of bids.
+_LARGEST_RATIO = 1e50
 
 def audit(
     aggregation: base.Aggregation,
@@ -28,6 +31,7 @@ def audit(
     vocab_size: int = 6,
     seed: int = 0,
     tolerance: float = 1e-3,
+    bid_ratio: float = BID_RATIO,
     valuations: Sequence[base.Valuation] = VALUATIONS,
     sampler: Sampler | None = None,
     on_progress: Callable[[str], None] | None = None,
@@ -52,6 +56,8 @@ def audit(
       tolerance: The largest violation of a property of payments that counts as rounding
         (Myerson payments by quadrature err by up to 1e-3 at kinks). Those of an
         aggregation have limits of their own, 1e-5 or 1e-4.
+      bid_ratio: The largest ratio between two bids of an instance, from 1 to 1e50;
+        misreports are within a factor of 10.
       valuations: Under which truthfulness and individual rationality are checked.
       sampler: Called as `stable_sample` is; by default that, if the rule claims to be
         monotone, and none otherwise.
@@ -77,16 +83,22 @@ def audit(
     ):
         for rule in rules:
             base.check_rule(name, rule, kind)
+    if not 1 <= bid_ratio <= _LARGEST_RATIO:
+        raise ValueError(
+            f"bid_ratio must be from 1 to {_LARGEST_RATIO:g}, got {bid_ratio!r}"
+        )
     start = time.perf_counter()
     if sampler is None and aggregation.monotone:
         sampler = stable.stable_sample
     hunt = Hunt(
-        random_instances(seed, num_instances, num_agents, vocab_size),
+        random_instances(seed, num_instances, num_agents, vocab_size, bid_ratio),
         tolerance=tolerance,
+        bid_ratio=bid_ratio,
         report=on_progress or (lambda line: None),
     )
     rules = Rules(aggregation, sampler=sampler)
-    findings = hunt.findings(rules, None, aggregation_margins)
+    findings, worst = hunt.findings(rules, None, aggregation_margins)
+    hunt = dataclasses.replace(hunt, known=worst)
     runs = findings[0].verdict != "fails" or findings[0].instances > 0
     undefined, comparable = hunt.outcomes(rules) if runs else (0, float("nan"))
     for payment in payments if runs else ():
@@ -95,7 +107,7 @@ def audit(
             records.describe(payment),
             payment_margins,
             incentive_margins,
-        )
+        )[0]
     return Audit(
         aggregation=records.describe(aggregation),
         payments=tuple(map(records.describe, payments)),
@@ -105,6 +117,7 @@ def audit(
         undefined=undefined,
         comparable=comparable,
         tolerance=tolerance,
+        bid_ratio=bid_ratio,
         seed=seed,
         seconds=time.perf_counter() - start,
         environment=environment() | {"dtype": str(jnp.zeros(()).dtype)},

@@ -2,22 +2,32 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from tokenauction_jax.auditing import properties, search
+from tokenauction_jax.auditing import draws, properties, search
 from tokenauction_jax.auditing.calls import check_calls
-from tokenauction_jax.auditing.instances import Instance
+from tokenauction_jax.auditing.instances import BID_RATIO, Instance
 from tokenauction_jax.auditing.properties.aggregation import compare_outcomes
-from tokenauction_jax.auditing.properties.sampler import deviation_by_chance
 from tokenauction_jax.auditing.report import Counterexample, Finding, is_drawn
 from tokenauction_jax.auditing.rules import Rules
 
-_PREFERENCES = (properties.MONOTONE, properties.CONSISTENT, properties.STABLE)
-# Symmetries fail anywhere or nowhere, and draws have no slope.
-_UNCLIMBED = (properties.WELL_FORMED, properties.ORDER, properties.SCALE)
+_PREFERENCES = (
+    properties.MONOTONE,
+    properties.CONSISTENT,
+    properties.STABLE,
+    properties.PAYMENT_MONOTONE,
+)
+# Equations fail anywhere or nowhere, and draws have no slope.
+_UNCLIMBED = (
+    properties.WELL_FORMED,
+    properties.WEIGHTS,
+    properties.ORDER,
+    properties.SCALE,
+    properties.MEANS,
+)
 # A counterexample keeps this share of the worst violation while it shrinks.
 _KEPT = 0.1
 _LONGEST_NOTE = 300
@@ -30,11 +40,15 @@ class Hunt:
     Attributes:
       instances: Stacked.
       tolerance: The largest violation of a property of payments that is rounding.
+      bid_ratio: The largest between two bids of an instance.
+      known: Stacked instances that violate something of the same aggregation, if any.
       report: Called with a line about each stage that begins.
     """
 
     instances: Instance
     tolerance: float = 1e-3
+    bid_ratio: float = BID_RATIO
+    known: Instance | None = None
     report: Callable[[str], None] = lambda line: None
 
     def findings(
@@ -43,7 +57,7 @@ class Hunt:
         payment: str | None,
         margins_of: search.MarginFunction,
         climbed_of: search.MarginFunction | None = None,
-    ) -> list[Finding]:
+    ) -> tuple[list[Finding], Instance]:
         """All findings about an aggregation or a payment, even if it does not run.
 
         Args:
@@ -51,6 +65,9 @@ class Hunt:
           payment: Its payment in words, or None to question the aggregation.
           margins_of: The properties.
           climbed_of: Those of them that an adversary climbs; by default all.
+
+        Returns:
+          The findings, and stacked instances that are the worst for some property.
         """
         first = _row(self.instances, 0)
         about = payment or "aggregation"
@@ -59,25 +76,27 @@ class Hunt:
             check_calls(rules, first)
             margins = search.evaluate(margins_of, rules, self.instances)
         except Exception as error:  # A user's rule may raise anything.
-            return [_misbehaves(first, payment, error)]
-        law = margins.pop(properties.SAMPLER_LAW, None)
+            return [_misbehaves(first, payment, error)], _stack([first])
+        findings = self._of_draws(rules, payment, margins)
         self.report(f"{about}: adversarial search")
         notes = dict.fromkeys(margins, "")
         worst = {name: self._worst(margins[name]) for name in margins}
+        if self.known is not None:
+            self._improve(worst, margins_of, rules, self.known)
         climbed = tuple(name for name in margins if name not in _UNCLIMBED)
         try:
-            for name, found in self._climb(
-                margins_of, climbed_of or margins_of, rules, margins, climbed
-            ):
-                worst[name] = max(worst[name], found, key=lambda pair: pair[0])
+            reached = self._climb(climbed_of or margins_of, rules, margins, climbed)
+            self._improve(worst, margins_of, rules, reached)
         except Exception as error:
             reason = f"random search only, {_one_line(error)}"
             notes |= dict.fromkeys(climbed, reason)
+        # What is consistent at neither of two profiles is monotone at neither.
+        found = _stack([instance for _, instance in worst.values()])
+        self._improve(worst, margins_of, rules, _with_profiles_swapped(found))
         limits = {name: self._limit(name, payment) for name in margins}
-        failed = {name: x for name, x in worst.items() if x[0] > limits[name]}
+        failed = _failures(worst, limits)
         self.report(f"{about}: shrinking counterexamples")
         examples = _counterexamples(margins_of, rules, failed, limits)
-        findings = []
         for name, margin in margins.items():
             applies = margin[~np.isnan(margin)]
             verdict = "fails" if name in failed else "holds"
@@ -93,8 +112,8 @@ class Hunt:
                     note=notes[name],
                 )
             )
-        findings += [] if law is None else [_sampler_law(law)]
-        return sorted(findings, key=lambda finding: properties.place(finding.property))
+        findings.sort(key=lambda finding: properties.place(finding.property))
+        return findings, _stack([instance for _, instance in worst.values()])
 
     def outcomes(self, rules: Rules) -> tuple[int, float]:
         """How many aggregates are undefined, and the share of comparable outcomes."""
@@ -108,29 +127,52 @@ class Hunt:
         margin = np.where(np.isnan(margin), -np.inf, margin)
         return float(margin.max()), _row(self.instances, int(margin.argmax()))
 
+    def _of_draws(
+        self, rules: Rules, payment: str | None, margins: dict[str, np.ndarray]
+    ) -> list[Finding]:
+        """Tests of what the random instances drew, which leaves the margins."""
+        findings = []
+        law = margins.pop(properties.SAMPLER_LAW, None)
+        if law is not None:
+            findings.append(draws.sampler_law(law))
+        found = margins.pop(properties.DRAWS, None)
+        if found is not None:
+            self.report(f"{payment}: draws")
+            case = rules, self.instances, payment, self.tolerance
+            findings.append(draws.payment_draws(found, *case))
+        return findings
+
+    def _improve(
+        self,
+        worst: dict[str, tuple[float, Instance]],
+        margins_of: search.MarginFunction,
+        rules: Rules,
+        instances: Instance,
+    ) -> None:
+        """Looks for worse ones of every property among stacked instances."""
+        values = search.evaluate(margins_of, rules, instances)
+        for name, best in worst.items():
+            margin = np.where(np.isnan(values[name]), -np.inf, values[name])
+            row = int(margin.argmax())
+            if margin[row] > best[0]:
+                worst[name] = float(margin[row]), _row(instances, row)
+
     def _climb(
         self,
-        margins_of: search.MarginFunction,
         climbed_of: search.MarginFunction,
         rules: Rules,
         margins: Mapping[str, np.ndarray],
         names: tuple[str, ...],
-    ) -> list[tuple[str, tuple[float, Instance]]]:
-        """What the adversary reaches from the worst random instances."""
+    ) -> Instance:
+        """What the adversary reaches from the worst random instances, stacked."""
         numbers, targets = search.starts([margins[name] for name in names])
         starts = jax.tree.map(lambda x: x[numbers], self.instances)
         # The sampler's draws have no slope.
         smooth = dataclasses.replace(rules, sampler=None)
-        reached = jax.device_get(
-            search.climb(climbed_of, names, smooth, starts, targets)
+        largest = np.float32(np.log(self.bid_ratio) / 2)
+        return jax.device_get(
+            search.climb(climbed_of, names, smooth, starts, targets, largest)
         )
-        values = search.evaluate(margins_of, rules, reached)
-        found = []
-        for row, target in enumerate(targets):
-            value = float(values[names[target]][row])
-            if not np.isnan(value):
-                found.append((names[target], (value, _row(reached, row))))
-        return found
 
     def _limit(self, name: str, payment: str | None) -> float:
         """The largest violation that counts as rounding."""
@@ -141,6 +183,29 @@ class Hunt:
 
 def _row(instances: Instance, number: int) -> Instance:
     return jax.tree.map(lambda x: x[number], instances)
+
+
+def _stack(instances: Sequence[Instance]) -> Instance:
+    return jax.tree.map(lambda *x: np.stack(x), *instances)
+
+
+def _with_profiles_swapped(instances: Instance) -> Instance:
+    """Stacked instances at the other profile of the others' bids."""
+    own = np.arange(instances.bids.shape[1])[None] == instances.agent[:, None]
+    bids = np.where(own, instances.bids, instances.rival_bids)
+    rival_bids = np.where(own, instances.rival_bids, instances.bids)
+    return dataclasses.replace(instances, bids=bids, rival_bids=rival_bids)
+
+
+def _failures(
+    worst: Mapping[str, tuple[float, Instance]], limits: Mapping[str, float]
+) -> dict[str, tuple[float, Instance]]:
+    """What is violated by more than rounding, and what fails whenever that does."""
+    failed = {name: x for name, x in worst.items() if x[0] > limits[name]}
+    for name, strict in properties.IMPLIED_BY.items():
+        if name in failed and strict in worst and worst[strict][0] > 0:
+            failed[strict] = worst[strict]
+    return failed
 
 
 def _misbehaves(first: Instance, payment: str | None, error: Exception) -> Finding:
@@ -188,21 +253,3 @@ def _counterexamples(
                 example = Counterexample.from_instance(name, instance, compact=False)
         examples[name] = example
     return examples
-
-
-def _sampler_law(ranks: np.ndarray) -> Finding:
-    """A Kolmogorov-Smirnov test that ranks are uniform, by the bound of DKW."""
-    ranks = np.sort(ranks[~np.isnan(ranks)])
-    size = ranks.size
-    steps = np.arange(size + 1) / max(size, 1)
-    distance = np.maximum(steps[1:] - ranks, ranks - steps[:-1]).max(initial=0)
-    fails = distance > deviation_by_chance(max(size, 1))
-    return Finding(
-        property=properties.SAMPLER_LAW,
-        payment=None,
-        verdict="not checked" if size == 0 else "fails" if fails else "holds",
-        instances=size,
-        holds_on=0 if fails else size,
-        worst=float(distance) if fails else 0.0,
-        note="a test of all instances together",
-    )

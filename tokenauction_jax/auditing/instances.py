@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import distributions
 
 # Misreports per instance.
 NUM_OWN_BIDS = 3
-_DECADE = 2.302585
-# How far an adversary may go: bids over three decades, probabilities down to 1e-7.
-_LARGEST_LOG_BID = 1.5 * _DECADE
+# The largest ratio between two bids, unless another is asked for.
+BID_RATIO = 1e3
+# How far an adversary may go: probabilities down to 1e-7.
 _LARGEST_LOGIT = 8.0
 _BIDS = ("bids", "own_bids", "rival_bids")
 
@@ -47,18 +48,25 @@ class Instance:
 
 
 def random_instances(
-    seed: int, num_instances: int, num_agents: int, vocab_size: int
+    seed: int,
+    num_instances: int,
+    num_agents: int,
+    vocab_size: int,
+    bid_ratio: float = BID_RATIO,
 ) -> Instance:
     """Stacked instances: from flat to degenerate distributions, zeros, equal bids.
 
-    Bids are log-uniform over three decades; in one instance of five all are equal, in
-    one of ten a rival bids 0. In three of ten some probabilities are 0, and in one of
-    ten the agents nearly agree. NumPy arrays: compiling this would take longer.
+    Bids are log-uniform within `bid_ratio` of one another; in one instance of five all
+    are equal, in one of ten a rival bids 0. In three of ten some probabilities are 0,
+    and in one of ten the agents nearly agree. In one of ten all others want the same,
+    ``r`` whatever the rule, and the agent has ``p_i(t) = r(t)`` at one token, which any
+    move takes away. NumPy arrays: compiling this would take longer.
     """
     rng = np.random.default_rng(seed)
     shape = num_instances, num_agents
     agent = rng.integers(num_agents, size=num_instances)
-    zeros, agree, equal, silent = rng.uniform(size=(4, num_instances))
+    zeros, agree, equal, silent, tied = rng.uniform(size=(5, num_instances))
+    decades = np.log10(bid_ratio) / 2
 
     def log_uniform(shape: tuple[int, ...], decades: float) -> np.ndarray:
         return 10 ** rng.uniform(-decades, decades, shape)
@@ -73,8 +81,11 @@ def random_instances(
     logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
     rows = np.arange(num_instances)
-    bids = np.where((equal < 0.2)[:, None], 1.0, log_uniform(shape, 1.5))
     rival = (agent + 1) % num_agents
+    token = rng.integers(vocab_size, size=num_instances)
+    with_tie = _with_tie(logits, agent, rival, token)
+    logits = np.where((tied < 0.1)[:, None, None], with_tie, logits)
+    bids = np.where((equal < 0.2)[:, None], 1.0, log_uniform(shape, decades))
     bids[rows, rival] = np.where(silent < 0.1, 0, bids[rows, rival])
     misreports = log_uniform((num_instances, NUM_OWN_BIDS), 1.0)
     own_bids = bids[rows, agent][:, None] * misreports
@@ -83,11 +94,29 @@ def random_instances(
         bids=bids.astype(np.float32),
         log_probs=logits.astype(np.float32),
         own_bids=own_bids.astype(np.float32),
-        rival_bids=log_uniform(shape, 1.5).astype(np.float32),
+        rival_bids=log_uniform(shape, decades).astype(np.float32),
         order=rng.permuted(np.broadcast_to(np.arange(num_agents), shape), axis=1),
         scale=log_uniform((num_instances,), 3.0).astype(np.float32),
         seed=rng.integers(2**32, size=num_instances, dtype=np.uint32),
     )
+
+
+def _with_tie(
+    logits: np.ndarray, agent: np.ndarray, rival: np.ndarray, token: np.ndarray
+) -> np.ndarray:
+    """Others that all want what the rival wants, and the agent too of one token."""
+    rows = np.arange(logits.shape[0])
+    own, wanted = np.exp(logits[rows, agent]), np.exp(logits[rows, rival])
+    left = 1 - own[rows, token]
+    # Where either has next to nothing else, there is no tie to make.
+    possible = np.minimum(left, 1 - wanted[rows, token]) > 1e-6
+    scale = (1 - wanted[rows, token]) / np.where(possible, left, 1)
+    own *= np.where(possible, scale, 1)[:, None]
+    own[rows, token] = np.where(possible, wanted[rows, token], own[rows, token])
+    tied = np.broadcast_to(wanted[:, None], logits.shape).copy()
+    tied[rows, agent] = own
+    with np.errstate(divide="ignore"):
+        return np.log(tied)
 
 
 def free_parts(instance: Instance) -> dict[str, jax.Array]:
@@ -96,11 +125,13 @@ def free_parts(instance: Instance) -> dict[str, jax.Array]:
     return bids | {"logits": instance.log_probs}
 
 
-def within_bounds(parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def within_bounds(
+    parts: dict[str, jax.Array], largest_log_bid: ArrayLike
+) -> dict[str, jax.Array]:
     """The nearest parts that an adversary may use."""
     logits = parts["logits"]
     centred = logits - jnp.max(logits, axis=-1, keepdims=True) + _LARGEST_LOGIT
-    bids = {name: _clip(parts[name], _LARGEST_LOG_BID) for name in _BIDS}
+    bids = {name: _clip(parts[name], largest_log_bid) for name in _BIDS}
     return bids | {"logits": _clip(centred, _LARGEST_LOGIT)}
 
 
@@ -111,5 +142,5 @@ def with_parts(instance: Instance, parts: dict[str, jax.Array]) -> Instance:
     return dataclasses.replace(instance, log_probs=log_probs, **bids)
 
 
-def _clip(x: jax.Array, largest: float) -> jax.Array:
+def _clip(x: jax.Array, largest: ArrayLike) -> jax.Array:
     return jnp.where(jnp.isneginf(x), x, jnp.clip(x, -largest, largest))

@@ -28,6 +28,8 @@ USES = {
     properties.SURPLUS: ("seed",),
     properties.ORDER: ("order", "seed"),
     properties.SCALE: ("scale",),
+    properties.WEIGHTS: ("rival_bids",),
+    properties.MEANS: (),
 }
 
 
@@ -197,6 +199,7 @@ class Audit:
       comparable: Share of pairs of outcomes at two random profiles of bids that an
         agent can compare robustly.
       tolerance: The largest violation of a property of payments that is rounding.
+      bid_ratio: The largest between two bids of an instance.
       seed: Of all instances.
       seconds: What the audit took, compiling included.
       environment: Backend, devices, dtype and versions.
@@ -211,6 +214,7 @@ class Audit:
     undefined: int
     comparable: float
     tolerance: float
+    bid_ratio: float
     seed: int
     seconds: float
     environment: dict[str, Any]

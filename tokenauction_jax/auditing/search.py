@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 
 from tokenauction_jax.auditing.instances import (
     Instance,
@@ -21,6 +22,8 @@ from tokenauction_jax.auditing.rules import Rules
 
 # Instances per call of the compiled margins, in every stage.
 CHUNK = 64
+# Compiling takes nearly all of an audit's time: without LLVM's optimisation a third less.
+QUICK = {"xla_backend_optimization_level": 0}
 # From how many of the worst instances of each property the adversary starts.
 _STARTS = 4
 _STEPS = 30
@@ -46,25 +49,26 @@ def evaluate(
     return jax.tree.map(lambda *x: np.concatenate(x)[:size], *jax.device_get(chunks))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def _margins(
     margins: MarginFunction, rules: Rules, instances: Instance
 ) -> dict[str, jax.Array]:
     return jax.vmap(margins, (None, 0))(rules, instances)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def climb(
     margins: MarginFunction,
     names: tuple[str, ...],
     rules: Rules,
     instances: Instance,
     targets: np.ndarray,
+    largest_log_bid: ArrayLike,
 ) -> Instance:
     """Gradient ascent on the margin `names[target]` of each of stacked instances.
 
-    Adam on logarithms of bids and on logits, within bounds. Returns the best instance
-    met on each path.
+    Adam on logarithms of bids, up to `largest_log_bid` either way, and on logits.
+    Returns the best instance met on each path.
     """
 
     def margin(
@@ -86,10 +90,10 @@ def climb(
             # Ascent; where a rule has no slope, stay.
             slopes = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), -x, 0), slopes)
             updates, state = optimizer.update(slopes, state)
-            moved = within_bounds(jax.tree.map(jnp.add, parts, updates))
+            moved = within_bounds(jax.tree.map(jnp.add, parts, updates), largest_log_bid)
             return (moved, state, best, best_margin), None
 
-        parts = within_bounds(free_parts(instance))
+        parts = within_bounds(free_parts(instance), largest_log_bid)
         carry = (parts, optimizer.init(parts), parts, jnp.asarray(-jnp.inf))
         (_, _, best, _), _ = lax.scan(step, carry, length=_STEPS)
         return with_parts(instance, best)

@@ -27,6 +27,8 @@ from tokenauction_jax.mechanism.sampling import (
 # float32 and 1e-16 in float64.
 _DEPTH = 80.0
 _BISECTIONS = 60
+# Either side of a bid, in its logarithm: differences are right to a relative 1e-4.
+_NEAR = 0.01
 
 
 def stable_sample(
@@ -44,7 +46,8 @@ def stable_sample(
     explicit: with ``x ~ r``, outside T+ it switches to ``y ~ (p_i - r)_+`` once
     ``lambda (1 - p_i(x) / r(x))`` exceeds a uniform. For another monotone rule ``x``
     is left at the bid where ``q(x) / r(x)`` falls below a uniform, found by bisection,
-    for a token of T+ drawn in proportion to its growth ``dq/db_i`` there. A rule with a
+    for a token of T+ drawn in proportion to its growth ``dq/db_i`` there (by differences
+    where the rule has no finite derivative, right to a relative 1e-4). A rule with a
     method ``stable_sample(key, agent, own_bids, bids, log_probs)`` is asked instead.
 
     Args:
@@ -164,11 +167,17 @@ def _switch(
     before, after = bisect(lost, top)
     outside = log_p[token] <= log_r[token]
     switched = (own_bids >= jnp.exp(after)) & (own_bids > 0) & lost(top) & outside
+    gains = log_p > log_r
     path, slope = jax.jvp(log_q, (after,), (jnp.ones_like(after),))
-    grows = (log_p > log_r) & (slope > 0)
+    # Powers of a zero bid have no finite derivative, and what is looked up has none.
+    known = jnp.where(gains, jnp.isfinite(slope), True).all()
+    known &= (gains & (slope > 0)).any()
+    apart = (log_q(after + _NEAR) - log_q(after - _NEAR)) / (2 * _NEAR)
+    slope = jnp.where(known, slope, apart)
+    grows = gains & (slope > 0) & (slope < jnp.inf)
     log_gain = jnp.where(grows, path + distributions.safe_log(slope), -jnp.inf)
     # A rule may jump there, as winner-takes-all does.
-    jump = jnp.where(log_p > log_r, jnp.exp(path) - jnp.exp(log_q(before)), 0)
+    jump = jnp.where(gains, jnp.exp(path) - jnp.exp(log_q(before)), 0)
     jumps = jnp.maximum(jump, 0).sum() > 1e-3
     log_jump = distributions.safe_log(jnp.maximum(jump, 0))
     return switched, jnp.where(jumps, log_jump, log_gain)

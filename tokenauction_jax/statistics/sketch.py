@@ -127,7 +127,7 @@ class Ranks:
         found = np.searchsorted(self._before, before, side="right") - 1
         bits[known] = self._buckets[found].astype(np.uint32) << _DROPPED_BITS
         # The bucket of 0 holds the smallest subnormals, too: to a user they are 0.
-        far = bits | ((1 << _DROPPED_BITS) - 1)
+        far = np.where(bits << 1, bits | ((1 << _DROPPED_BITS) - 1), bits)
         one, other = (x.view(np.float32).astype(np.float64) for x in (bits, far))
         return np.minimum(one, other), np.maximum(one, other)
 

@@ -15,6 +15,7 @@ from tokenauction_jax.auditing.properties import (
     path,
 )
 from tokenauction_jax.auditing.properties.claims import Claim, Margins
+from tokenauction_jax.auditing.properties.influence import influence_claims
 from tokenauction_jax.auditing.properties.sampler import sampler_margins
 from tokenauction_jax.auditing.rules import Rules
 from tokenauction_jax.mechanism import base, distributions
@@ -30,7 +31,7 @@ _ROUNDING = 1e-6
 def aggregation_margins(rules: Rules, instance: Instance) -> Margins:
     """Margins of what concerns the aggregation alone, and the sampler if there is one.
 
-    `SAMPLER_LAW` maps to a number that is uniform in (0, 1) if the sampler is right.
+    `SAMPLER_LAW` maps to what `sampler.sampler_margins` says of each draw.
     """
     aggregation = rules.aggregation
     bids, log_probs, agent = instance.bids, instance.log_probs, instance.agent
@@ -51,6 +52,11 @@ def aggregation_margins(rules: Rules, instance: Instance) -> Margins:
         CONSISTENT: _inconsistency(qs[1:], elsewhere, p),
         STABLE: path.worst_step(_wrong_way(qs, p), qs),
         **claims.worst(symmetries(plain, permuted, scaled, instance.order)),
+        **claims.worst(
+            influence_claims(
+                aggregation, agent, bids, instance.rival_bids, log_probs
+            )
+        ),
     }
     if rules.sampler is not None:
         found = sampler_margins(rules.sampler, aggregation, instance, own_bids, qs)

@@ -22,6 +22,8 @@ class Claim:
       found: The numbers, of any shape.
       wanted: What they should be, of that shape or a scalar.
       unit: A scalar: 1 for probabilities, the sum of bids for money.
+      size: Of the terms, of the shape of the numbers: what a miss is relative to, where
+        that is not the unit.
     """
 
     property: str = records.static_field()
@@ -30,12 +32,13 @@ class Claim:
     found: jax.Array
     wanted: ArrayLike
     unit: ArrayLike = 1.0
+    size: ArrayLike | None = None
 
     def margin(self) -> jax.Array:
-        """By how much the worst of the numbers misses, in units."""
+        """By how much the worst of the numbers misses, relative to its size."""
         excess = self.found - self.wanted
         missing = jnp.abs(excess) if self.relation == "==" else -excess
-        return missing.max() / self.unit
+        return (missing / (self.unit if self.size is None else self.size)).max()
 
 
 def worst(claims: Iterable[Claim]) -> Margins:

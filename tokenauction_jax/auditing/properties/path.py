@@ -14,6 +14,16 @@ def rising_bids(instance: Instance) -> jax.Array:
     return jnp.append(0.0, jnp.sort(bids)).astype(bids.dtype)
 
 
+def between(own_bids: jax.Array, parts: int) -> jax.Array:
+    """Bids `(k parts + 1,)` that divide each step of rising positive ones evenly."""
+    logs = jnp.log(own_bids)
+    shares = jnp.arange(parts, dtype=logs.dtype)[None] / parts
+    inside = logs[:-1, None] + shares * jnp.diff(logs)[:, None]
+    # The bids themselves, not what rounding makes of them.
+    inside = jnp.exp(inside).at[:, 0].set(own_bids[:-1])
+    return jnp.append(inside.ravel(), own_bids[-1])
+
+
 def aggregates(
     aggregation: base.Aggregation,
     agent: jax.Array,

@@ -1,21 +1,19 @@
 """Properties of a sampler: stable as a bid rises, and true to the aggregate."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from tokenauction_jax.auditing.instances import Instance
 from tokenauction_jax.auditing.properties import SAMPLER_LAW, STABLE
 from tokenauction_jax.auditing.properties.claims import Margins
-from tokenauction_jax.auditing.properties.path import is_defined
+from tokenauction_jax.auditing.properties.path import aggregates, is_defined
 from tokenauction_jax.auditing.rules import Sampler
 from tokenauction_jax.mechanism import base
 
-# How often a statistical test, all of its comparisons together, rejects what is right.
-FALSE_ALARM = 1e-9
 # A tie of p and r up to rounding may count as in T+ or not.
 _ROUNDING = 1e-6
+# Draws in each instance.
+_DRAWS = 64
 
 
 def sampler_margins(
@@ -25,7 +23,11 @@ def sampler_margins(
     own_bids: jax.Array,
     qs: jax.Array,
 ) -> Margins:
-    """1 where the sampler is not stable, and a number that is uniform if it is right.
+    """Whether the sampler is not stable, and what its draws say of their law.
+
+    `SAMPLER_LAW` maps to `(K, 3)`. Of each draw: a number that is uniform in (0, 1) if
+    the law is right, its tokens' mean `leaning` less what that should be, and by how
+    much this would fall if the sampler ran at half of each bid.
 
     Args:
       sampler: Called as `tokenauction_jax.stable_sample` is.
@@ -36,14 +38,35 @@ def sampler_margins(
     """
     key_sample, key_rank = jax.random.split(jax.random.key(instance.seed))
     auction = instance.agent, own_bids[1:], instance.bids, instance.log_probs
-    tokens = sampler(key_sample, aggregation, *auction)
+
+    def draw(key: jax.Array) -> jax.Array:
+        return sampler(key, aggregation, *auction)
+
+    tokens = jax.vmap(draw)(jax.random.split(key_sample, _DRAWS))
     defined = is_defined(qs)
     p = jnp.exp(instance.log_probs[instance.agent])
-    wrong = changes_wrongly(tokens, defined[1:], qs[0], p) & defined[0]
+    of_draws = jax.vmap(changes_wrongly, (0, None, None, None))
+    wrong = of_draws(tokens, defined[1:], qs[0], p).any() & defined[0]
+    halves = aggregates(aggregation, instance.agent, own_bids[1:] / 2, *auction[2:])
+    qs, leans = qs[1:], leaning(qs[1:], jnp.exp(halves))
+    drawn = jnp.take_along_axis(leans, tokens.T, axis=-1).mean(axis=0)
+    excess = drawn - (qs * leans).sum(axis=-1).mean()
+    gap = ((qs - jnp.exp(halves)) * leans).sum(axis=-1).mean()
+    ranks = _ranks(key_rank, qs, tokens)
     return {
         STABLE: jnp.where(wrong, 1.0, -jnp.inf),
-        SAMPLER_LAW: _rank(key_rank, qs[-1], tokens[-1]),
+        SAMPLER_LAW: jnp.stack([ranks, excess, jnp.full_like(excess, gap)], axis=-1),
     }
+
+
+def leaning(qs: jax.Array, halves: jax.Array) -> jax.Array:
+    """How much likelier tokens are at some bids than at half of them, in [-1, 1].
+
+    The mean over draws, whose right value is known, tells best that a sampler runs at
+    other bids than it should. 0 where a token has no probability.
+    """
+    total = qs + halves
+    return (qs - halves) / jnp.where(total > 0, total, 1)
 
 
 def changes_wrongly(
@@ -63,15 +86,14 @@ def changes_wrongly(
     return (changes.sum() > 1) | (changes & ~allowed).any()
 
 
-def deviation_by_chance(size: int, num_laws: int = 1) -> float:
-    """How far `size` draws may be from their law, in cumulative probability.
+def _ranks(key: jax.Array, qs: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Numbers `(K,)`, uniform if tokens `(K, k)` are drawn from `qs` `(k, V)`.
 
-    The bound of Dvoretzky, Kiefer and Wolfowitz for several laws together.
+    Each draw tells of one bid: its tokens depend on one another.
     """
-    return math.sqrt(math.log(2 * num_laws / FALSE_ALARM) / (2 * size))
-
-
-def _rank(key: jax.Array, q: jax.Array, token: jax.Array) -> jax.Array:
-    """A number that is uniform if the token was drawn from `q` `(V,)`."""
-    below = jnp.where(jnp.arange(q.size) < token, q, 0).sum()
-    return below + jax.random.uniform(key) * q[token]
+    draws = jnp.arange(tokens.shape[0])
+    places = draws % tokens.shape[1]
+    chosen, q = tokens[draws, places], qs[places]
+    lower = jnp.arange(q.shape[1])[None] < chosen[:, None]
+    below = jnp.where(lower, q, 0).sum(axis=-1)
+    return below + jax.random.uniform(key, draws.shape) * q[draws, chosen]

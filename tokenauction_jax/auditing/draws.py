@@ -1,0 +1,161 @@
+"""Tests of what is drawn: no single instance says that a draw is wrong."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tokenauction_jax.auditing import properties, search
+from tokenauction_jax.auditing.instances import Instance
+from tokenauction_jax.auditing.properties.chance import (
+    deviation_by_chance,
+    mean_by_chance,
+)
+from tokenauction_jax.auditing.report import Finding
+from tokenauction_jax.auditing.rules import Rules
+
+# Auctions whose tokens cost most of a bid, where a draw says most, and of all kinds.
+_CHOSEN = 64
+# Draws in each of them in one round, and rounds at most, a power of two.
+_DRAWS, _ROUNDS = 256, 128
+# Once chance allows so little of a payment, a fault of 1 % would have been found.
+_ENOUGH = 0.0075
+
+
+def sampler_law(law: np.ndarray) -> Finding:
+    """Tests of tokens `(N, K, 3)`, of which `sampler.sampler_margins` says what is told.
+
+    Ranks are held against the uniform law by the bound of Dvoretzky, Kiefer and
+    Wolfowitz, and leanings against their mean by an empirical Bernstein bound.
+    """
+    ranks, excess, gap = np.moveaxis(law[~np.isnan(law).any(axis=(1, 2))], -1, 0)
+    size = ranks.size
+    if size == 0:
+        return Finding(properties.SAMPLER_LAW, None, "not checked")
+    ranks = np.sort(ranks.ravel())
+    steps = np.arange(size + 1) / size
+    distance = np.maximum(steps[1:] - ranks, ranks - steps[:-1]).max()
+    shift = np.abs(excess.mean(dtype=float))
+    chance = mean_by_chance(excess.var(dtype=float), size, 2.0, 2)
+    # Half the bid is log 2 away, and the mean moves in proportion.
+    smallest = float(chance * np.log(2) / max(gap.mean(dtype=float), 1e-30))
+    worst = max(
+        float(distance) if distance > deviation_by_chance(size, 2) else 0.0,
+        float(shift) if shift > chance else 0.0,
+    )
+    return Finding(
+        property=properties.SAMPLER_LAW,
+        payment=None,
+        verdict="fails" if worst else "holds",
+        instances=len(excess),
+        holds_on=0 if worst else len(excess),
+        worst=worst,
+        note=f"all instances together, {size:,} draws; a sampler that runs at another "
+        f"bid is found from {smallest:.0%} of it on",
+    )
+
+
+def payment_draws(
+    found: np.ndarray,
+    rules: Rules,
+    instances: Instance,
+    payment: str | None,
+    tolerance: float,
+) -> Finding:
+    """A test of realized payments against conditional ones, paired draw by draw.
+
+    The difference has mean 0 whatever the token, so that tokens are chosen that say
+    most: those that cost an agent the largest share of its bid.
+
+    Args:
+      found: `(N, 4)`, what `payment_margins` says of draws in random instances.
+      rules: With the payment.
+      instances: The random ones.
+      payment: Its name.
+      tolerance: What is rounding, relative to the payment.
+    """
+    applies = np.flatnonzero(~np.isnan(found).any(axis=-1))
+    size = int(applies.size)
+    if size == 0:
+        return Finding(properties.DRAWS, payment, "not checked")
+    differs, share, dear, drawn = np.moveaxis(found[applies], -1, 0)
+    worst, note = 0.0, "realized does not vary, given the token"
+    if differs.max() > tolerance:
+        dearest = np.resize(np.argsort(-share, kind="stable"), _CHOSEN)
+        spread = np.linspace(0, size - 1, _CHOSEN).astype(int)
+        rows = applies[np.append(dearest, spread)]
+        tokens = np.append(dear[dearest], drawn[spread]).astype(np.int32)
+        chosen = jax.tree.map(lambda x: np.asarray(x)[rows], instances)
+        worst, note = _test(rules, chosen, tokens)
+    return Finding(
+        property=properties.DRAWS,
+        payment=payment,
+        verdict="fails" if worst else "holds",
+        instances=size,
+        holds_on=0 if worst else size,
+        worst=worst,
+        note=note,
+    )
+
+
+def _test(rules: Rules, instances: Instance, tokens: np.ndarray) -> tuple[float, str]:
+    """The mean fault, 0 if none is certain, and what was tested.
+
+    Of all agents together and of each, in the chosen auctions and in those of all
+    kinds, at growing numbers of draws: it ends once a fault is certain, or one of 1 %
+    would be.
+    """
+    first, second, shares, longest = 0.0, 0.0, 0.0, 1.0
+    looks, size, smallest = int(np.log2(_ROUNDS)) + 1, 0, 1.0
+    for number in range(1, _ROUNDS + 1):
+        excess, share = jax.device_get(_excess(rules, instances, tokens, number))
+        excess, share = (_by_group(x.astype(float)) for x in (excess, share))
+        size += excess.shape[1]
+        first, second = first + excess.sum(axis=1), second + (excess**2).sum(axis=1)
+        shares += share.mean(axis=1)
+        longest = max(longest, float(np.abs(excess[..., 1:]).max()))
+        if number & (number - 1):
+            continue
+        mean, share = first / size, np.maximum(shares / number, 1e-30)
+        lengths = 2 * longest * np.append(excess.shape[2] - 1, np.ones(excess.shape[2] - 1))
+        chance = mean_by_chance(
+            second / size - mean**2, size, lengths[None], mean.size * looks
+        )
+        certain = np.abs(mean) > chance
+        smallest = float(chance[0, 0] / share[0, 0])
+        if certain.any():
+            return float((np.abs(mean) / share)[certain].max()), (
+                f"all instances together, {size:,} draws"
+            )
+        if smallest < _ENOUGH:
+            break
+    return 0.0, (
+        f"all instances together, {size:,} draws; a fault of {smallest:.1%} is found"
+    )
+
+
+def _by_group(x: np.ndarray) -> np.ndarray:
+    """Numbers `(2 M, ..., n)` of agents as `(2, M ..., 1 + n)`, their sum first."""
+    x = x.reshape(2, -1, x.shape[-1])
+    return np.concatenate([x.sum(axis=-1, keepdims=True), x], axis=-1)
+
+
+@functools.partial(jax.jit, compiler_options=search.QUICK)
+def _excess(
+    rules: Rules, instances: Instance, tokens: np.ndarray, number: int
+) -> tuple[jax.Array, jax.Array]:
+    """Realized payments less conditional ones `(M, K, n)`, these `(M, n)`, in bids."""
+
+    def of_auction(
+        instance: Instance, token: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        payment, auction = rules.priced(), (instance.bids, instance.log_probs)
+        key = jax.random.fold_in(jax.random.key(instance.seed), number)
+        realized = jax.vmap(payment.realized, (0, None, None, None))
+        pays = realized(jax.random.split(key, _DRAWS), *auction, token)
+        unit = jnp.where(instance.bids > 0, instance.bids, instance.bids.sum())
+        given = payment.conditional(*auction, token)
+        return (pays - given[None]) / unit[None], given / unit
+
+    return jax.vmap(of_auction)(instances, tokens)
