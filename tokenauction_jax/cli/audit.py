@@ -43,6 +43,8 @@ class Audit:
     """Of all auctions."""
     tolerance: float = 1e-3
     """The largest violation in money, relative to its terms, to count as rounding."""
+    bid_ratio: float = 1e3
+    """The largest ratio between two bids of an auction."""
     out: pathlib.Path | None = None
     """New JSON file for everything found."""
 
@@ -70,6 +72,7 @@ def run(command: Audit) -> None:
                     vocab_size=command.vocab_size,
                     seed=command.seed,
                     tolerance=command.tolerance,
+                    bid_ratio=command.bid_ratio,
                     on_progress=activity.show,
                 )
             except ValueError as error:

@@ -48,6 +48,12 @@ def random_changes(seed: int) -> Arrays:
     return {"order": instances.order, "scale": scale}
 
 
+def random_rivals(seed: int) -> Arrays:
+    """An agent `(A,)` and another profile of bids `(A, n)` for each auction."""
+    instances = random_instances(seed, _AUCTIONS, AGENTS, TOKENS)
+    return {"agent": instances.agent, "rival_bids": instances.rival_bids}
+
+
 def take(auctions: Arrays, index: Any) -> Arrays:
     """Some of the auctions, or one."""
     return {name: x[index] for name, x in auctions.items()}

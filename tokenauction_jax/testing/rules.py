@@ -10,16 +10,19 @@ from tokenauction_jax.auditing.properties.aggregation import (
     symmetries,
     well_formed,
 )
-from tokenauction_jax.auditing.properties.claims import Margins
+from tokenauction_jax.auditing.properties.claims import Claim, Margins
+from tokenauction_jax.auditing.properties.influence import influence_claims
 from tokenauction_jax.auditing.rules import Rules
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.testing.auctions import (
     AGENTS,
     TOKENS,
+    Arrays,
     random_auctions,
     random_changes,
+    random_rivals,
 )
-from tokenauction_jax.testing.subject import OUTCOME, Methods, Subject
+from tokenauction_jax.testing.subject import OUTCOME, Methods, Subject, batched
 
 # Random instances that the search for violations of monotonicity starts from.
 _SEARCHED = 512
@@ -36,7 +39,9 @@ def check_aggregation(aggregation: base.Aggregation, *, seed: int = 0) -> None:
     zero or equal. An undefined auction is all ``-inf`` when compiled and may raise
     `ValueError` on concrete values; one where every agent has every token is defined. A
     lone bidder gets its own distribution, a zero bidder has no say, and neither the
-    agents' order nor the unit of bids matters. The rule is a pytree of its numbers,
+    agents' order nor the unit of bids matters. The weights are those in use: where all
+    others want the same, an agent of one weight has one influence, whatever the bids.
+    All this is exact: a fault of 0.1 % is found. The rule is a pytree of its numbers,
     answers alike compiled, `vmap`ped or neither, and has finite gradients. One that
     claims to be `monotone` is, on random instances and on what an adversary makes of
     the worst of them.
@@ -66,6 +71,8 @@ def check_aggregation(aggregation: base.Aggregation, *, seed: int = 0) -> None:
     _check_bidders(subject)
     shown = auctions | changes
     subject.hold(symmetries, *outcomes, changes["order"], shown=shown)
+    shown = auctions | random_rivals(seed)
+    subject.agree_all(batched(_influence, aggregation, shown), shown)
     subject.check_transformations(undefined)
     subject.check_gradients("weights", "log_prob")
     if monotone:
@@ -120,6 +127,11 @@ def _check_bidders(subject: Subject[base.Aggregation]) -> None:
         found, found_q = subject.answers(case)
         subject.agree(f"weights {what}", found, wanted, case)
         subject.agree(f"probabilities {what}", found_q, wanted_q, case)
+
+
+def _influence(aggregation: base.Aggregation, x: Arrays) -> list[Claim]:
+    path = x["agent"], x["bids"], x["rival_bids"], x["log_probs"]
+    return influence_claims(aggregation, *path)
 
 
 def check_monotone(subject: Subject[base.Aggregation], seed: int) -> None:

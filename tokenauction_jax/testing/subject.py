@@ -1,7 +1,7 @@
 """What is checked: a rule, its methods on many auctions, and how it fails."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NoReturn, TypeVar
 
 import jax
@@ -76,7 +76,11 @@ class Subject(Generic[Rule]):
         self, claims_of: Callable[..., list[Claim]], *answers: Any, shown: Arrays
     ) -> None:
         """Fails where claims about stacked answers miss by more than rounding."""
-        for claim in jax.jit(jax.vmap(claims_of))(*answers):
+        self.agree_all(jax.jit(jax.vmap(claims_of))(*answers), shown)
+
+    def agree_all(self, claims: Iterable[Claim], shown: Arrays) -> None:
+        """Fails where stacked claims miss by more than rounding."""
+        for claim in claims:
             unused = {"order", "scale"}.difference(USES.get(claim.property, ()))
             used = {name: x for name, x in shown.items() if name not in unused}
             found = np.asarray(claim.found)

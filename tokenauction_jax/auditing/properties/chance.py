@@ -6,6 +6,7 @@ import numpy as np
 
 # How often a statistical test, all of its comparisons together, rejects what is right.
 FALSE_ALARM = 1e-9
+_ONE_IN_A_HUNDRED = 2.33
 
 
 def deviation_by_chance(size: int, num_laws: int = 1) -> float:
@@ -34,3 +35,8 @@ def mean_by_chance(
     log_term = math.log(4 * num_means / FALSE_ALARM)
     far = 7 * length * log_term / (3 * (size - 1))
     return np.sqrt(2 * variance * log_term / size) + far
+
+
+def found_surely(variance: np.ndarray, size: int, chance: np.ndarray) -> np.ndarray:
+    """The smallest fault of a mean that a bound of `chance` misses once in a hundred."""
+    return chance + _ONE_IN_A_HUNDRED * np.sqrt(variance / size)

@@ -11,8 +11,10 @@ from tokenauction_jax.mechanism import base
 # The bid of a weight is searched between these multiples of the others' bids, in logs.
 _FAR = 40.0
 _HALVINGS = 40
+# Weights near 0 and 1 have no digits to spare, and vetoes of next to none are for real.
+_SMALLEST = 0.01
 # Where a weight is a steep function of the bid, no float32 bid has it.
-_SAME_WEIGHT = 1e-5
+_SAME_WEIGHT = 1e-6
 
 
 def influence_claims(
@@ -60,9 +62,11 @@ def influence_claims(
     rows = jnp.stack([bids, rival_bids.at[agent].set(jnp.exp(log_bid))])
     here, there = jnp.exp(jax.vmap(aggregation.log_prob, (0, None))(rows, tables))
     reached = jnp.abs(weight(log_bid) - wanted) <= _SAME_WEIGHT
+    reached &= (wanted > _SMALLEST) & (wanted < 1 - _SMALLEST)
     silent = aggregation.weights(rival_bids.at[agent].set(0))[agent]
     what = "probabilities at other bids of the same weight"
     return [
-        Claim(WEIGHTS, what, "==", jnp.where(reached, there, here), here),
+        # Weights are rounded, and small ones may mean much.
+        Claim(WEIGHTS, what, "==", jnp.where(reached, there, here), here, 10.0, 1.0),
         Claim(WEIGHTS, "the weight of a zero bidder", "==", silent[None], 0.0),
     ]

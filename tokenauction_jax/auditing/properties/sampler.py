@@ -13,7 +13,7 @@ from tokenauction_jax.mechanism import base
 # A tie of p and r up to rounding may count as in T+ or not.
 _ROUNDING = 1e-6
 # Draws in each instance.
-_DRAWS = 64
+_DRAWS = 128
 
 
 def sampler_margins(
@@ -25,9 +25,9 @@ def sampler_margins(
 ) -> Margins:
     """Whether the sampler is not stable, and what its draws say of their law.
 
-    `SAMPLER_LAW` maps to `(K, 3)`. Of each draw: a number that is uniform in (0, 1) if
-    the law is right, its tokens' mean `leaning` less what that should be, and by how
-    much this would fall if the sampler ran at half of each bid.
+    `SAMPLER_LAW` maps to `(K, 4)`. Of each draw: a number that is uniform in (0, 1) if
+    the law is right, its tokens' mean `leaning` less what that should be, a bound on
+    this, and by how much it would fall if the sampler ran at half of each bid.
 
     Args:
       sampler: Called as `tokenauction_jax.stable_sample` is.
@@ -52,11 +52,10 @@ def sampler_margins(
     drawn = jnp.take_along_axis(leans, tokens.T, axis=-1).mean(axis=0)
     excess = drawn - (qs * leans).sum(axis=-1).mean()
     gap = ((qs - jnp.exp(halves)) * leans).sum(axis=-1).mean()
-    ranks = _ranks(key_rank, qs, tokens)
-    return {
-        STABLE: jnp.where(wrong, 1.0, -jnp.inf),
-        SAMPLER_LAW: jnp.stack([ranks, excess, jnp.full_like(excess, gap)], axis=-1),
-    }
+    bound = 2 * jnp.abs(jnp.where(qs > 0, leans, 0)).max()
+    told = _ranks(key_rank, qs, tokens), excess, bound, gap
+    told = jnp.stack(jnp.broadcast_arrays(*told), axis=-1)
+    return {STABLE: jnp.where(wrong, 1.0, -jnp.inf), SAMPLER_LAW: told}
 
 
 def leaning(qs: jax.Array, halves: jax.Array) -> jax.Array:
