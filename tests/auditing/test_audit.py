@@ -232,6 +232,7 @@ def test_same_seed_same_findings():
     [
         ({"num_agents": 1}, "num_agents must be an integer >= 2, got 1"),
         ({"num_instances": 0}, "num_instances must be"),
+        ({"bid_ratio": float("nan")}, "bid_ratio must be from 1 to 1e.50, got nan"),
         ({"vocab_size": 2.5}, "vocab_size must be"),
         ({"valuations": [ta.linear()]}, "valuation must follow Valuation"),
     ],

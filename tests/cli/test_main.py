@@ -310,6 +310,7 @@ def test_audit_of_a_rule_of_ones_own(capsys, rules, tmp_path):
         (["log_linear", "--payment", "second_price"], "needs a monotone aggregation"),
         (["linear", "--influence", "-1"], "influence: input should be greater"),
         (["linear", "--num-agents", "1"], "num_agents must be an integer >= 2"),
+        (["linear", "--bid-ratio", "0.5"], "bid_ratio must be from 1 to 1e.50"),
         (["RULES:number"], r"is not an Aggregation \(log_prob, monotone"),
         (["RULES:missing"], "AttributeError"),
         (["nowhere.py:rule"], "FileNotFoundError"),

@@ -105,6 +105,11 @@ def test_zero_has_one_bucket_whatever_its_sign():
     assert found.offsets.tolist() == [0, 1, 1]
 
 
+def test_a_quantile_of_zero_is_zero():
+    ranks = Ranks(Sketch.of(np.zeros((1, 5), np.float32)))
+    assert [x.tolist() for x in Intervals().of_quantile(0.5, ranks)] == [[0.0]] * 3
+
+
 def test_merged_sketches_do_not_depend_on_the_order(rng):
     parts = [Sketch.of(rng.normal(size=(2, 50)).astype(np.float32)) for _ in "abc"]
     one = Sketch.merge(parts)

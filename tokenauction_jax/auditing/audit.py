@@ -23,6 +23,7 @@ from tokenauction_jax.mechanism import base, stable
 # With misreports and other units, all bids stay in the range of bids.
 _LARGEST_RATIO = 1e50
 
+
 def audit(
     aggregation: base.Aggregation,
     *payments: base.Payment,

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,10 @@ from tokenauction_jax.auditing.rules import Rules
 
 # Instances per call of the compiled margins, in every stage.
 CHUNK = 64
-# Compiling takes nearly all of an audit's time: without LLVM's optimisation a third less.
-QUICK = {"xla_backend_optimization_level": 0}
+# Of rules without loops compiling takes nearly all of the time: a third less this way.
+_UNOPTIMISED = {"xla_backend_optimization_level": 0}
+# Whether rules have loops, by their tree structure.
+_LOOPS: dict[Any, bool] = {}
 # From how many of the worst instances of each property the adversary starts.
 _STARTS = 4
 _STEPS = 30
@@ -31,6 +33,7 @@ _LEARNING_RATE = 0.1
 # Rounding goes as far as a counterexample bears it.
 _DIGITS = (3, 2, 1)
 
+T = TypeVar("T")
 # From rules and one instance to margins by property.
 MarginFunction = Callable[[Rules, Instance], dict[str, jax.Array]]
 
@@ -45,18 +48,54 @@ def evaluate(
         # The last one is filled up: one shape, one compilation.
         rows = np.minimum(np.arange(start, start + CHUNK), size - 1)
         chunk = jax.tree.map(lambda x, rows=rows: x[rows], instances)
-        chunks.append(_margins(margins, rules, chunk))
+        chunks.append(
+            _margins[has_loops(rules, instances.bids, instances.log_probs)](
+                margins, rules, chunk
+            )
+        )
     return jax.tree.map(lambda *x: np.concatenate(x)[:size], *jax.device_get(chunks))
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-def _margins(
+def by_loops(function: Callable[..., T], *static: int) -> dict[bool, Callable[..., T]]:
+    """A function compiled for rules without and with loops."""
+    jitted = functools.partial(jax.jit, function, static_argnums=static)
+    return {False: jitted(compiler_options=_UNOPTIMISED), True: jitted()}
+
+
+def has_loops(rules: Rules, bids: ArrayLike, log_probs: ArrayLike) -> bool:
+    """Whether the payment runs for long, such as one by quadrature.
+
+    Args:
+      rules: With or without a payment.
+      bids: `(A, n)`, of any auctions.
+      log_probs: `(A, n, V)`.
+    """
+    structure, payment = jax.tree.structure(rules), rules.payment
+    if structure not in _LOOPS:
+        auction = np.asarray(bids)[0], np.asarray(log_probs)[0]
+        programs = (
+            []
+            if payment is None
+            else [
+                jax.make_jaxpr(payment.expected)(*auction),
+                jax.make_jaxpr(payment.conditional)(*auction, 0),
+            ]
+        )
+        _LOOPS[structure] = any(
+            loop in str(program) for program in programs for loop in ("scan[", "while[")
+        )
+    return _LOOPS[structure]
+
+
+def _stacked_margins(
     margins: MarginFunction, rules: Rules, instances: Instance
 ) -> dict[str, jax.Array]:
     return jax.vmap(margins, (None, 0))(rules, instances)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+_margins = by_loops(_stacked_margins, 0)
+
+
 def climb(
     margins: MarginFunction,
     names: tuple[str, ...],
@@ -70,6 +109,19 @@ def climb(
     Adam on logarithms of bids, up to `largest_log_bid` either way, and on logits.
     Returns the best instance met on each path.
     """
+    ascend = _paths[has_loops(rules, instances.bids, instances.log_probs)]
+    return ascend(margins, names, rules, instances, targets, largest_log_bid)
+
+
+def _ascend(
+    margins: MarginFunction,
+    names: tuple[str, ...],
+    rules: Rules,
+    instances: Instance,
+    targets: np.ndarray,
+    largest_log_bid: ArrayLike,
+) -> Instance:
+    """See `climb`."""
 
     def margin(
         parts: dict[str, jax.Array], instance: Instance, target: jax.Array
@@ -90,7 +142,9 @@ def climb(
             # Ascent; where a rule has no slope, stay.
             slopes = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), -x, 0), slopes)
             updates, state = optimizer.update(slopes, state)
-            moved = within_bounds(jax.tree.map(jnp.add, parts, updates), largest_log_bid)
+            moved = within_bounds(
+                jax.tree.map(jnp.add, parts, updates), largest_log_bid
+            )
             return (moved, state, best, best_margin), None
 
         parts = within_bounds(free_parts(instance), largest_log_bid)
@@ -99,6 +153,9 @@ def climb(
         return with_parts(instance, best)
 
     return jax.vmap(path)(instances, jnp.asarray(targets))
+
+
+_paths = by_loops(_ascend, 0, 1)
 
 
 def starts(margins: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -46,9 +46,10 @@ def stable_sample(
     explicit: with ``x ~ r``, outside T+ it switches to ``y ~ (p_i - r)_+`` once
     ``lambda (1 - p_i(x) / r(x))`` exceeds a uniform. For another monotone rule ``x``
     is left at the bid where ``q(x) / r(x)`` falls below a uniform, found by bisection,
-    for a token of T+ drawn in proportion to its growth ``dq/db_i`` there (by differences
-    where the rule has no finite derivative, right to a relative 1e-4). A rule with a
-    method ``stable_sample(key, agent, own_bids, bids, log_probs)`` is asked instead.
+    for a token of T+ drawn in proportion to its growth ``dq/db_i`` there. Where the
+    rule has no finite derivative, such as that of a power of a zero bid, differences
+    stand in for it, right to a relative 1e-4. A rule with a method
+    ``stable_sample(key, agent, own_bids, bids, log_probs)`` is asked instead.
 
     Args:
       key: A typed PRNG key.

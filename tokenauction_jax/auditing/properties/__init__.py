@@ -33,9 +33,10 @@ DEFINITIONS = {
     WELL_FORMED: "Weights and probabilities are numbers >= 0 that sum to 1, or all "
     "probabilities are 0 (an undefined auction); payments are finite numbers. "
     "Violation: by how much a sum misses 1.",
-    WEIGHTS: "Where all others want the same, q depends on the agent's weight alone: it "
-    "is the same at two profiles of bids that give the agent the same weight; and who "
-    "bids 0 has weight 0. Violation: the largest difference in probability or weight.",
+    WEIGHTS: "Where all others want the same, q depends on the agent's weight alone: "
+    "it is the same at two profiles of bids that give the agent the same weight; and "
+    "who bids 0 has weight 0. Violation: the largest difference, a probability or a "
+    "weight.",
     MONOTONE: "For bids s < s' of one agent it robustly prefers q(s') to q(s): no "
     "token's probability moves away from p_i or past it. Violation: the largest such "
     "move, a probability.",

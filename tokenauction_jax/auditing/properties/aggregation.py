@@ -53,9 +53,7 @@ def aggregation_margins(rules: Rules, instance: Instance) -> Margins:
         STABLE: path.worst_step(_wrong_way(qs, p), qs),
         **claims.worst(symmetries(plain, permuted, scaled, instance.order)),
         **claims.worst(
-            influence_claims(
-                aggregation, agent, bids, instance.rival_bids, log_probs
-            )
+            influence_claims(aggregation, agent, bids, instance.rival_bids, log_probs)
         ),
     }
     if rules.sampler is not None:

@@ -38,5 +38,5 @@ def mean_by_chance(
 
 
 def found_surely(variance: np.ndarray, size: int, chance: np.ndarray) -> np.ndarray:
-    """The smallest fault of a mean that a bound of `chance` misses once in a hundred."""
+    """The smallest fault of a mean that `chance` hides only once in a hundred tests."""
     return chance + _ONE_IN_A_HUNDRED * np.sqrt(variance / size)

@@ -162,7 +162,7 @@ def _nobody_is_paid(method: str, pays: jax.Array, bids: jax.Array) -> list[Claim
     negative, deficit = f"the negative part of {method}", f"the sum of {method}"
     total, sums = bids.sum(), pays.sum(axis=-1)
     paid = jnp.abs(pays).sum(axis=-1) + _OF_TOTAL * total
-    own = bids + _OF_TOTAL * total
+    own = jnp.broadcast_to(bids + _OF_TOTAL * total, pays.shape)
     return [
         Claim(NON_NEGATIVE, negative, ">=", pays, 0.0, total, own),
         Claim(SURPLUS, deficit, ">=", sums, 0.0, total, paid),
@@ -170,8 +170,9 @@ def _nobody_is_paid(method: str, pays: jax.Array, bids: jax.Array) -> list[Claim
 
 
 def _size(pays: jax.Array, bids: jax.Array) -> jax.Array:
-    """What a fault of a payment `(..., n)` is relative to: itself, unless it is small."""
-    return jnp.abs(pays) + _OF_BID * bids + _OF_TOTAL * bids.sum()
+    """What a fault of a payment `(..., n)` is relative to: itself, unless small."""
+    small = _OF_BID * bids + _OF_TOTAL * bids.sum()
+    return jnp.abs(pays) + jnp.broadcast_to(small, pays.shape)
 
 
 def _incentives(rules: Rules, instance: Instance, expected: jax.Array) -> Margins:
@@ -228,7 +229,7 @@ def _mispricing(nodes: jax.Array, worths: jax.Array, pays: jax.Array) -> jax.Arr
     """
     finite = jnp.isfinite(worths)
     worths = jnp.where(finite, worths, 0)
-    places = jnp.arange(0, nodes.size - 1, _PARTS)[:, None] + jnp.arange(_PARTS + 1)
+    places = np.add.outer(np.arange(0, nodes.size - 1, _PARTS), np.arange(_PARTS + 1))
     bids, worths = nodes[places], worths[places]
 
     def integral(s: jax.Array, x: jax.Array) -> jax.Array:
