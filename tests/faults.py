@@ -67,7 +67,7 @@ class Aggregation:
     favour: Any = 1.0
     mass: Any = 1.0
     name: ClassVar[str] = "faulty"
-    monotone: ClassVar[bool] = True
+    monotone: ClassVar[bool] = False
 
     def weights(self, bids):
         weights = ta.linear(self.told).weights(bids)

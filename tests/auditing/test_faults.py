@@ -11,6 +11,7 @@ from tokenauction_jax.scenarios import names
 LINEAR = ta.linear()
 SECOND_PRICE = ta.second_price(LINEAR)
 TRUTHFUL = named.TRUTHFUL + "total_variation"
+PREFERENCES = {named.MONOTONE, named.CONSISTENT, named.STABLE}
 SOME = {"num_instances": 256, "valuations": [ta.total_variation()]}
 
 
@@ -59,16 +60,14 @@ def test_a_deficit_where_bids_are_far_apart():
         ({"told": 2.0}, {named.WEIGHTS}),
         ({"kept": 0.99}, {named.WEIGHTS}),
         ({"favour": 1.01}, {named.ORDER, named.WEIGHTS}),
-        ({"mass": 1.01}, {named.WELL_FORMED, named.SAMPLER_LAW}),
-        ({"order": 0.99}, {named.MONOTONE, named.CONSISTENT, named.STABLE}),
-        ({"order": 1.01}, {named.MONOTONE, named.CONSISTENT, named.STABLE}),
+        ({"mass": 1.01}, {named.WELL_FORMED, *PREFERENCES}),
+        ({"order": 0.99}, PREFERENCES),
+        ({"order": 1.01}, PREFERENCES),
     ],
     ids=str,
 )
 def test_aggregations_that_are_off_by_one_percent(fault, found):
-    rule = faults.Aggregation(**fault)
-    assert found <= failures(rule, num_instances=256) or found == set()
-    assert found or not failures(rule, num_instances=256)
+    assert failures(faults.Aggregation(**fault), num_instances=256) == found
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.8, 1.25])
@@ -132,5 +131,12 @@ def test_built_in_rules_have_no_fault(aggregation, payment, seed):
     never |= {named.NON_NEGATIVE, named.SURPLUS}
     never |= {named.TRUTHFUL + right, named.RATIONAL + right}
     if aggregation == "linear":
-        never |= {named.MONOTONE, named.CONSISTENT, named.STABLE}
+        never |= PREFERENCES
     assert not found & never
+
+
+def test_what_is_implied_does_not_contradict():
+    """Near order 1 the violations are small, and from ties ``p_i(t) = r(t)`` only."""
+    rule = ta.power_mean(0.99)
+    found = failures(rule, ta.pay_your_bid(), num_instances=128, valuations=[])
+    assert found == {*PREFERENCES, named.PAYMENT_MONOTONE}

@@ -144,6 +144,23 @@ def utilities(truth, values, pays):
     return gains, size + np.abs(pays) + np.abs(paid)
 
 
+def mispricing(rule, one, own_bids, charged, p, value):
+    """By how much payments miss the integral of ``s dx`` from one bid to the next."""
+    worst = -np.inf
+    for k, (low, high) in enumerate(itertools.pairwise(own_bids)):
+        s = np.geomspace(low, high, 201)
+        rows = np.stack([moved(one.bids, one.agent, bid) for bid in s])
+        log_q = getattr(aggregation, rule.name)(rows, one.log_probs[None])
+        x = np.array([value(row, p) for row in np.exp(np.asarray(log_q, float))])
+        if np.isinf(x).any():
+            continue
+        due = ((s[1:] + s[:-1]) / 2 * np.diff(x)).sum()
+        size = 0.01 * high * max(1, np.abs(x).max())
+        size += max(charged[k] + charged[k + 1], abs(due))
+        worst = max(worst, abs(charged[k + 1] - charged[k] - due) / size)
+    return worst
+
+
 def test_incentives(payment_case):
     """Truthfulness, individual rationality and payment monotonicity."""
     rule, definition, margins = payment_case
@@ -167,7 +184,7 @@ def test_incentives(payment_case):
                 if pays[b] >= pays[a]:
                     preference = max(preference, miss(rows[a], rows[b], p))
         found = margins[properties.PAYMENT_MONOTONE][number]
-        assert found == pytest.approx(preference, abs=1e-6)
+        assert preference - 1e-3 - 1e-6 <= found <= preference + 1e-6
         for name, value in VALUES.items():
             values = np.array([value(row, p) for row in rows])
             if np.isinf(values[-1]):
@@ -176,7 +193,16 @@ def test_incentives(payment_case):
             finite = np.isfinite(values)
             gains = np.where(finite, gains / np.where(finite, size, 1), -np.inf)
             found = margins[properties.TRUTHFUL + name][number]
-            assert found == pytest.approx(gains[1:-1].max(), abs=3e-6)
+            missed = mispricing(rule, one, own_bids[:-1], charged[:-1], p, value)
+            if missed < gains[1:-1].max() - 0.03:
+                assert found == pytest.approx(gains[1:-1].max(), abs=3e-6)
+            assert found == pytest.approx(max(gains[1:-1].max(), missed), abs=0.03)
+            truthful = rule.name, name
+            if truthful in (
+                ("linear", "total_variation"),
+                ("log_linear", "reverse_kl"),
+            ):
+                assert found < 1e-3
             seen[properties.TRUTHFUL + name] += 1
             found = margins[properties.RATIONAL + name][number]
             if np.isfinite(values[0]) and not np.isnan(found):

@@ -7,6 +7,7 @@ Keys are fixed; every bound is crossed by a right sampler with a probability of 
 from functools import partial
 from typing import ClassVar
 
+import faults
 import impostors
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,14 @@ class Contest:
 
     def scores(self, bids):
         return self.share * bids**self.power + (1 - self.share) * jnp.log1p(2 * bids)
+
+
+@ta.record
+class Looked(Contest):
+    """The same without any derivative, as of what is looked up in a table."""
+
+    def scores(self, bids):
+        return jax.lax.stop_gradient(bids**self.power)
 
 
 @ta.record
@@ -525,3 +534,17 @@ class TestErrors:
         ):
             with pytest.raises(ValueError, match=name):
                 ta.critical_bid(key, ta.linear(), *wrong)
+
+
+@pytest.mark.parametrize("rule", [faults.Power(0.7), Looked(1.0, 0.7)], ids=repr)
+def test_rules_without_a_derivative_switch_beside_a_zero_bidder(rule):
+    """The powers of a zero bid have an infinite one: the token never switched."""
+    p = np.array([[0.7, 0.2, 0.1, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25] * 4])
+    own_bids, bids = jnp.array([0.1, 1.0, 10.0, 1e4]), jnp.array([1.0, 1.0, 0.0])
+    path = ta.linear(0.7), 0, own_bids, bids, jnp.log(p)
+    draws = jax.random.split(jax.random.key(0), 20_000)
+    tokens = jax.vmap(lambda key: ta.stable_sample(key, rule, *path[1:]))(draws)
+    q = np.exp(impostors.path(*path))
+    found = (np.asarray(tokens)[..., None] == np.arange(4)).mean(axis=0)
+    assert np.abs(found - q).max() < np.sqrt(np.log(2 * q.size / FALSE_ALARM) / 40_000)
+    assert ((tokens[:, 1:] != tokens[:, :-1]).sum(axis=1) <= 1).all()

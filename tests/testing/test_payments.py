@@ -1,5 +1,6 @@
 """Payments: what is right passes, and each impostor fails as it should."""
 
+import faults
 import impostors
 import jax.numpy as jnp
 import pytest
@@ -49,7 +50,8 @@ def test_a_lottery_is_a_payment():
         ((1.0, 1.0, float("nan")), "realized is NaN in"),
         ((1.1, 1.0, 1.0), "the mean of conditional, against expected, is"),
         ((1.0, 1.0, 1.5), "mean of realized less conditional, in bids, for token"),
-        ((1.0, 1.0, 1.04), "mean of realized less conditional, .* over all tokens"),
+        ((1.0, 1.0, 1.02), "mean of realized less conditional, .* over all tokens"),
+        ((1.0, 1.0, 0.98), "mean of realized less conditional, .* over all tokens"),
     ],
     ids=str,
 )
@@ -75,6 +77,22 @@ def test_payments_with_a_favourite_or_a_unit_are_rejected(change, match):
     message = rejection(match, testing.check_payment, payment, LINEAR)
     assert ("order = [" in message) == ("order" in match)
     assert ("scale = " in message) == ("scale" in match)
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_realized_second_prices_that_are_off_by_one_percent_are_rejected(factor):
+    payment = faults.Payment(ta.second_price(LINEAR), realize=factor)
+    match = "mean of realized less conditional, .* is off by [01].[0-9]+%"
+    rejection(match, testing.check_payment, payment, LINEAR)
+
+
+def test_rounding_is_not_negative():
+    """Its payments were -1.7e-16 where the agents agree, and rejected."""
+
+    def change(bids):
+        return jnp.where(bids < bids.max(), bids, -1e-16 * bids)
+
+    testing.check_payment(impostors.Charged(change), LINEAR)
 
 
 def test_a_payment_belongs_to_an_aggregation():

@@ -1,5 +1,6 @@
 """Aggregations and valuations: what is right passes, what is wrong is named."""
 
+import faults
 import impostors
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,12 @@ def test_poor_aggregations_are_rejected(change, match):
 def test_poor_weights_are_rejected(change, match):
     weighed = impostors.Weighed(change)
     rejection(match, testing.check_aggregation, weighed)
+
+
+@pytest.mark.parametrize("fault", [{"told": 1.01}, {"told": 2.0}], ids=str)
+def test_weights_that_are_not_in_use_are_rejected(fault):
+    match = "probabilities at other bids of the same weight is"
+    rejection(match, testing.check_aggregation, faults.Aggregation(**fault))
 
 
 def test_numbers_must_be_leaves():

@@ -1,5 +1,6 @@
 """Samplers: the stable one passes, shared noise does not."""
 
+import faults
 import impostors
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,27 @@ def first_listed(key, aggregation, agent, own_bids, bids, log_probs):
 
 def one_number(key, aggregation, agent, own_bids, bids, log_probs):
     return jnp.zeros(())
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.15])
+def test_a_sampler_at_other_bids_is_rejected(factor):
+    sampler = faults.Sampler(factor)
+    rejection("leans to what", testing.check_stable_sampler, sampler, LINEAR)
+
+
+def test_probabilities_a_rounding_past_one_are_no_fault():
+    """The allowance was NaN where q sums to 1 + 1.2e-7."""
+
+    @ta.record
+    class Heavy(impostors.Wrapped):
+        def log_prob(self, bids, log_probs):
+            q = ta.linear().log_prob(bids, log_probs) + 1.2e-7
+            return jnp.where(q > -1e-7, 1.2e-7, q)
+
+    def sampler(key, aggregation, *path):
+        return ta.stable_sample(key, LINEAR, *path)
+
+    testing.check_stable_sampler(sampler, Heavy(1.0))
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def mean_fault(
     auctions = bids, log_probs, tokens, seeds
     first, second, shares, longest = 0.0, 0.0, 0.0, 1.0
     draw = _excess[search.has_loops(rules, bids, log_probs)]
-    looks, size, smallest = int(np.log2(_ROUNDS)) + 1, 0, 1.0
+    looks, size, smallest, tested = int(np.log2(_ROUNDS)) + 1, 0, 1.0, ""
     for number in range(1, _ROUNDS + 1):
         excess, share = jax.device_get(draw(rules, *auctions, number))
         excess, share = (_by_group(x.astype(float)) for x in (excess, share))
@@ -182,7 +182,7 @@ def _excess_of_auctions(
         unit = jnp.where(bids > 0, bids, bids.sum())
         return (pays - given[None]) / unit[None], given / unit
 
-    return jax.vmap(of_auction)(bids, log_probs, tokens, seeds)
+    return jax.vmap(of_auction)(*map(jnp.asarray, (bids, log_probs, tokens, seeds)))
 
 
 _excess = search.by_loops(_excess_of_auctions)

@@ -1,6 +1,7 @@
 """The stages of the search for one bundle of rules, and what it finds."""
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
@@ -169,7 +170,7 @@ class Hunt:
         starts = jax.tree.map(lambda x: x[numbers], self.instances)
         # The sampler's draws have no slope.
         smooth = dataclasses.replace(rules, sampler=None)
-        largest = np.float32(np.log(self.bid_ratio) / 2)
+        largest = math.log(self.bid_ratio) / 2
         return jax.device_get(
             search.climb(climbed_of, names, smooth, starts, targets, largest)
         )

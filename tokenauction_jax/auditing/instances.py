@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import distributions
@@ -126,7 +125,7 @@ def free_parts(instance: Instance) -> dict[str, jax.Array]:
 
 
 def within_bounds(
-    parts: dict[str, jax.Array], largest_log_bid: ArrayLike
+    parts: dict[str, jax.Array], largest_log_bid: jax.Array | float
 ) -> dict[str, jax.Array]:
     """The nearest parts that an adversary may use."""
     logits = parts["logits"]
@@ -142,5 +141,5 @@ def with_parts(instance: Instance, parts: dict[str, jax.Array]) -> Instance:
     return dataclasses.replace(instance, log_probs=log_probs, **bids)
 
 
-def _clip(x: jax.Array, largest: ArrayLike) -> jax.Array:
+def _clip(x: jax.Array, largest: jax.Array | float) -> jax.Array:
     return jnp.where(jnp.isneginf(x), x, jnp.clip(x, -largest, largest))

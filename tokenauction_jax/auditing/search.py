@@ -102,7 +102,7 @@ def climb(
     rules: Rules,
     instances: Instance,
     targets: np.ndarray,
-    largest_log_bid: ArrayLike,
+    largest_log_bid: jax.Array | float,
 ) -> Instance:
     """Gradient ascent on the margin `names[target]` of each of stacked instances.
 
@@ -119,7 +119,7 @@ def _ascend(
     rules: Rules,
     instances: Instance,
     targets: np.ndarray,
-    largest_log_bid: ArrayLike,
+    largest_log_bid: jax.Array | float,
 ) -> Instance:
     """See `climb`."""
 

@@ -18,7 +18,7 @@ def deviation_by_chance(size: int, num_laws: int = 1) -> float:
 
 
 def mean_by_chance(
-    variance: np.ndarray, size: int, length: float, num_means: int
+    variance: np.ndarray, size: int, length: np.ndarray | float, num_means: int
 ) -> np.ndarray:
     """How far means may be from their expectations, by an empirical Bernstein bound.
 
