@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from tokenauction_jax.statistics import (
     CellPairs,
@@ -32,6 +33,9 @@ def test_moments_are_those_of_the_finite_numbers():
     np.testing.assert_array_equal(found.n, np.isfinite(DATA).sum(0))
     np.testing.assert_allclose(found.mean, np.nanmean(DATA, 0), rtol=1e-14)
     np.testing.assert_allclose(found.std, np.nanstd(DATA, 0, ddof=1), rtol=1e-9)
+    deviation = DATA - np.nanmean(DATA, 0)
+    np.testing.assert_allclose(found.m3, np.nansum(deviation**3, 0), rtol=1e-6)
+    np.testing.assert_allclose(found.m4, np.nansum(deviation**4, 0), rtol=1e-8)
 
 
 def test_merged_moments_are_those_of_the_whole():
@@ -42,7 +46,35 @@ def test_merged_moments_are_those_of_the_whole():
     whole = Moments.of(DATA)
     np.testing.assert_array_equal(merged.n, whole.n)
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-15)
-    np.testing.assert_allclose(merged.m2, whole.m2, rtol=1e-8)
+    for name in ("m2", "m3", "m4"):
+        np.testing.assert_allclose(
+            getattr(merged, name), getattr(whole, name), rtol=1e-6
+        )
+
+
+def test_moments_of_cells_are_those_of_their_numbers():
+    """Taken together with the products of pairs."""
+    cells = CellPairs.of(DATA.T[:, None]).cells.take((slice(None), 0))
+    for one, other in zip(cells, Moments.of(DATA), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("x", "effective", "skewness"),
+    [
+        # As many as there are events that are rare.
+        (np.repeat([1.0, 0.0], [7, 9993]), 7, 37.8),
+        (np.repeat([5.0, 6.0], [3, 9997]), 3, -57.7),
+        (stats.norm.ppf((np.arange(3000) + 0.5) / 3000), 1000, 0),
+        (np.full(100, 0.1), 0, np.nan),
+        (0.1 + 1e-9 * np.arange(100), 0, np.nan),
+        (np.zeros(1), 0, np.nan),
+    ],
+)
+def test_on_how_many_numbers_a_variance_rests(x, effective, skewness):
+    found = Moments.of(x[:, None])
+    assert found.effective[0] == pytest.approx(effective, rel=0.02)
+    assert found.skewness[0] == pytest.approx(skewness, rel=0.01, abs=1e-6, nan_ok=True)
 
 
 def test_nothing_has_no_moments():
@@ -108,6 +140,13 @@ def test_zero_has_one_bucket_whatever_its_sign():
 def test_a_quantile_of_zero_is_zero():
     ranks = Ranks(Sketch.of(np.zeros((1, 5), np.float32)))
     assert [x.tolist() for x in Intervals().of_quantile(0.5, ranks)] == [[0.0]] * 3
+
+
+def test_numbers_that_are_not_zero_are_counted():
+    """Also subnormal ones, which have a bucket of their own but for the smallest."""
+    rows = [[0, -0.0, 1, -2], [np.nan] * 4, [0] * 4, [1e-38, 5, 5, -5]]
+    assert Sketch.of(np.array(rows, np.float32)).nonzero.tolist() == [2, 0, 0, 4]
+    assert Sketch.of(np.zeros((1, 0), np.float32)).nonzero.tolist() == [0]
 
 
 def test_merged_sketches_do_not_depend_on_the_order(rng):

@@ -13,11 +13,18 @@ from tokenauction_jax.studies import plan, results
 
 
 @pytest.fixture(scope="module")
-def small():
-    """Small blocks, on one device: every device would compile for itself."""
+def one_device():
+    """Every device would compile for itself."""
     with pytest.MonkeyPatch.context() as patch:
         first = jax.local_devices()[:1]
         patch.setattr(jax, "local_devices", lambda: first)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small(one_device):
+    """Small blocks, on one device."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "_LARGEST_BLOCK", 64)
         yield
 

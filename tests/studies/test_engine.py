@@ -136,6 +136,12 @@ def test_differences_are_paired(whole):
     covariance = whole.covariance("welfare", "forward_kl")
     expected = np.cov(by_cell[0], by_cell[1])[0, 1]
     assert covariance[0, 1] == pytest.approx(expected, rel=1e-5)
+    low, high = whole.covariance_interval("welfare", "forward_kl")
+    assert (low < covariance).all()
+    assert (covariance < high).all()
+    variance = whole.summary.set_index(["cell", "measure", "valuation"])
+    variance = variance.loc[(0, "welfare", "forward_kl")]
+    assert variance["std_low"] < covariance[0, 0] ** 0.5 < variance["std_high"]
 
 
 def test_realised_and_conditional_payments_have_one_mean(whole):
@@ -255,7 +261,8 @@ def test_a_study_stops_once_it_is_precise_enough(folder):
     assert found.finished
     assert found.sequential
     assert found.num_auctions % 1024 == 0
-    row = found.summary.set_index("measure").loc["revenue"]
+    # Of the same mean, and less variable.
+    row = found.summary.set_index("measure").loc["expected_revenue"]
     assert (row["high"] - row["low"]) / 2 <= 0.01
     # Not precise enough one chunk earlier.
     parts = range(found.folder.num_parts() - 1)

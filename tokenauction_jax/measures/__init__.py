@@ -1,5 +1,6 @@
 """What is measured of a text: one place for the command, studies and bidding."""
 
+from tokenauction_jax.measures.bounds import Limits as Limits
 from tokenauction_jax.measures.columns import MEASURES as MEASURES
 from tokenauction_jax.measures.columns import SHARES as SHARES
 from tokenauction_jax.measures.columns import UNITS as UNITS

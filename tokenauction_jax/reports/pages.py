@@ -107,6 +107,7 @@ def _render(results: Results, charts: Sequence[tuple[Chart, str]]) -> str:
         factors={labels.factor_label(k): list(v) for k, v in results.factors.items()},
         headline=tables.headline(results),
         undefined=tables.undefined(results),
+        missed=results.missed_precision,
         effects=tables.effects(results),
         differences=tables.differences(results),
         regrets=tables.regrets(results),
@@ -131,11 +132,14 @@ def _intervals(results: Results) -> str:
     if results.sequential:
         return (
             "Intervals are 95 % confidence sequences: they hold at every number of "
-            "auctions at once, so also where the study stopped because of them."
+            "auctions at once, so also where the study stopped because of them. They "
+            "are exact for measures with two bounds; of others the interval is not "
+            "known until enough auctions differ."
         )
     return (
         "Intervals are 95 % intervals for a number of auctions that was fixed in "
-        "advance."
+        "advance. Those of measures that are skewed or rare may be too narrow; exact "
+        "ones, of measures with two bounds, are among all measures."
     )
 
 

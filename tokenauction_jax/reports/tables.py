@@ -9,6 +9,7 @@ from tokenauction_jax.studies.results import Results
 
 _COUNTS = {
     "n": "n",
+    "nonzero": "nonzero",
     "infinite": "infinite",
     "nan": "not a number",
     "undefined": "undefined",
@@ -152,6 +153,7 @@ def measures(results: Results) -> dict[str, Any]:
     rows = []
     for row in labels.rows(results.summary):
         mean, interval = labels.interval(row)
+        exact = row | {"low": row["exact_low"], "high": row["exact_high"]}
         names = (row["measure"], row["valuation"])
         rows.append(
             {
@@ -161,7 +163,10 @@ def measures(results: Results) -> dict[str, Any]:
                     row["agent"],
                 ],
                 "unit": results.units.get(row["measure"], ""),
-                "numbers": [mean, interval, labels.number(row["std"])],
+                "numbers": [
+                    *(mean, interval, labels.interval(exact)[1]),
+                    *(labels.number(row[x]) for x in ("std", "skewness")),
+                ],
                 "counts": [int(row[c]) for c in _COUNTS],
                 "quantiles": [labels.interval(row, name) for name in has_quantiles],
             }
@@ -169,7 +174,10 @@ def measures(results: Results) -> dict[str, Any]:
     heads = [*map(labels.factor_label, factors), "measure", "valuation", "agent"]
     return {
         "heads": heads,
-        "numbers": ["mean", "interval", "std", *_COUNTS.values()],
+        "numbers": [
+            *("mean", "interval", "exact interval", "std", "skewness"),
+            *_COUNTS.values(),
+        ],
         "quantiles": [_QUANTILES[name] for name in has_quantiles],
         "rows": rows,
     }
@@ -201,9 +209,11 @@ def _estimate(row: Row | None, difference: bool = False) -> Shown | None:
     if row is None:
         return None
     missing = labels.not_finite(row)
+    warnings = [f"{missing} left out"] if missing else []
+    warnings += ["skewed or rare"] if row.get("doubtful") else []
     return Shown(
         *labels.interval(row),
         f"{row['n']:,.0f}",
         difference and labels.excludes_zero(row),
-        f"{missing} left out" if missing else "",
+        "; ".join(warnings),
     )

@@ -11,54 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tokenauction_jax.statistics.series import Moments, higher
 from tokenauction_jax.statistics.sketch import Sketch
 
+# Parts of a chunk: to know an error to a fifth.
+NUM_BATCHES = 16
 _NO_SKETCH = Sketch.of(np.zeros((0, 0), np.float32))
-
-
-class Moments(NamedTuple):
-    """Means and second moments of series of numbers, missing ones left out.
-
-    Attributes:
-      n: How many were finite, any shape.
-      mean: Their means, 0 where there are none.
-      m2: Their sums of squared deviations from the mean.
-    """
-
-    n: np.ndarray
-    mean: np.ndarray
-    m2: np.ndarray
-
-    @classmethod
-    def of(cls, x: np.ndarray) -> "Moments":
-        """Of each column of `x` `(A, M)`, over its finite entries."""
-        finite = np.isfinite(x)
-        if len(x) and finite.all():
-            n = np.full(x.shape[1], x.shape[0])
-            mean = x.mean(0)
-            deviation = x - mean
-        else:
-            n = finite.sum(0)
-            mean = np.where(finite, x, 0).sum(0) / np.maximum(n, 1)
-            deviation = np.where(finite, x - np.where(n > 0, mean, 0), 0)
-        return cls(n, mean, np.einsum("am,am->m", deviation, deviation))
-
-    def merge(self, other: "Moments") -> "Moments":
-        """Of both samples together."""
-        n = self.n + other.n
-        share = other.n / np.maximum(n, 1)
-        gap = other.mean - self.mean
-        return Moments(
-            n,
-            self.mean + gap * share,
-            self.m2 + other.m2 + gap**2 * self.n * share,
-        )
-
-    @property
-    def std(self) -> np.ndarray:
-        """Standard deviations, NaN below two numbers."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(self.n > 1, np.sqrt(self.m2 / (self.n - 1)), np.nan)
 
 
 class PairMoments(NamedTuple):
@@ -99,7 +57,7 @@ class PairMoments(NamedTuple):
     def difference(self) -> Moments:
         """Of the first series minus the second, auction by auction."""
         m2 = np.maximum(self.m2.sum(0) - 2 * self.cross, 0)
-        return Moments(self.n, self.mean[0] - self.mean[1], m2)
+        return Moments.of_sample(self.n, self.mean[0] - self.mean[1], m2)
 
 
 @dataclasses.dataclass(eq=False)
@@ -125,31 +83,33 @@ class CellPairs:
         """Of `x` `(C, M, A)`."""
         num_cells, num_columns, num_auctions = x.shape
         pairs = np.triu_indices(num_cells)
-        n, mean, m2 = np.zeros((3, num_cells, num_columns))
+        n, mean, m2, m3, m4 = np.zeros((5, num_cells, num_columns))
         cross = np.zeros((num_columns, pairs[0].size))
         partial = {}
         for m in range(num_columns):
-            joint = _joint(x[:, m].astype(np.float64))
+            joint, deviation = _joint(x[:, m].astype(np.float64))
             n[:, m], mean[:, m], m2[:, m], _ = map(np.diagonal, joint)
+            m3[:, m], m4[:, m] = higher(deviation, "ca,ca->c")
             cross[m] = joint.cross[pairs]
             if ((n[:, m] > 0) & (n[:, m] < num_auctions)).any():
                 means, m2s = (
                     np.stack([y[pairs], y[pairs[::-1]]]) for y in (joint.mean, joint.m2)
                 )
                 partial[m] = PairMoments(joint.n[pairs], means, m2s, cross[m])
-        return cls(Moments(n.astype(np.int64), mean, m2), cross, partial)
+        cells = Moments.of_sample(n.astype(np.int64), mean, m2, m3, m4)
+        return cls(cells, cross, partial)
 
     def of_measure(self, measure: int) -> PairMoments:
         """Joint moments `(P,)` of one measure in all pairs."""
         if measure in self.partial:
             return self.partial[measure]
         both = np.stack(np.triu_indices(len(self.cells.n)))
-        own = Moments(*(y[both, measure] for y in self.cells))
+        own = self.cells.take((both, measure))
         return _of_both(own, self.cross[measure])
 
     def of_pair(self, cell: int, other: int) -> PairMoments:
         """Joint moments `(M,)` of all measures in two cells."""
-        own = Moments(*(y[[cell, other]] for y in self.cells))
+        own = self.cells.take([cell, other])
         one, two = sorted((cell, other))
         place = one * len(self.cells.n) - one * (one + 1) // 2 + two
         found = _of_both(own, self.cross[:, place])
@@ -168,8 +128,11 @@ def _of_both(cells: Moments, cross: np.ndarray) -> PairMoments:
     return PairMoments(n, mean, m2, cross)
 
 
-def _joint(x: np.ndarray) -> PairMoments:
-    """Of one measure `(C, A)` in every two cells; mean and m2 only of the row's."""
+def _joint(x: np.ndarray) -> tuple[PairMoments, np.ndarray]:
+    """Of one measure `(C, A)` in every two cells; mean and m2 only of the row's.
+
+    And the deviations from the cells' own means, 0 where the measure is missing.
+    """
     finite = np.isfinite(x)
     if x.size and finite.all():
         mean = x.mean(1, keepdims=True)
@@ -177,7 +140,7 @@ def _joint(x: np.ndarray) -> PairMoments:
         cross = deviation @ deviation.T
         own = (x.shape[1], mean, np.diagonal(cross)[:, None])
         n, mean, m2 = (np.broadcast_to(y, cross.shape) for y in own)
-        return PairMoments(n, mean, m2, cross)
+        return PairMoments(n, mean, m2, cross), deviation
     present = finite.astype(np.float64)
     n = present @ present.T
     # Around the cell's own mean, so that the shift to a pair's mean is small.
@@ -187,7 +150,30 @@ def _joint(x: np.ndarray) -> PairMoments:
     shift = deviation @ present.T / np.maximum(n, 1)
     m2 = deviation**2 @ present.T - n * shift**2
     cross = deviation @ deviation.T - n * shift * shift.T
-    return PairMoments(n, np.where(n > 0, centre + shift, 0), m2, cross)
+    joint = PairMoments(n, np.where(n > 0, centre + shift, 0), m2, cross)
+    return joint, deviation
+
+
+class Batches(NamedTuple):
+    """Moments of some measures in consecutive parts of some auctions.
+
+    Attributes:
+      measures: Which, `K` numbers.
+      moments: `(B, C, K)`; some parts of few auctions are empty.
+    """
+
+    measures: Sequence[int]
+    moments: Moments
+
+    @classmethod
+    def of(cls, x: np.ndarray, measures: Sequence[int]) -> "Batches":
+        """Of `x` `(C, M, A)`."""
+        chosen = x[:, list(measures)].astype(np.float64)
+        series = chosen.reshape(-1, x.shape[-1]).T
+        parts = map(Moments.of, np.array_split(series, NUM_BATCHES))
+        shape = (NUM_BATCHES, *chosen.shape[:2])
+        found = (np.reshape(y, shape) for y in zip(*parts, strict=True))
+        return cls(measures, Moments(*found))
 
 
 @dataclasses.dataclass(eq=False)
@@ -204,6 +190,8 @@ class Statistics:
       sketch: Of series ``cell * M + measure``; empty in a running total, which is
         looked at for its moments.
       pairs: Of the cells; None in a running total, and in what was read from a part.
+      batches: Of some measures in consecutive parts of the auctions; None in a running
+        total, and where there is only one part.
     """
 
     num_auctions: int
@@ -214,6 +202,7 @@ class Statistics:
     comparisons: Moments
     sketch: Sketch
     pairs: CellPairs | None = None
+    batches: "Batches | None" = None
 
     @classmethod
     def of(
@@ -222,6 +211,7 @@ class Statistics:
         valid: np.ndarray,
         absent: np.ndarray,
         comparisons: Sequence[Sequence[tuple[int, int]]],
+        batched: Sequence[int] = (),
     ) -> "Statistics":
         """Of the auctions of a chunk.
 
@@ -230,6 +220,7 @@ class Statistics:
           valid: `(C, A)`.
           absent: `(C, M)`, measures that a cell does not have.
           comparisons: Each the pairs of cells whose mean difference is a series.
+          batched: Measures that are also taken statistics of in `NUM_BATCHES` parts.
         """
         _, num_auctions, num_columns = measures.shape
         # Everything but differences goes measure by measure, (C, M, A).
@@ -250,6 +241,7 @@ class Statistics:
             _stack([Moments.of(x) for x in differences], num_columns),
             Sketch.of(by_measure.reshape(-1, num_auctions)),
             pairs,
+            Batches.of(by_measure, batched) if batched else None,
         )
 
     def merge(self, other: "Statistics") -> "Statistics":
@@ -266,7 +258,7 @@ class Statistics:
 
     def totals(self) -> "Statistics":
         """As a running total, which has neither the sketch nor the pairs."""
-        return dataclasses.replace(self, sketch=_NO_SKETCH, pairs=None)
+        return dataclasses.replace(self, sketch=_NO_SKETCH, pairs=None, batches=None)
 
 
 def _mean_difference(
@@ -283,5 +275,5 @@ def _mean_difference(
 def _stack(parts: Sequence[Moments], num_columns: int) -> Moments:
     if not parts:
         nothing = np.zeros((0, num_columns))
-        return Moments(nothing.astype(np.int64), nothing, nothing)
+        return Moments(nothing.astype(np.int64), *[nothing] * 5)
     return Moments(*(np.stack(found) for found in zip(*parts, strict=True)))

@@ -68,6 +68,17 @@ class Sketch:
                 counts.append(found.astype(np.int32))
         return cls._joined(sizes, buckets, counts)
 
+    @property
+    def nonzero(self) -> np.ndarray:
+        """How many numbers of each series are not 0, `(S,)`."""
+        before = np.concatenate([[0], np.cumsum(self.counts)])
+        first, last = self.offsets[:-1], self.offsets[1:]
+        # The bucket of 0 is the first one, if there are zeros.
+        zero = np.append(self.buckets, 1)[first] == 0
+        counts = np.append(self.counts, 0)[first]
+        zeros = np.where(zero & (last > first), counts, 0)
+        return before[last] - before[first] - zeros
+
     @classmethod
     def _joined(
         cls,

@@ -33,6 +33,7 @@ from tokenauction_jax.scenarios.numbers import (
 )
 from tokenauction_jax.scenarios.rules import ValuationName
 from tokenauction_jax.scenarios.settings import Setting
+from tokenauction_jax.studies import contrasts
 from tokenauction_jax.studies.levels import (
     Level,
     label,
@@ -263,6 +264,11 @@ class Outline:
     stop: Stop | None
     levels: Sequence[Mapping[str, str]]
     rule: str
+
+    @functools.cached_property
+    def comparisons(self) -> list[contrasts.Comparison]:
+        """All that paired differences are taken of, in the order of the statistics."""
+        return contrasts.series(self.levels)
 
     def label(self, cell: int) -> str:
         """All levels of a cell in one line."""

@@ -23,7 +23,6 @@ from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.mechanism import Mechanism, Valuation
 from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.statistics import Statistics
-from tokenauction_jax.studies import contrasts
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.plan import Plan, precise_enough
 from tokenauction_jax.studies.session import Progress, Session
@@ -81,9 +80,8 @@ def run(
       StoreError: If a part is damaged or cannot be written.
     """
     outline = study.outline()
-    compared = contrasts.series(outline.levels)
     total = parts.statistics()
-    session = Session(cells, plan, compared, on_progress)
+    session = Session(cells, plan, outline.comparisons, on_progress)
     chunks = range(parts.num_parts(), plan.num_chunks)
     session.show(total, chunks.start)
     stopped = precise_enough(outline, plan, total)

@@ -7,15 +7,35 @@ import numpy as np
 import pandas as pd
 
 from tokenauction_jax import measures
-from tokenauction_jax.statistics import Intervals, Moments, Ranks, Statistics
+from tokenauction_jax.statistics import (
+    Bounds,
+    Intervals,
+    Moments,
+    Ranks,
+    Statistics,
+)
 from tokenauction_jax.studies.contrasts import Comparison, Levels
-from tokenauction_jax.studies.plan import Plan, cell_ends
+from tokenauction_jax.studies.plan import Plan, cell_ends, compared_bounds
 
 if TYPE_CHECKING:
     import xarray
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_STATISTICS = ("mean", "low", "high", "std", "n", "infinite", "nan", "undefined")
+# Of means, in tables.
+_MEANS = (
+    *("mean", "low", "high", "n", "effective", "skewness", "doubtful"),
+    *("exact_low", "exact_high"),
+)
+_SUMMARY = (
+    *("mean", "low", "high", "std", "std_low", "std_high", "skewness", "doubtful"),
+    *("n", "effective", "nonzero", "infinite", "nan", "undefined"),
+    *("exact_low", "exact_high"),
+)
+# Of these, the numbers that are known of every measure.
+_STATISTICS = (
+    *("mean", "low", "high", "std"),
+    *("n", "effective", "nonzero", "infinite", "nan", "undefined"),
+)
 
 
 def measured(plan: Plan) -> np.ndarray:
@@ -28,21 +48,26 @@ def summary(
     plan: Plan, cells: Levels, intervals: Intervals, statistics: Statistics
 ) -> pd.DataFrame:
     """Every measure of every cell: mean, interval, spread, counts, quantiles."""
-    found = statistics.cells
-    low, high = cell_ends(intervals, plan.columns, found)
+    found, sketch = statistics.cells, statistics.sketch
+    std_low, std_high = intervals.of_std(found)
     rows = np.nonzero(measured(plan))
     content = _cells(cells, rows[0]) | _places(plan, *rows)
-    content |= {
-        "mean": np.where(found.n > 0, found.mean, np.nan)[rows],
-        "low": low[rows],
-        "high": high[rows],
-        "std": found.std[rows],
-        "n": found.n[rows],
-        "infinite": statistics.infinite[rows],
-        "nan": statistics.nan[rows],
-        "undefined": statistics.undefined[rows[0]],
+    low, high = cell_ends(intervals, plan, found)
+    numbers = _means(intervals, found, plan.bounds)
+    numbers |= {
+        "low": low,
+        "high": high,
+        "doubtful": numbers["doubtful"] & ~plan.shares,
+        "std": found.std,
+        "std_low": std_low,
+        "std_high": std_high,
+        "nonzero": sketch.nonzero.reshape(found.n.shape),
+        "infinite": statistics.infinite,
+        "nan": statistics.nan,
+        "undefined": np.broadcast_to(statistics.undefined[:, None], found.n.shape),
     }
-    ranks = Ranks(statistics.sketch)
+    content |= {name: numbers[name][rows] for name in _SUMMARY}
+    ranks = Ranks(sketch)
     for level in QUANTILES:
         name = f"q{100 * level:02.0f}"
         ends = intervals.of_quantile(level, ranks)
@@ -71,13 +96,10 @@ def compared(
     if all(len(one.pairs) == 1 for one in comparisons):
         levels = _cells(cells, cell)
         content |= {"cell": levels.pop("cell"), "baseline_cell": base} | levels
-    low, high = intervals.of_mean(moments.mean, moments.std, moments.n)
-    content |= _places(plan, cell, rows[1]) | {
-        "mean": np.where(moments.n > 0, moments.mean, np.nan)[rows],
-        "low": low[rows],
-        "high": high[rows],
-        "n": moments.n[rows],
-    }
+    bounds = compared_bounds(plan.bounds, comparisons)
+    numbers = _means(intervals, moments, bounds)
+    content |= _places(plan, cell, rows[1])
+    content |= {name: numbers[name][rows] for name in _MEANS}
     return pd.DataFrame(content)
 
 
@@ -85,63 +107,59 @@ def difference(
     plan: Plan, intervals: Intervals, pair: tuple[int, int], moments: Moments
 ) -> pd.DataFrame:
     """Every measure that two cells have, from the moments `(M,)` of its difference."""
-    both = measured(plan)[list(pair)].all(0)
-    mean, n = moments.mean[both], moments.n[both]
-    low, high = intervals.of_mean(mean, moments.std[both], n)
-    rows = np.nonzero(both)[0]
-    cells = {"cell": pair[0], "baseline_cell": pair[1]}
-    places = _places(plan, np.full(rows.size, pair[0]), rows)
-    content = {"mean": mean, "low": low, "high": high, "n": n.astype(np.int64)}
-    return pd.DataFrame(cells | places | content)
+    rows = np.nonzero(measured(plan)[list(pair)].all(0))[0]
+    bounds = plan.bounds.take(pair[0]).minus(plan.bounds.take(pair[1]))
+    numbers = _means(intervals, moments, bounds)
+    content: dict[str, Any] = {"cell": pair[0], "baseline_cell": pair[1]}
+    content |= _places(plan, np.full(rows.size, pair[0]), rows)
+    return pd.DataFrame(content | {name: numbers[name][rows] for name in _MEANS})
+
+
+def _means(
+    intervals: Intervals, moments: Moments, bounds: Bounds
+) -> dict[str, np.ndarray]:
+    """What tables say of means: their intervals, and what these rest on."""
+    low, high = intervals.of_moments(moments, bounds)
+    exact_low, exact_high = intervals.of_bounded(moments, bounds)
+    return {
+        "mean": np.where(moments.n > 0, moments.mean, np.nan),
+        "low": low,
+        "high": high,
+        "n": moments.n.astype(np.int64),
+        # What cannot vary is known.
+        "effective": np.where(bounds.constant, moments.n, moments.effective),
+        "skewness": moments.skewness,
+        "doubtful": intervals.doubtful(moments, bounds),
+        "exact_low": exact_low,
+        "exact_high": exact_high,
+    }
 
 
 def variance_ratios(
-    plan: Plan,
-    cells: Levels,
-    intervals: Intervals,
-    payments: Sequence[Moments],
-    num_defined: np.ndarray,
+    plan: Plan, cells: Levels, intervals: Intervals, payments: Sequence[Moments]
 ) -> pd.DataFrame:
-    """Of every agent of every cell, whose number of defined auctions is given."""
+    """Of every agent of every cell, realised payments over conditional ones.
+
+    Args:
+      plan: How the study is cut.
+      cells: Its levels.
+      intervals: How wide they are.
+      payments: Moments `(C, 2 n)` in parts of the auctions.
+    """
     sizes = [len(agents) for agents in plan.agents]
     cell = np.repeat(np.arange(len(cells)), sizes)
     agent = np.concatenate([np.arange(size) for size in sizes])
-    ratio, low, high = jackknife(payments, intervals)[:, cell, agent]
+    both = np.stack([agent, agent + len(plan.payments) // 2])
+    groups = [part.take((cell, both)) for part in payments]
+    ratio, low, high = intervals.of_variance_ratio(groups)
     content = _cells(cells, cell) | {
         "agent": _texts([name for agents in plan.agents for name in agents]),
         "ratio": ratio,
         "low": low,
         "high": high,
-        "n": num_defined[cell],
+        "n": sum(group.n[0] for group in groups),
     }
     return pd.DataFrame(content)
-
-
-def jackknife(chunks: Sequence[Moments], intervals: Intervals) -> np.ndarray:
-    """Ratios of variances and both ends of their intervals `(3, C, n)`.
-
-    Leaves out one chunk at a time, on the log of the ratio.
-
-    Args:
-      chunks: Moments of realised and conditional payments, `(C, 2, n)`.
-      intervals: How wide they are.
-    """
-    total = chunks[0]
-    for chunk in chunks[1:]:
-        total = total.merge(chunk)
-    n = np.stack([chunk.n for chunk in chunks])
-    gaps = np.stack([chunk.mean for chunk in chunks]) - total.mean
-    m2 = np.stack([chunk.m2 for chunk in chunks]) + n * gaps**2
-    left = total.n - n
-    with np.errstate(invalid="ignore", divide="ignore"):
-        without = (total.m2 - m2 - (n * gaps) ** 2 / left) / (left - 1)
-        every = total.m2 / (total.n - 1)
-        ratio = np.log(every[:, 0]) - np.log(every[:, 1])
-        partial = np.log(without[:, :, 0]) - np.log(without[:, :, 1])
-        k = len(chunks)
-        error = np.sqrt((k - 1) / k * ((partial - partial.mean(0)) ** 2).sum(0))
-        half = intervals.critical_value(k) * error
-        return np.exp(np.stack([ratio, ratio - half, ratio + half]))
 
 
 def dataset(

@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from tokenauction_jax.statistics.moments import PairMoments, Statistics
+from tokenauction_jax.statistics import Moments, PairMoments, Statistics
+
+Mergeable = TypeVar("Mergeable", Moments, PairMoments)
 
 
 class Memory:
@@ -39,9 +41,10 @@ class Memory:
         """The statistics of a chunk."""
         return self._parts[chunk]
 
-    def read_pair(self, cell: int, other: int) -> PairMoments:
-        """Joint moments `(M,)` of all measures in two cells, over all chunks."""
-        return merged(x.pairs.of_pair(cell, other) for x in self._parts if x.pairs)
+    def read_difference(self, cell: int, other: int) -> Moments:
+        """Of all measures `(M,)`, one cell minus another, over all chunks."""
+        pairs = (x.pairs.of_pair(cell, other) for x in self._parts if x.pairs)
+        return merged(pair.difference for pair in pairs)
 
     def read_measure(self, measure: int) -> PairMoments:
         """Joint moments `(P,)` of a measure in all pairs of cells, over all chunks."""
@@ -68,6 +71,6 @@ def total(parts: Iterable[Statistics]) -> Statistics | None:
     return found
 
 
-def merged(parts: Iterable[PairMoments]) -> PairMoments:
-    """Joint moments of all chunks together."""
-    return functools.reduce(PairMoments.merge, parts)
+def merged(parts: Iterable[Mergeable]) -> Mergeable:
+    """Moments of all chunks together, which are given in their order."""
+    return functools.reduce(lambda total, part: total.merge(part), parts)

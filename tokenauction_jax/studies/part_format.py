@@ -1,14 +1,16 @@
 """The statistics of a chunk as Parquet tables, and back."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenauction_jax.statistics.moments import (
+from tokenauction_jax.statistics import (
+    NUM_BATCHES,
+    Batches,
     CellPairs,
     Moments,
     PairMoments,
@@ -19,15 +21,19 @@ from tokenauction_jax.statistics.sketch import Sketch
 # More products of pairs than these are written and read measure by measure.
 _PAIRS_AT_ONCE = 2**20
 _MOMENTS = ("n", "mean", "m2")
+_HIGHER = ("m3", "m4")
 _NUMBERS = pa.list_(pa.float64())
 _PART = pa.schema(
     [
         ("kind", pa.string()),
         *((name, pa.int64()) for name in ("series", "measure", "auctions")),
         *((name, pa.int64()) for name in ("undefined", "infinite", "nan", "n")),
-        *((name, pa.float64()) for name in ("mean", "m2")),
+        *((name, pa.float64()) for name in ("mean", "m2", "m3", "m4")),
         ("buckets", pa.list_(pa.uint16())),
         ("counts", pa.list_(pa.int32())),
+        ("batch_n", pa.list_(pa.int64())),
+        ("batch_mean", _NUMBERS),
+        ("batch_m2", _NUMBERS),
     ]
 )
 # Columns of what pairs have of their own: their attribute, and which row of it.
@@ -55,12 +61,14 @@ class Shape(NamedTuple):
       cells: How many there are, `C`.
       measures: `M`.
       comparisons: `P`.
+      batched: Measures that it has in `NUM_BATCHES` parts, too.
     """
 
     auctions: int
     cells: int
     measures: int
     comparisons: int
+    batched: Sequence[int] = ()
 
 
 def to_table(statistics: Statistics) -> pa.Table:
@@ -83,13 +91,49 @@ def to_table(statistics: Statistics) -> pa.Table:
         "undefined": both(undefined, nothing),
         "infinite": both(statistics.infinite, nothing),
         "nan": both(statistics.nan, nothing),
-        "n": both(cells.n, compared.n),
-        "mean": both(cells.mean, compared.mean),
-        "m2": both(cells.m2, compared.m2),
+        **{
+            name: both(getattr(cells, name), getattr(compared, name))
+            for name in (*_MOMENTS, *_HIGHER)
+        },
         "buckets": pa.ListArray.from_arrays(offsets, pa.array(sketch.buckets)),
         "counts": pa.ListArray.from_arrays(offsets, pa.array(sketch.counts)),
+        **_batch_columns(statistics.batches, shape),
     }
     return pa.table(columns, _PART)
+
+
+def _batch_columns(batches: Batches | None, shape: Shape) -> dict[str, pa.Array]:
+    """The moments of the batches of each row, most rows without."""
+    if batches is None:
+        moments = Moments(*[np.zeros((NUM_BATCHES, shape.cells, 0))] * 3)
+        batches = Batches((), moments)
+    lengths = _batch_lengths(shape._replace(batched=batches.measures))
+    # A row has its own ones.
+    of_rows = {name: getattr(batches.moments, name).T for name in _MOMENTS}
+    return {
+        f"batch_{name}": _lists(lengths, x.swapaxes(0, 1))
+        for name, x in of_rows.items()
+    }
+
+
+def _batch_lengths(shape: Shape) -> np.ndarray:
+    """How many batches each row has."""
+    of_cell = np.isin(np.arange(shape.measures), shape.batched) * NUM_BATCHES
+    none = np.zeros(shape.comparisons * shape.measures, np.int64)
+    return np.concatenate([np.tile(of_cell, shape.cells), none])
+
+
+def _read_batches(table: pa.Table, shape: Shape) -> Batches | None:
+    """Those that `_batch_columns` made columns of, None if there are none."""
+    lists = [table[f"batch_{name}"].combine_chunks() for name in _MOMENTS]
+    due = _batch_lengths(shape)
+    if any(not np.array_equal(x.value_lengths().to_numpy(), due) for x in lists):
+        raise ValueError("its batches are not those of its chunk")
+    if not shape.batched:
+        return None
+    size = (shape.cells, len(shape.batched), NUM_BATCHES)
+    found = (x.flatten().to_numpy().reshape(size) for x in lists)
+    return Batches(shape.batched, Moments(*(np.moveaxis(x, -1, 0) for x in found)))
 
 
 def _places(shape: Shape) -> dict[str, np.ndarray]:
@@ -134,7 +178,8 @@ def from_table(table: pa.Table, shape: Shape) -> Statistics:
         return table[name].to_numpy()[chosen].reshape(-1, shape.measures)
 
     def moments(chosen: slice) -> Moments:
-        return Moments(*(numbers(name, chosen) for name in _MOMENTS))
+        names = (*_MOMENTS, *_HIGHER)
+        return Moments.of_sample(*(numbers(name, chosen) for name in names))
 
     buckets = table["buckets"].combine_chunks()
     counts = table["counts"].combine_chunks().flatten().to_numpy()
@@ -149,6 +194,7 @@ def from_table(table: pa.Table, shape: Shape) -> Statistics:
         Sketch(
             offsets, buckets.flatten().to_numpy(), counts.astype(np.int32, copy=False)
         ),
+        batches=_read_batches(table, shape),
     )
 
 
@@ -176,8 +222,8 @@ def _pair_table(pairs: CellPairs, measures: range) -> pa.Table:
     num_cells, chosen = len(pairs.cells.n), slice(measures.start, measures.stop)
     lengths = np.tile(np.arange(num_cells, 0, -1), (len(measures), 1))
     columns: dict[str, Any] = {**_pair_places(measures, num_cells)}
-    for name, values in pairs.cells._asdict().items():
-        columns[name] = values[:, chosen].T.ravel()
+    for name in _MOMENTS:
+        columns[name] = getattr(pairs.cells, name)[:, chosen].T.ravel()
     columns["cross"] = _lists(lengths, pairs.cross[chosen])
     partial = [measure for measure in measures if measure in pairs.partial]
     lengths *= np.isin(measures, partial)[:, None]

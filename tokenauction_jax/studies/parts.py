@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 
 from tokenauction_jax import files
 from tokenauction_jax.files import CHECKSUMS, ExistsError, StoreError
-from tokenauction_jax.statistics.moments import PairMoments, Statistics
-from tokenauction_jax.studies import contrasts, part_format, reading, samples
+from tokenauction_jax.statistics import Moments, PairMoments, Statistics
+from tokenauction_jax.studies import part_format, reading, samples
 from tokenauction_jax.studies.chunk_files import KINDS, ChunkFiles
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.manifest import Manifest
-from tokenauction_jax.studies.memory import merged, total
+from tokenauction_jax.studies.memory import Mergeable, merged, total
 from tokenauction_jax.studies.plan import Plan
 from tokenauction_jax.studies.session import Entry
 
@@ -205,14 +205,16 @@ class Folder:
             "parts", chunk, lambda file: part_format.from_table(file.read(), shape)
         )
 
-    def read_pair(self, cell: int, other: int) -> PairMoments:
-        """Joint moments `(M,)` of all measures in two cells, over all chunks.
+    def read_difference(self, cell: int, other: int) -> Moments:
+        """Of all measures `(M,)`, one cell minus another, over all chunks.
 
         Raises:
           StoreError: If a file is missing, damaged, or of another study or chunk.
         """
         return self._read_pairs(
-            lambda file, shape: part_format.read_pair(file, shape, cell, other)
+            lambda file, shape: (
+                part_format.read_pair(file, shape, cell, other).difference
+            )
         )
 
     def read_measure(self, measure: int) -> PairMoments:
@@ -226,9 +228,9 @@ class Folder:
         )
 
     def _read_pairs(
-        self, decode: Callable[[pq.ParquetFile, part_format.Shape], PairMoments]
-    ) -> PairMoments:
-        def read(chunk: int) -> PairMoments:
+        self, decode: Callable[[pq.ParquetFile, part_format.Shape], Mergeable]
+    ) -> Mergeable:
+        def read(chunk: int) -> Mergeable:
             shape = self._shape(chunk)
             return self._chunks.read("pairs", chunk, lambda file: decode(file, shape))
 
@@ -253,17 +255,14 @@ class Folder:
         tables = [read(chunk) for chunk in chunks if plan.kept_auctions(chunk)]
         return pa.concat_tables(tables) if tables else None
 
-    @functools.cached_property
-    def _num_comparisons(self) -> int:
-        return len(contrasts.series(self.manifest.outline.levels))
-
     def _shape(self, chunk: int) -> part_format.Shape:
         plan = self.manifest.plan
         return part_format.Shape(
             auctions=len(plan.auctions(chunk)),
             cells=len(plan.agents),
             measures=len(plan.columns),
-            comparisons=self._num_comparisons,
+            comparisons=len(self.manifest.outline.comparisons),
+            batched=tuple(plan.batched(chunk)),
         )
 
     def statistics(self) -> Statistics | None:

@@ -1,18 +1,26 @@
 """How a study is cut into blocks and chunks, what it measures, and when it stops."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
 
 from tokenauction_jax import measures
 from tokenauction_jax.scenarios.population import Population
-from tokenauction_jax.statistics import Intervals, sequential
-from tokenauction_jax.statistics.moments import Moments, Statistics
+from tokenauction_jax.statistics import (
+    Bounds,
+    Intervals,
+    Moments,
+    Statistics,
+    sequential,
+)
+from tokenauction_jax.studies import contrasts
 from tokenauction_jax.studies.config import Outline, Study
+from tokenauction_jax.studies.limits import limits_of
 
 # Language models read their prompts once a block, and their caches fill the memory.
 _LANGUAGE_MODEL_BLOCK = 32
@@ -25,6 +33,8 @@ _BLOCK_NUMBERS = 2**19
 _CHUNK_NUMBERS = 2**22
 _CHUNK_PROBABILITIES = 2**33
 _MOST_CHUNKS = 500
+# Have the same mean, and are less rare.
+_CONDITIONAL = {name: f"expected_{name}" for name in ("revenue", "payment", "utility")}
 _Count = Annotated[int, pydantic.Field(gt=0)]
 
 
@@ -40,6 +50,7 @@ class Plan:
       texts: Whether a cell's auctions have texts, cell by cell.
       valuations: Names of all that are measured.
       kept: Auctions of each cell that are kept whole, the first ones.
+      limits: What bounds the measures, cell by cell; empty if nothing is known.
     """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -50,6 +61,7 @@ class Plan:
     texts: Sequence[bool]
     valuations: Sequence[str] = measures.VALUATIONS
     kept: Annotated[int, pydantic.Field(ge=0)] = 0
+    limits: Sequence[measures.Limits] = ()
 
     @property
     def num_chunks(self) -> int:
@@ -76,6 +88,47 @@ class Plan:
         """The measures that the cells have together, in the order of all arrays."""
         most = max(map(len, self.agents))
         return measures.columns(most, any(self.texts), self.valuations)
+
+    def batched(self, chunk: int) -> list[int]:
+        """The measures that a chunk has statistics of in parts: the first one has."""
+        return self.payments if chunk == 0 else []
+
+    @property
+    def payments(self) -> list[int]:
+        """Which measures are realised payments, and then conditional ones."""
+        names = ("payment", "expected_payment")
+        return [
+            place
+            for name in names
+            for place, column in enumerate(self.columns)
+            if column.measure == name
+        ]
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Which measures have intervals of shares, if their number is fixed, `(M,)`."""
+        return np.array([column.measure in measures.SHARES for column in self.columns])
+
+    @property
+    def cell_limits(self) -> Sequence[measures.Limits]:
+        """What bounds the measures, or that nothing is known, cell by cell."""
+        return self.limits or [measures.Limits()] * len(self.agents)
+
+    @functools.cached_property
+    def bounds(self) -> Bounds:
+        """What the measures of the cells lie between, `(C, M)`."""
+        shape = (len(self.agents), len(self.columns))
+        low, high = np.full(shape, -np.inf), np.full(shape, np.inf)
+        constant, origin = np.zeros(shape, bool), np.full(shape, -1)
+        places = {column: place for place, column in enumerate(self.columns)}
+        numbers: dict[Any, int] = {None: -1}
+        for cell, limits in enumerate(self.cell_limits):
+            own = self.columns_of(cell)
+            at = (cell, [places[column] for column in own])
+            low[at], high[at], constant[at], _ = limits.bounds(own)
+            found = map(limits.origin, own)
+            origin[at] = [numbers.setdefault(key, len(numbers)) for key in found]
+        return Bounds(low, high, constant, origin)
 
     def columns_of(self, cell: int) -> list[measures.Column]:
         """The measures that one cell has."""
@@ -106,7 +159,9 @@ def make_plan(
     own = study.own_valuation
     valuations = (*measures.VALUATIONS, *([own.name] if own else []))
     kept = min(study.keep_auctions, study.num_auctions)
-    plan = Plan(block, block, study.num_auctions, names, texts, valuations, kept)
+    limits = limits_of(cells, min(block, study.num_auctions))
+    about = (names, texts, valuations, kept, limits)
+    plan = Plan(block, block, study.num_auctions, *about)
     if blocks_per_chunk is None:
         blocks_per_chunk = math.ceil(plan.num_chunks / _MOST_CHUNKS)
         if not any(texts):
@@ -132,33 +187,60 @@ def precise_enough(study: Outline, plan: Plan, statistics: Statistics | None) ->
     """Whether every cell and paired difference is as narrow as `stop` asks."""
     if study.stop is None or statistics is None:
         return False
-    index = headline(study, plan.columns)
-    wanted, compared = study_intervals(study, plan), statistics.comparisons
-    ends = (
-        cell_ends(wanted, plan.columns, statistics.cells),
-        wanted.of_mean(compared.mean, compared.std, compared.n),
+    index, wanted = [headline(study, plan.columns)], study_intervals(study, plan)
+    of_cells = plan.bounds.take((slice(None), index))
+    for moments, bounds in (
+        (statistics.cells, of_cells),
+        (statistics.comparisons, compared_bounds(of_cells, study.comparisons)),
+    ):
+        chosen = moments.take((slice(None), index))
+        low, high = wanted.of_moments(chosen, bounds)
+        off = np.maximum(high - chosen.mean, chosen.mean - low)
+        if not (off <= study.stop.half_width).all():
+            return False
+    return True
+
+
+def compared_bounds(
+    cells: Bounds, comparisons: Sequence[contrasts.Comparison]
+) -> Bounds:
+    """What paired differences lie between, `(P, M)`, from `(C, M)` of the cells."""
+    if not comparisons:
+        return cells.take(slice(0))
+    one, other = np.concatenate([x.pairs for x in comparisons]).T
+    sizes = np.array([len(x.pairs) for x in comparisons])
+    starts = np.cumsum(sizes) - sizes
+    every = cells.take(one).minus(cells.take(other))
+    return Bounds(
+        np.add.reduceat(every.low, starts) / sizes[:, None],
+        np.add.reduceat(every.high, starts) / sizes[:, None],
+        np.logical_and.reduceat(every.constant, starts),
     )
-    widths = [(high - low)[:, index] for low, high in ends]
-    return all((width / 2 <= study.stop.half_width).all() for width in widths)
 
 
 def cell_ends(
-    intervals: Intervals, columns: Sequence[measures.Column], cells: Moments
+    intervals: Intervals,
+    plan: Plan,
+    cells: Moments,
+    columns: slice | Sequence[int] = slice(None),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends `(C, M)` of the intervals of each cell's measures."""
-    shares = np.array([column.measure in measures.SHARES for column in columns])
-    about = cells.std, cells.n
-    low, high = np.where(
-        shares,
-        intervals.of_share(np.clip(cells.mean, 0, 1), *about),
-        intervals.of_mean(cells.mean, *about),
-    )
-    return low, high
+    """Both ends `(C, M)` of the intervals of each cell's measures, or some of them."""
+    chosen = cells.take((slice(None), columns))
+    low, high = intervals.of_moments(chosen, plan.bounds.take((slice(None), columns)))
+    if intervals.tuned_for:
+        return low, high
+    ends = intervals.of_share(np.clip(chosen.mean, 0, 1), chosen.std, chosen.n)
+    shares = plan.shares[columns]
+    return np.where(shares, ends[0], low), np.where(shares, ends[1], high)
 
 
 def headline(study: Outline, columns: Sequence[measures.Column]) -> int:
-    """Index of the measure that `stop` is about, else of the welfare."""
-    name = study.stop.measure if study.stop else "welfare"
+    """Index of the measure that `stop` is decided by, else of the welfare.
+
+    Of payments, what they are on average given the drawn tokens.
+    """
+    asked = study.stop.measure if study.stop else "welfare"
+    name = _CONDITIONAL.get(asked, asked)
     agent = study.stop.agent if study.stop else 0
     for i, column in enumerate(columns):
         if (

@@ -11,22 +11,31 @@ import pandas as pd
 
 from tokenauction_jax import files, measures, outside
 from tokenauction_jax.files import StoreError
-from tokenauction_jax.statistics import Intervals
-from tokenauction_jax.statistics.moments import Moments, Statistics
+from tokenauction_jax.statistics import (
+    NUM_BATCHES,
+    Intervals,
+    Moments,
+    PairMoments,
+    Statistics,
+)
 from tokenauction_jax.statistics.sketch import Sketch
-from tokenauction_jax.studies import contrasts, frames
+from tokenauction_jax.studies import contrasts, frames, samples
 from tokenauction_jax.studies.config import Outline
 from tokenauction_jax.studies.manifest import Manifest
 from tokenauction_jax.studies.memory import Memory
 from tokenauction_jax.studies.parts import Folder
-from tokenauction_jax.studies.plan import Plan, precise_enough, study_intervals
+from tokenauction_jax.studies.plan import (
+    Plan,
+    headline,
+    precise_enough,
+    study_intervals,
+)
 
 if TYPE_CHECKING:
     import polars
     import xarray
 
 _TABLES = ("summary", "differences", "effects", "variance_ratios")
-_PAYMENTS = ("payment", "expected_payment")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +50,8 @@ class Results:
       plan: How it is cut, and whom it is about.
       statistics: Of all finished chunks.
       manifest: Versions, devices, digest.
-      payments: `K` chunks' moments of realised and conditional payments, `(C, 2, n)`.
+      payments: Moments `(C, 2 n)` of realised payments, then of conditional ones, in
+        parts of the auctions: chunks, and batches of the first one.
       folder: Where it is, on disk or in memory.
     """
 
@@ -71,6 +81,16 @@ class Results:
     def stopped_early(self) -> bool:
         """Whether the study was as precise as wanted before its last auction."""
         return precise_enough(self.study, self.plan, self.statistics)
+
+    @property
+    def missed_precision(self) -> str:
+        """What `stop` asks for, if all auctions ran without reaching it, else empty."""
+        stop = self.study.stop
+        all_ran = self.num_auctions == self.study.num_auctions
+        if stop is None or not all_ran or self.stopped_early:
+            return ""
+        key = self.columns[headline(self.study, self.columns)].key
+        return f"{key} to {stop.half_width:g} in every cell and difference"
 
     @property
     def undefined_cells(self) -> list[int]:
@@ -136,14 +156,15 @@ class Results:
     @functools.cached_property
     def variance_ratios(self) -> pd.DataFrame:
         """Variance of realised over that of conditional payments, by the jackknife."""
-        defined = self.num_auctions - self.statistics.undefined
-        return frames.variance_ratios(*self._about, self.payments, defined)
+        return frames.variance_ratios(*self._about, self.payments)
 
     @functools.cached_property
     def auctions(self) -> pd.DataFrame:
         """The auctions that were kept whole, with texts and all measures."""
         table = self.folder.read_auctions()
-        return pd.DataFrame() if table is None else table.to_pandas()
+        if table is None:
+            return pd.DataFrame(columns=samples.column_names(self.plan))
+        return table.to_pandas()
 
     @property
     def performance(self) -> pd.DataFrame:
@@ -154,13 +175,20 @@ class Results:
     def difference(self, cell: int, other: int) -> pd.DataFrame:
         """Paired differences of any two cells, each with its interval.
 
+        Of cells that are not in `differences` higher moments are not kept: `effective`
+        is NaN, nothing is widened by it, and intervals are `doubtful`.
+
         Args:
           cell: Index of the cell.
           other: Of the one that is subtracted.
         """
-        joint = self.folder.read_pair(cell, other)
-        about = (self.plan, self.intervals, (cell, other))
-        return frames.difference(*about, joint.difference)
+        kept = [comparison.pairs for comparison in self.study.comparisons]
+        if ((cell, other),) in kept:
+            place = kept.index(((cell, other),))
+            moments = self.statistics.comparisons.take(place)
+        else:
+            moments = self.folder.read_difference(cell, other)
+        return frames.difference(self.plan, self.intervals, (cell, other), moments)
 
     def covariance(
         self, measure: str, valuation: str = "", agent: int | None = None
@@ -170,15 +198,39 @@ class Results:
         Raises:
           ValueError: If the study has no such measure.
         """
+        return self._square(self._pairs(measure, valuation, agent)[1].covariance)
+
+    def covariance_interval(
+        self, measure: str, valuation: str = "", agent: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends `(C, C)` of the intervals of `covariance`.
+
+        Raises:
+          ValueError: If the study has no such measure.
+        """
+        place, joint = self._pairs(measure, valuation, agent)
+        effective = self.statistics.cells.effective[:, place]
+        both = effective[np.stack(np.triu_indices(len(self.cells)))]
+        low, high = self.intervals.of_covariance(joint, both)
+        return self._square(low), self._square(high)
+
+    def _pairs(
+        self, measure: str, valuation: str, agent: int | None
+    ) -> tuple[int, PairMoments]:
+        """The number of a measure, and its joint moments in all pairs of cells."""
         column = measures.Column(measure, valuation, agent)
         if column not in self.columns:
             keys = outside.listed(column.key for column in self.columns)
             known = f"there are {keys}"
             raise ValueError(f"no measure {outside.quoted(column.key)}: {known}")
-        joint = self.folder.read_measure(self.columns.index(column))
+        place = self.columns.index(column)
+        return place, self.folder.read_measure(place)
+
+    def _square(self, pairs: np.ndarray) -> np.ndarray:
+        """Numbers of pairs of cells as a symmetric matrix."""
         upper = np.triu_indices(len(self.cells))
         found = np.zeros((len(self.cells), len(self.cells)))
-        found[upper] = found[upper[::-1]] = joint.covariance
+        found[upper] = found[upper[::-1]] = pairs
         return found
 
     def to_pandas(self) -> pd.DataFrame:
@@ -195,7 +247,7 @@ class Results:
         """One variable for each measure.
 
         Dimensions are the factors, then `valuation` and `agent` where a measure has
-        them, then `statistic`: mean, low, high, std, n, infinite, nan and undefined.
+        them, then `statistic`: mean, low, high, std, and what is counted in `summary`.
         """
         others = (name for names in self.plan.agents for name in names)
         agents = list(dict.fromkeys([*self.agent_names, *others]))
@@ -229,7 +281,7 @@ class Results:
     ) -> pd.DataFrame:
         """A table of comparisons, whose moments are from the `first` on."""
         chosen = slice(first, first + len(comparisons))
-        moments = Moments(*(y[chosen] for y in self.statistics.comparisons))
+        moments = self.statistics.comparisons.take(chosen)
         return frames.compared(*self._about, comparisons, moments)
 
 
@@ -254,10 +306,6 @@ def collect(folder: Folder | Memory, manifest: Manifest) -> Results:
       StoreError: If there is none, or one is damaged.
     """
     study, plan = manifest.outline, manifest.plan
-    places = [
-        [i for i, column in enumerate(plan.columns) if column.measure == payment]
-        for payment in _PAYMENTS
-    ]
     total, payments, sketches = None, [], []
     for chunk in range(folder.num_parts()):
         part = folder.read_part(chunk)
@@ -267,7 +315,11 @@ def collect(folder: Folder | Memory, manifest: Manifest) -> Results:
         if sum(sizes[1:]) >= sizes[0]:
             # A merge takes the time and memory of all: let as much wait as is merged.
             sketches = [Sketch.merge(sketches)]
-        payments.append(Moments(*(y[:, places] for y in part.cells)))
+        if part.batches is None:
+            payments.append(part.cells.take((slice(None), plan.payments)))
+        else:
+            of_batches = part.batches.moments
+            payments += [of_batches.take(batch) for batch in range(NUM_BATCHES)]
     if total is None:
         raise StoreError("no chunk of the study is finished yet: resume it")
     total = dataclasses.replace(total, sketch=Sketch.merge(sketches))

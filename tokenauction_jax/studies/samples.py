@@ -90,6 +90,13 @@ def table(
     return pa.table(content)
 
 
+def column_names(plan: Plan) -> list[str]:
+    """What a table of auctions says of each."""
+    # The length is a measure, too.
+    keys = (column.key for column in plan.columns)
+    return list(dict.fromkeys([*_COLUMNS, *keys]))
+
+
 def check(table: pa.Table, plan: Plan, chunk: int) -> None:
     """Raises `ValueError` unless a table has the auctions that a chunk keeps."""
     cells, auctions = len(plan.agents), plan.kept_auctions(chunk)
@@ -97,9 +104,7 @@ def check(table: pa.Table, plan: Plan, chunk: int) -> None:
         "cell": np.repeat(np.arange(cells), len(auctions)),
         "auction": np.tile(auctions, cells),
     }
-    # The length is a measure, too.
-    names = dict.fromkeys([*_COLUMNS, *(column.key for column in plan.columns)])
-    if table.column_names != list(names):
+    if table.column_names != column_names(plan):
         raise ValueError("its columns are not those of the study's measures")
     part_format.check_places(table, places)
 

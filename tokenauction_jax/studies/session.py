@@ -20,7 +20,7 @@ import pydantic
 
 from tokenauction_jax import measures
 from tokenauction_jax.scenarios.population import Population
-from tokenauction_jax.statistics.moments import Statistics
+from tokenauction_jax.statistics import Statistics
 from tokenauction_jax.studies import contrasts, samples
 from tokenauction_jax.studies.plan import Plan
 
@@ -148,7 +148,8 @@ class Session:
             absent = np.ones((shape[0], len(self._columns)), bool)
             for i, places in enumerate(self._places):
                 absent[i, places] = False
-            part = Statistics.of(every, valid, absent, self._pairs)
+            batched = self._plan.batched(chunk)
+            part = Statistics.of(every, valid, absent, self._pairs, batched)
             return part, pa.concat_tables(kept) if kept else None
 
     def summary(self) -> dict[str, Any]:

@@ -96,9 +96,8 @@ class StudyProgress:
         if progress.statistics is None:
             return None
         cells = progress.statistics.cells
-        low, high = cell_ends(self._intervals, self._plan.columns, cells)
-        mean, half = cells.mean, (high - low) / 2
-        return mean[:, self._index], half[:, self._index]
+        low, high = cell_ends(self._intervals, self._plan, cells, [self._index])
+        return cells.mean[:, self._index], (high - low)[:, 0] / 2
 
     def _table(self, progress: Progress) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

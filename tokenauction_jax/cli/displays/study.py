@@ -91,6 +91,24 @@ def show_results(console: Console, results: Results) -> None:
         f"valuation {results.study.valuation}.",
         style="dim",
     )
+    if missed := results.missed_precision:
+        console.print(
+            f"All auctions ran without knowing {missed}, as [stop] asks: what is "
+            "shown with no ± has not varied enough yet.",
+            style="yellow",
+            markup=False,
+        )
+    doubtful = sum(
+        found[cell, measure, valuation, ""]["doubtful"]
+        for cell in labels.cells(results)
+        for measure, valuation in shown
+    )
+    if doubtful:
+        console.print(
+            f"{doubtful:,} of these intervals may be too narrow: the measure is skewed "
+            "or rare (skewness, nonzero and exact_low in tables/summary.csv).",
+            style="yellow",
+        )
 
 
 def show_session(console: Console, folder: Folder) -> None:
