@@ -37,7 +37,7 @@ def failures(*rules, **options):
         ({"realize": 0.99}, {named.DRAWS}),
         ({"favour": 1.01}, {TRUTHFUL, named.ORDER}),
     ],
-    ids=str,
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
 )
 def test_payments_that_are_off_by_one_percent(fault, found):
     payment = faults.Payment(SECOND_PRICE, **fault)
@@ -64,7 +64,7 @@ def test_a_deficit_where_bids_are_far_apart():
         ({"order": 0.99}, PREFERENCES),
         ({"order": 1.01}, PREFERENCES),
     ],
-    ids=str,
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
 )
 def test_aggregations_that_are_off_by_one_percent(fault, found):
     assert failures(faults.Aggregation(**fault), num_instances=256) == found
