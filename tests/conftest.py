@@ -38,6 +38,15 @@ def forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    """For studies: every device would compile for itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        first = jax.local_devices()[:1]
+        patch.setattr(jax, "local_devices", lambda: first)
+        yield
+
+
 # 5 x 100 auctions by default, 5 x 2,000 in the slow sweep.
 SWEEPS = (100, pytest.param(2000, marks=pytest.mark.slow))
 

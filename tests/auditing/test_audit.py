@@ -234,6 +234,12 @@ def test_same_seed_same_findings():
         ({"num_instances": 0}, "num_instances must be"),
         ({"bid_ratio": float("nan")}, "bid_ratio must be from 1 to 1e.50, got nan"),
         ({"vocab_size": 2.5}, "vocab_size must be"),
+        ({"num_instances": 10**30}, "num_instances must be at most 67108864"),
+        ({"num_agents": 65}, "num_agents must be at most 64"),
+        ({"vocab_size": 2**20}, "more than 67108864 probabilities: ask for fewer"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"seed": 2**32}, "seed must be at most"),
+        ({"tolerance": float("nan")}, "tolerance must be from 0 to 1, got nan"),
         ({"valuations": [ta.linear()]}, "valuation must follow Valuation"),
     ],
 )

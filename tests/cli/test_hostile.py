@@ -5,7 +5,6 @@ import json
 import re
 import xml.etree.ElementTree as ET
 
-import jax
 import pytest
 from rich.console import Console
 from tiny_checkpoint import write_checkpoint
@@ -13,19 +12,12 @@ from tiny_checkpoint import write_checkpoint
 from tokenauction_jax.cli.main import main
 from tokenauction_jax.outside import visible
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 # Escape sequences, C1, writing direction, markup, a formula; none in a file's name.
 HOSTILE = "=1+1\x1b[2J\x1b]8;;http://x\x07[/b][red]\x9b31m\u202e\u2066\x7f\t{0}%s</b>&"
 # What Rich itself writes on a terminal.
 OWN = re.compile(r"\x1b\[(\d+(;\d+)*)?m|\x1b\[2K|\x1b\[1A|\x1b\[\?25[lh]|\r")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Every device would compile for itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        first = jax.local_devices()[:1]
-        patch.setattr(jax, "local_devices", lambda: first)
-        yield
 
 
 @pytest.fixture(params=[True, False], ids=["terminal", "no terminal"])

@@ -19,6 +19,8 @@ from tokenauction_jax.cli import main
 from tokenauction_jax.reports.tables import headline
 from tokenauction_jax.studies import launch, manifest, parts, results
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 # A process that is started in the background may have been told to ignore Ctrl-C.
 PROGRAM = """
 import signal
@@ -26,15 +28,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from tokenauction_jax.cli import main
 main()
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Every device would compile for itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        first = jax.local_devices()[:1]
-        patch.setattr(jax, "local_devices", lambda: first)
-        yield
 
 
 def study(*arguments):

@@ -2,7 +2,6 @@
 
 import shutil
 
-import jax
 import pytest
 import tiny_study
 from small_study import AUCTIONS, CHUNKS, TEXT, tables
@@ -10,15 +9,6 @@ from small_study import AUCTIONS, CHUNKS, TEXT, tables
 import tokenauction_jax as ta
 from tokenauction_jax import files
 from tokenauction_jax.studies import plan, results
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    """Every device would compile for itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        first = jax.local_devices()[:1]
-        patch.setattr(jax, "local_devices", lambda: first)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
 """At every bound of a number auctions are defined, and their measures finite."""
 
-import jax
 import pytest
 
 import tokenauction_jax as ta
 from tokenauction_jax.studies.reading import validate_study
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 BASE = {"num_auctions": 32, "num_tokens": 2, "keep_auctions": 0}
 DIRICHLET = {"kind": "dirichlet", "num_agents": 2, "vocab_size": 4}
@@ -43,15 +44,6 @@ EXTREMES = {
     ],
     "seed": [2**32 - 1],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Every device would compile for itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        first = jax.local_devices()[:1]
-        patch.setattr(jax, "local_devices", lambda: first)
-        yield
 
 
 @pytest.mark.parametrize("name", EXTREMES)

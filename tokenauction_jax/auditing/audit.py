@@ -22,6 +22,8 @@ from tokenauction_jax.mechanism import base, stable
 
 # With misreports and other units, all bids stay in the range of bids.
 _LARGEST_RATIO = 1e50
+# Programs have a part for each pair of agents; instances are drawn all at once.
+_MOST_AGENTS, _MOST_PROBABILITIES = 64, 2**26
 
 
 def audit(
@@ -68,15 +70,9 @@ def audit(
       An `Audit`.
 
     Raises:
-      ValueError: If a size is too small or something is not a rule.
+      ValueError: If a number is out of range or something is not a rule.
     """
-    for name, size, least in (
-        ("num_instances", num_instances, 1),
-        ("num_agents", num_agents, 2),
-        ("vocab_size", vocab_size, 2),
-    ):
-        if not isinstance(size, int | np.integer) or size < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {size!r}")
+    _check_sizes(num_instances, num_agents, vocab_size, seed)
     for name, rules, kind in (
         ("aggregation", [aggregation], base.Aggregation),
         ("payment", payments, base.Payment),
@@ -84,10 +80,12 @@ def audit(
     ):
         for rule in rules:
             base.check_rule(name, rule, kind)
-    if not 1 <= bid_ratio <= _LARGEST_RATIO:
-        raise ValueError(
-            f"bid_ratio must be from 1 to {_LARGEST_RATIO:g}, got {bid_ratio!r}"
-        )
+    for name, number, least, most in (
+        ("bid_ratio", bid_ratio, 1, _LARGEST_RATIO),
+        ("tolerance", tolerance, 0, 1),
+    ):
+        if not least <= number <= most:
+            raise ValueError(f"{name} must be from {least} to {most:g}, got {number!r}")
     start = time.perf_counter()
     if sampler is None and aggregation.monotone:
         sampler = stable.stable_sample
@@ -124,3 +122,23 @@ def audit(
         environment=environment() | {"dtype": str(jnp.zeros(()).dtype)},
         findings=tuple(findings),
     )
+
+
+def _check_sizes(
+    num_instances: int, num_agents: int, vocab_size: int, seed: int
+) -> None:
+    for name, size, least, most in (
+        ("num_instances", num_instances, 1, _MOST_PROBABILITIES),
+        ("num_agents", num_agents, 2, _MOST_AGENTS),
+        ("vocab_size", vocab_size, 2, _MOST_PROBABILITIES),
+        ("seed", seed, 0, 2**32 - 1),
+    ):
+        if not isinstance(size, int | np.integer) or size < least:
+            raise ValueError(f"{name} must be an integer >= {least}, got {size!r}")
+        if size > most:
+            raise ValueError(f"{name} must be at most {most}, got {size!r}")
+    if num_instances * num_agents * vocab_size > _MOST_PROBABILITIES:
+        raise ValueError(
+            f"{num_instances} instances of {num_agents} agents and {vocab_size} tokens "
+            f"are more than {_MOST_PROBABILITIES} probabilities: ask for fewer"
+        )
