@@ -1,12 +1,16 @@
 """Simulations under transformations, with rules and pools of other people."""
 
 import dataclasses
+import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import tokenauction_jax as ta
+from tokenauction_jax.agents import filters
 
 LINEAR = ta.Mechanism(ta.linear(), ta.second_price(ta.linear()))
 CLARKE = ta.Mechanism(ta.linear(), ta.clarke(ta.linear()))
@@ -153,3 +157,26 @@ def test_a_pool_is_told_the_tokens_and_the_number_of_the_auction():
     first = (7 + np.arange(4)) % 3
     expected = (first[:, None] + np.arange(6)) % 5
     np.testing.assert_array_equal(rollout.tokens, expected)
+
+
+@pytest.mark.parametrize("kind", ["tabular", "zipf", "filtered"])
+def test_nothing_large_is_a_constant_of_the_program(kind):
+    """XLA takes seconds to compute with constants as large as a vocabulary."""
+    size = 2003
+    pool = {
+        "tabular": lambda: ta.agents.tabular(jnp.full((2, size), -math.log(size))),
+        "zipf": lambda: ta.agents.zipf(2, size, 1.0),
+        "filtered": lambda: ta.agents.dirichlet(
+            *(2, size, 1.0),
+            sampling=filters.sampling(2, temperature=0.7, top_k=50, top_p=0.9),
+        ),
+    }[kind]()
+    rule = ta.linear()
+    mechanism = ta.Mechanism(rule, ta.second_price(rule))
+    program = jax.jit(lambda *numbers: ta.simulate(*numbers, num_tokens=2))
+    arguments = (jax.random.key(0), mechanism, pool, jnp.ones((2, 2)))
+    text = program.lower(*arguments).compile().as_text()
+    constants = re.findall(r"= \w+\[([\d,]+)\]\S* constant\(", text)
+    sizes = [math.prod(map(int, dims.split(","))) for dims in constants]
+    assert sizes
+    assert max(sizes) < 256
