@@ -150,6 +150,53 @@ def myerson(bids, log_probs, agent, rule, valuation, influence=1.0, panels=200):
     return float(own * (mass * (x[-1] - x[:-1])).sum())
 
 
+def sharp_myerson(bids, log_probs, agent, rule, valuation, influence=1.0):
+    """The same where `x` is all but a step: panels are halved until they are resolved.
+
+    `x` rises, so that a panel adds `s_low dx` to `s_high dx`: it is done once these
+    differ by less than 1e-9 of all, or once halves add up to the whole panel to 1e-10.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    own, log_probs = LD(np.asarray(bids)[agent]), np.asarray(log_probs, LD)
+
+    def x(log_share):
+        path = np.tile(np.array(bids, LD), (*log_share.shape, 1))
+        path[..., agent] = own * np.exp(log_share)
+        return value(path, log_probs, agent, rule, valuation, influence)
+
+    def measured(left, right):
+        at = left[:, None] + (right - left)[:, None] * (nodes + 1) / 2
+        at = np.concatenate([at, left[:, None], right[:, None]], axis=1)
+        found = x(at)
+        low, high = found[:, -2:].T
+        mass = weights / 2 * (right - left)[:, None] * np.exp(at[:, :-2])
+        rise = np.exp(right) * (high - low)
+        return rise - (mass * (found[:, :-2] - low[:, None])).sum(1), high - low
+
+    edges = np.linspace(LD(-60) / min(influence, 1), 0, 400)
+    left, right, total = edges[:-1], edges[1:], LD(0)
+    area, rise = measured(left, right)
+    size = (np.exp(left) * rise).sum()
+    while left.size:
+        middle = (left + right) / 2
+        lefts, rights = np.concatenate([left, middle]), np.concatenate([middle, right])
+        areas, rises = measured(lefts, rights)
+        size = max(size, total + (np.exp(lefts) * rises).sum())
+        halves = areas[: left.size] + areas[left.size :]
+        bound = (np.exp(right) - np.exp(left)) * rise
+        done = (np.abs(halves - area) <= 1e-10 * size) & (bound <= 1e-2 * size)
+        done |= (bound <= 1e-9 * size) | (right - left < 1e-16)
+        total += np.where(done, halves, 0).sum()
+        again = np.tile(~done, 2)
+        left, right, area, rise = (
+            lefts[again],
+            rights[again],
+            areas[again],
+            rises[again],
+        )
+    return float(own * total)
+
+
 def derivative(function, at, step, *, one_sided=False):
     """Richardson extrapolation of difference quotients; `one_sided` looks upwards."""
     at, step = LD(at), LD(step)
