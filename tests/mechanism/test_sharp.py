@@ -18,9 +18,6 @@ SCALES = {30: 2e-5, 300: 5e-5, 1000: 2e-4, 3000: 2e-3}
 # The rule, and its name and influence in the reference.
 RULES = {
     "log_linear": (ta.log_linear(), "log_linear", 1.0),
-    "log_linear(0.1)": (ta.log_linear(0.1), "log_linear", 0.1),
-    "log_linear(100)": (ta.log_linear(100), "log_linear", 100.0),
-    "power_mean(-1)": (ta.power_mean(-1), -1.0, 1.0),
     "power_mean(0.5)": (ta.power_mean(0.5), 0.5, 1.0),
 }
 PAIRS = [
