@@ -82,6 +82,15 @@ def as_number(name: str, value: ArrayLike) -> Number:
         raise ValueError(wrong) from None
 
 
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """A whole number, or `ValueError` if it is none or out of its bounds."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if whole and least <= value and (most is None or value <= most):
+        return int(value)
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ValueError(f"{name} must be an integer {bounds}, got {value!r}")
+
+
 def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
     """Raises `ValueError` unless `value` has `shape`, where None matches any size."""
     try:

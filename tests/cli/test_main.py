@@ -309,7 +309,7 @@ def test_audit_of_a_rule_of_ones_own(capsys, rules, tmp_path):
         (["linear", "--payment", "first_price"], "is not a payment"),
         (["log_linear", "--payment", "second_price"], "needs a monotone aggregation"),
         (["linear", "--influence", "-1"], "influence: input should be greater"),
-        (["linear", "--num-agents", "1"], "num_agents must be an integer >= 2"),
+        (["linear", "--num-agents", "1"], "num_agents must be an integer from 2 to 64"),
         (["linear", "--bid-ratio", "0.5"], "bid_ratio must be from 1 to 1e.50"),
         (["RULES:number"], r"is not an Aggregation \(log_prob, monotone"),
         (["RULES:missing"], "AttributeError"),
@@ -357,7 +357,7 @@ def test_train_and_bid_with_the_result(capsys, scenario, model, pairs, tmp_path)
 @pytest.mark.parametrize(
     ("change_arguments", "message"),
     [
-        (["--batch-size", "0"], "batch_size must be an integer >= 1"),
+        (["--batch-size", "0"], "batch_size must be an integer of at least 1"),
         (["--max-length", "4"], "line 1: a prompt of 4 and a completion of 6 tokens"),
         (["--heldout", "none.jsonl"], "cannot read none.jsonl"),
         (["--lora-rank", "0"], "rank is 0: give at least 1"),

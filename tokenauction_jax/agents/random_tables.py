@@ -156,10 +156,8 @@ def _agent_keys(key: jax.Array, num_agents: int) -> jax.Array:
 
 
 def _sizes(num_agents: int, vocab_size: int) -> tuple[int, int]:
-    for name, size in (("num_agents", num_agents), ("vocab_size", vocab_size)):
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
-    return num_agents, vocab_size
+    check = records.check_integer
+    return check("num_agents", num_agents, 1), check("vocab_size", vocab_size, 1)
 
 
 def _positive(name: str, value: ArrayLike, or_zero: bool = False) -> jax.Array:

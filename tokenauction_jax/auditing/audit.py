@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
-import numpy as np
 
 from tokenauction_jax import records
 from tokenauction_jax.auditing.hunt import Hunt
@@ -133,10 +132,7 @@ def _check_sizes(
         ("vocab_size", vocab_size, 2, _MOST_PROBABILITIES),
         ("seed", seed, 0, 2**32 - 1),
     ):
-        if not isinstance(size, int | np.integer) or size < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {size!r}")
-        if size > most:
-            raise ValueError(f"{name} must be at most {most}, got {size!r}")
+        records.check_integer(name, size, least, most)
     if num_instances * num_agents * vocab_size > _MOST_PROBABILITIES:
         raise ValueError(
             f"{num_instances} instances of {num_agents} agents and {vocab_size} tokens "

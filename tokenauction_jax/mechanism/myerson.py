@@ -205,11 +205,13 @@ def _measure(
 
     (share, x), (density, slope) = jax.vmap(at)(left + width * (nodes + 1) / 2)
     weights *= width / 2
-    x = jnp.where(jnp.isinf(x), 0, x)  # The auction is undefined, if it matters.
+    # Of infinite values slopes are all there is; where they matter it is undefined.
+    finite = jnp.isfinite(x).all()
+    x = jnp.where(finite, x, 0)
     terms, rise = share * slope, x[-1] - x[0]
     missed = jnp.abs(rise - (weights * slope).sum())
     noise = _NOISE * jnp.finfo(x.dtype).eps * (1 + jnp.abs(x).max())
-    step = missed > jnp.maximum(noise, _MISSED * jnp.abs(rise))
+    step = finite & (missed > jnp.maximum(noise, _MISSED * jnp.abs(rise)))
     by_parts = share[-1] * rise - (weights * density * (x - x[0])).sum()
     error = jnp.abs((roughness * terms[None]).sum(axis=-1)).sum() * width
     error += jnp.where(step, missed * (share[-1] - share[0]), 0)

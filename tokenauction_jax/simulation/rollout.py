@@ -102,9 +102,9 @@ def simulate(
         raise ValueError("key must be a typed PRNG key, as jax.random.key(0) makes")
     if not isinstance(mechanism, Mechanism):
         raise ValueError(f"mechanism must be a Mechanism, got {mechanism!r}")
-    num_tokens = _check_size("num_tokens", num_tokens)
+    num_tokens = records.check_integer("num_tokens", num_tokens, 1)
     if num_auctions is not None:
-        num_auctions = _check_size("num_auctions", num_auctions)
+        num_auctions = records.check_integer("num_auctions", num_auctions, 1)
     bids = _check_bids(bids, pool.num_agents, num_auctions)
     observers = tuple(map(_as_pytree, (observe, accumulate)))
     number = records.auction_numbers(first_auction, bids.shape[0])[0]
@@ -204,14 +204,6 @@ def _as_pytree(observer: Observer | None) -> Observer | None:
 def _keep(active: jax.Array, x: jax.Array) -> jax.Array:
     """`x` `(A, ...)` where its auction is active, else 0."""
     return jnp.where(active.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
-
-
-def _check_size(name: str, size: int) -> int:
-    """A static size of at least 1."""
-    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    if not whole or size < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
-    return int(size)
 
 
 def _check_rows(name: str, tree: Any, num_auctions: int) -> None:

@@ -267,7 +267,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+            ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
             ({"num_steps": 0}, "num_steps must be"),
             ({"learning_rate": -1.0}, "learning_rate is out of range"),
             ({"lora_rank": 0}, "rank is 0"),

@@ -17,6 +17,7 @@ import numpy as np
 
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.outside import OutsideError, quoted
+from tokenauction_jax.records import check_integer
 
 # Lengths that batches are padded to: few, since each is compiled.
 _LENGTHS = np.array([16, 24, 32, 48, 64, 80, 96, 128, 192, 256])
@@ -200,8 +201,7 @@ def plan_batches(examples: Sequence[Example], batch_size: int, seed: int) -> Pla
     """
     if not examples:
         raise DataError("there are no examples to train on")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be an integer >= 1, got {batch_size}")
+    check_integer("batch_size", batch_size, 1)
     lengths = np.array([len(example.tokens) for example in examples])
     padded = np.array([_padded(length) for length in lengths])
     groups = tuple(

@@ -27,14 +27,14 @@ from tokenauction_jax.agents.finetune.examples import (
 )
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.outside import OutsideError
+from tokenauction_jax.records import check_integer
+
+MOST_STEPS = 2**31 - 1
+MOST_SEED = 2**32 - 1
 
 
 class TrainingError(OutsideError):
     """A run that cannot begin, go on or be written, with what to change."""
-
-
-MOST_STEPS = 2**31 - 1
-MOST_SEED = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +76,6 @@ class Training:
             value = getattr(self, name)
             if not low < value <= high or not math.isfinite(value):
                 raise ValueError(f"{name} is out of range: {value!r}")
-
-
-def check_integer(name: str, value: Any, least: int, most: int) -> None:
-    """Raises `ValueError` unless a number is an integer within its bounds."""
-    if not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(
-            f"{name} must be an integer from {least} to {most}, got {value!r}"
-        )
 
 
 class TrainState(NamedTuple):

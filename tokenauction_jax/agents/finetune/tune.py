@@ -27,10 +27,10 @@ from tokenauction_jax.agents.finetune.trainer import (
     Progress,
     Training,
     TrainingError,
-    check_integer,
     train,
 )
 from tokenauction_jax.agents.models import lora
+from tokenauction_jax.records import check_integer
 
 # Longer examples need much memory, so they are allowed only on request.
 _LONGEST = 512
