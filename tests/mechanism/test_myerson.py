@@ -4,6 +4,7 @@ The contract table runs two of the pairs through its checks: compiled or not, ov
 batches, one trace, scales.
 """
 
+import faults
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -355,6 +356,22 @@ def test_no_misreport_beats_the_truth(name):
         gains = worth * definitions.value(bids, log_probs, *args).astype(float)
         pays = [expected(payment, row, log_probs)[agent] for row in bids]
         assert (gains - np.array(pays, float)).argmax() == 15
+
+
+@pytest.mark.parametrize("influence", [0.3, 0.7])
+def test_slopes_that_are_no_numbers_are_not_needed(influence):
+    """A user's power of a rival's bid of 0 has an infinite derivative."""
+    user, rule = faults.Power(influence), ta.linear(influence)
+    pairs = [
+        (ta.second_price(user), ta.second_price(rule)),
+        (ta.myerson(user, ta.forward_kl()), ta.myerson(rule, ta.forward_kl())),
+    ]
+    for agent, bids, log_probs in auctions(7, 4):
+        bids = np.where(np.arange(bids.size) == (agent + 1) % bids.size, 0, bids)
+        for found, wanted in pairs:
+            wanted = np.asarray(wanted.expected(bids, log_probs))
+            found = expected(found, bids, log_probs)
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6 * bids.max())
 
 
 def test_wrong_arguments():

@@ -39,6 +39,23 @@ def test_a_monotone_rule_of_a_user_passes():
     testing.check_stable_sampler(ta.stable_sample, rule)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("influence", [0.7, 1.0, 2.0])
+def test_a_payment_is_not_blamed_for_derivatives_of_its_aggregation(influence):
+    """A power at a bid of 0 and a logarithm of 0 have none."""
+    rule = faults.Power(influence)
+    rejection("the gradient of", testing.check_aggregation, rule)
+    testing.check_second_price(ta.second_price(rule), rule)
+
+
+def test_gradients_that_are_no_numbers_are_rejected():
+    def change(bids):
+        return bids + jnp.sqrt(bids - bids)
+
+    match = "the gradient of expected in bids is infinite or NaN in 64 of 64"
+    rejection(match, testing.check_payment, impostors.Charged(change), LINEAR)
+
+
 def test_a_lottery_is_a_payment():
     testing.check_payment(impostors.Lottery(1.0, 1.0, 1.0), LINEAR)
 

@@ -194,7 +194,8 @@ def _measure(
     """``integral s / b dx`` over a panel, and what may be wrong with it.
 
     By the slopes of ``x``, which do not cancel; or, where these miss some of its rise,
-    as over a step, by parts: that is never more than all of ``x`` rising at one end.
+    as over a step, or are no numbers, as beside a rival's bid of 0 whose power has no
+    derivative, by parts: that is never more than all of ``x`` rising at one end.
     """
     nodes, weights, roughness = (
         jnp.asarray(x, left.dtype) for x in (_NODES, _WEIGHTS, _ROUGHNESS)
@@ -208,10 +209,13 @@ def _measure(
     # Of infinite values slopes are all there is; where they matter it is undefined.
     finite = jnp.isfinite(x).all()
     x = jnp.where(finite, x, 0)
+    smooth = jnp.isfinite(slope).all()
+    slope = jnp.where(finite & ~smooth, 0, slope)
     terms, rise = share * slope, x[-1] - x[0]
     missed = jnp.abs(rise - (weights * slope).sum())
     noise = _NOISE * jnp.finfo(x.dtype).eps * (1 + jnp.abs(x).max())
-    step = finite & (missed > jnp.maximum(noise, _MISSED * jnp.abs(rise)))
+    missed_some = missed > jnp.maximum(noise, _MISSED * jnp.abs(rise))
+    step = finite & (missed_some | ~smooth)
     by_parts = share[-1] * rise - (weights * density * (x - x[0])).sum()
     error = jnp.abs((roughness * terms[None]).sum(axis=-1)).sum() * width
     error += jnp.where(step, missed * (share[-1] - share[0]), 0)

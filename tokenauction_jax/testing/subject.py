@@ -108,8 +108,11 @@ class Subject(Generic[Rule]):
             what = f"{method} compiled under vmap, not as it is,"
             self.agree(what, x[[ZEROS]], np.asarray(y)[None], case, size)
 
-    def check_gradients(self, *names: str) -> None:
-        """Gradients of answers, where finite, in all real numbers are finite."""
+    def check_gradients(self, *names: str, where: Any = True) -> None:
+        """Gradients of answers, where finite, in all real numbers are finite.
+
+        Of the auctions `where` `(A,)`, or all.
+        """
         auctions = self.auctions
         real = {name: x for name, x in auctions.items() if x.dtype == np.float32}
         for name in names:
@@ -125,7 +128,7 @@ class Subject(Generic[Rule]):
                 slopes = jax.device_get(slopes(real, self.rule, auctions))
             for argument, slope in slopes.items():
                 what = f"the gradient of {name} in {argument} is infinite or NaN"
-                self.forbid(what, ~np.isfinite(slope), auctions)
+                self.forbid(what, (~np.isfinite(slope).T & where).T, auctions)
 
     def agree(
         self,
