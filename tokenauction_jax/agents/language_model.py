@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ class LanguageModelPool:
     sampling: Sampling
     vocab_size: int = records.static_field()
     end_tokens: tuple[int, ...] = records.static_field()
+    deterministic: ClassVar[bool] = True
 
     @property
     def num_agents(self) -> int:

@@ -54,3 +54,16 @@ class AgentPool(Protocol):
         tokens are 0 and the answer is not used, but must not fail.
         """
         ...
+
+
+@runtime_checkable
+class SupportsCertainty(Protocol):
+    """A pool that says whether it answers a text the same in every auction.
+
+    For the first token of deterministic agents nothing has to be sampled.
+    """
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the answers depend on the text alone, and not on a key."""
+        ...

@@ -1,5 +1,7 @@
 """Agents given by tables: fixed distributions or Markov chains."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ class TabularPool:
     log_probs: jax.Array
     start: int = records.static_field()
     end_token: int | None = records.static_field()
+    deterministic: ClassVar[bool] = True
 
     @property
     def num_agents(self) -> int:

@@ -46,7 +46,9 @@ def welfare(
     """
     values, log_probs = base.check_auction(values, log_probs)
     value = jax.vmap(valuation.value, (None, 0))(jnp.asarray(log_q), log_probs)
-    return (values * jnp.where(values > 0, value, 0)).sum()
+    # Of finite values also one of amount 0 keeps its derivative.
+    counted = (values > 0) | jnp.isfinite(value)
+    return (values * jnp.where(counted, value, 0)).sum()
 
 
 def optimal_welfare(

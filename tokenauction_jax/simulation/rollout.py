@@ -105,7 +105,7 @@ def simulate(
     num_tokens = records.check_integer("num_tokens", num_tokens, 1)
     if num_auctions is not None:
         num_auctions = records.check_integer("num_auctions", num_auctions, 1)
-    bids = _check_bids(bids, pool.num_agents, num_auctions)
+    bids = check_bids(bids, pool.num_agents, num_auctions)
     observers = tuple(map(_as_pytree, (observe, accumulate)))
     number = records.auction_numbers(first_auction, bids.shape[0])[0]
     _check_rows("observe_args", observe_args, bids.shape[0])
@@ -216,10 +216,8 @@ def _check_rows(name: str, tree: Any, num_auctions: int) -> None:
             )
 
 
-def _check_bids(
-    bids: ArrayLike, num_agents: int, num_auctions: int | None
-) -> jax.Array:
-    """Bids as `(A, n)`."""
+def check_bids(bids: ArrayLike, num_agents: int, num_auctions: int | None) -> jax.Array:
+    """Bids `(n,)` or `(A, n)` of a simulation as `(A, n)`."""
     bids = jnp.asarray(bids)
     bids = bids.astype(jnp.promote_types(bids.dtype, jnp.float32))
     if bids.ndim not in (1, 2) or bids.shape[-1] != num_agents:

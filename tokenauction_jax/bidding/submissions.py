@@ -1,0 +1,77 @@
+"""What agents submit in the place of what they prefer."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from tokenauction_jax import records
+from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
+from tokenauction_jax.mechanism import distributions
+
+
+@records.record
+class TemperedPool:
+    """See `tempered`."""
+
+    pool: AgentPool
+    temperature: jax.Array
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents, ``n``."""
+        return self.pool.num_agents
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, ``V``."""
+        return self.pool.vocab_size
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends a text, None if texts only end at their cap."""
+        return self.pool.end_token
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the pool is."""
+        return isinstance(self.pool, SupportsCertainty) and self.pool.deterministic
+
+    def init(self, num_auctions: int, **options: Any) -> Any:
+        """The state of the pool."""
+        return self.pool.init(num_auctions, **options)
+
+    def step(self, state: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
+        """The answers of the pool, sharpened or flattened."""
+        state, log_probs = self.pool.step(state, tokens)
+        return state, distributions.normalize(log_probs / self.temperature[:, None])
+
+
+def tempered(pool: AgentPool, temperature: ArrayLike) -> TemperedPool:
+    """Agents that submit ``p_i^(1 / temperature_i)``, normalised.
+
+    Below a temperature of 1 they exaggerate, above it they hedge. `expected` is
+    differentiable in it: for filters that keep the same tokens, as top-k does, it is
+    the temperature of a language model.
+
+    Args:
+      pool: The agents.
+      temperature: One for all agents, or `(n,)`; positive.
+
+    Raises:
+      ValueError: If there is not one a agent, or one is not positive and finite.
+    """
+    temperature = jnp.asarray(temperature)
+    temperature = temperature.astype(jnp.promote_types(temperature.dtype, jnp.float32))
+    if temperature.shape not in ((), (pool.num_agents,)):
+        raise ValueError(
+            f"temperature has shape {temperature.shape}, expected one number or "
+            f"({pool.num_agents},), one an agent"
+        )
+    if records.is_concrete(temperature):
+        found = np.asarray(temperature)
+        if not ((found > 0) & np.isfinite(found)).all():
+            raise ValueError(f"temperature must be positive and finite, got {found}")
+    return TemperedPool(pool, jnp.broadcast_to(temperature, (pool.num_agents,)))
