@@ -91,6 +91,18 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
     raise ValueError(f"{name} must be an integer {bounds}, got {value!r}")
 
 
+def check_agent(name: str, value: ArrayLike, num_agents: int | None = None) -> Any:
+    """The number of an agent, which may be traced, or `ValueError` if it is none."""
+    if isinstance(value, jax.Array) and not is_concrete(value):
+        if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise ValueError(f"{name} must be an integer, got {value!r}")
+        return value
+    most = None if num_agents is None else num_agents - 1
+    number = np.asarray(value)
+    plain = number.item() if number.ndim == 0 else value
+    return check_integer(name, plain, 0, most)
+
+
 def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
     """Raises `ValueError` unless `value` has `shape`, where None matches any size."""
     try:

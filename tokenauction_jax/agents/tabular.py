@@ -73,8 +73,7 @@ def tabular(
     >>> pool.num_agents, pool.vocab_size
     (2, 2)
     """
-    log_probs = jnp.asarray(log_probs)
-    log_probs = log_probs.astype(jnp.promote_types(log_probs.dtype, jnp.float32))
+    log_probs = base.as_float(log_probs)
     shape = log_probs.shape
     if len(shape) not in (2, 3) or 0 in shape or shape[-1] != shape[1]:
         raise ValueError(f"log_probs has shape {shape}, expected (n, V) or (n, V, V)")

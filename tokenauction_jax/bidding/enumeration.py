@@ -13,7 +13,7 @@ from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.agents.tabular import TabularPool
 from tokenauction_jax.bidding.gradients import check_values
-from tokenauction_jax.bidding.objectives import Objective
+from tokenauction_jax.bidding.objectives import Objective, has_reward
 from tokenauction_jax.bidding.texts import Numbers, token_worth
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import Mechanism
@@ -86,20 +86,19 @@ def _exact(
     values: jax.Array,
     num_tokens: int,
 ) -> jax.Array:
+    rewards = has_reward(objective, num_tokens)
+    if rewards and num_tokens * pool.vocab_size**num_tokens > _MOST_LISTED:
+        raise ValueError(
+            f"num_tokens is {num_tokens}: the {pool.vocab_size}**{num_tokens} texts of "
+            "a reward do not fit; sample them with expected"
+        )
+
     def one(bids: jax.Array, values: jax.Array) -> jax.Array:
         contexts = _contexts(mechanism, pool, bids, objective, values)
-        listed = num_tokens * pool.vocab_size**num_tokens
-        texts = jax.ShapeDtypeStruct((1, num_tokens), jnp.int32)
-        mask = jax.ShapeDtypeStruct((1, num_tokens), bool)
         total = _sum_tokens(pool, contexts, num_tokens)
-        if jax.eval_shape(objective.per_text, texts, mask) is None:
-            return total
-        if listed > _MOST_LISTED:
-            raise ValueError(
-                f"num_tokens is {num_tokens}: the {pool.vocab_size}**{num_tokens} "
-                "texts of a reward do not fit; sample them with expected"
-            )
-        return total + _sum_rewards(pool, contexts, objective, num_tokens)
+        if rewards:
+            total += _sum_rewards(pool, contexts, objective, num_tokens)
+        return total
 
     return jax.vmap(one)(bids, values).mean()
 
@@ -177,7 +176,7 @@ def _sum_rewards(
     start = jnp.full(size**num_tokens, pool.start if q.shape[0] > 1 else 0)
     carry = (start, jnp.ones(start.shape, bool), jnp.ones(start.shape, q.dtype))
     (_, _, probability), mask = lax.scan(step, carry, tokens)
-    reward = objective.per_text(jnp.where(mask, tokens, 0).T, mask.T)
+    reward = jnp.asarray(objective.per_text(jnp.where(mask, tokens, 0).T, mask.T))
     finite = jnp.isfinite(reward)
     lost = jnp.where(~finite & (probability > 0), reward, 0)
     return (probability * jnp.where(finite, reward, 0) + lost).sum()

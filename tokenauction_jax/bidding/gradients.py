@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
 from tokenauction_jax.bidding import differences
-from tokenauction_jax.bidding.objectives import Objective
+from tokenauction_jax.bidding.objectives import Objective, has_reward
 from tokenauction_jax.bidding.submissions import TemperedPool
 from tokenauction_jax.bidding.texts import Numbers, Texts, sample_texts
 from tokenauction_jax.mechanism import base
@@ -155,13 +155,11 @@ def value_and_grad(
         *(key, mechanism, pool, bids, objective, values),
         *(num_tokens, num_auctions, first_auction),
     )
-    varies = jax.tree.map(lambda _: False, problem.numbers)
-    varies = tuple(jax.tree.leaves(dataclasses.replace(varies, bids=True)))
-    texts, (slopes,) = _slopes(problem, gradient, varies)
+    texts, (found,) = slopes(problem, gradient, of_bids(problem))
     _check_rewards((~jnp.isfinite(texts.reward)).sum())
     totals = texts.totals()
     value, value_error = mean_and_error(totals, problem.certain)
-    mean, error = mean_and_error(slopes, problem.certain)
+    mean, error = mean_and_error(found, problem.certain)
     return ValueAndGradient(
         value=value,
         value_error=value_error,
@@ -189,9 +187,14 @@ class Problem:
             *(self.num_tokens, self.first_auction, varies),
         )
 
-    def totals(self, numbers: Numbers) -> jax.Array:
-        """Worth `(A,)` of the texts with other numbers."""
-        return dataclasses.replace(self, numbers=numbers).texts().totals()
+    def with_numbers(self, **changes: Any) -> "Problem":
+        """The same with some numbers changed."""
+        changed = dataclasses.replace(self.numbers, **changes)
+        return dataclasses.replace(self, numbers=changed)
+
+    def totals(self) -> jax.Array:
+        """Worth `(A,)` of the texts."""
+        return self.texts().totals()
 
     @property
     def certain(self) -> bool:
@@ -200,25 +203,34 @@ class Problem:
 
 
 @functools.partial(jax.jit, static_argnames=("gradient", "varies"))
-def _slopes(
+def slopes(
     problem: Problem, gradient: str, varies: Varies
 ) -> tuple[Texts, list[jax.Array]]:
     """Texts, and the derivative of each of them `(A, ...)` in the leaves that vary."""
     if gradient == "differences":
-        found = differences.by_auction(problem.totals, problem.numbers, varies)
+        found = differences.by_auction(
+            lambda numbers: dataclasses.replace(problem, numbers=numbers).totals(),
+            *(problem.numbers, varies),
+        )
         return problem.texts(), found
     texts = problem.texts(varies)
-    slopes = [slope.sum(axis=1) for slope in texts.worth_slopes]
-    slopes = [
+    found = [slope.sum(axis=1) for slope in texts.worth_slopes]
+    found = [
         slope if of_reward is None else slope + of_reward
-        for slope, of_reward in zip(slopes, texts.reward_slopes, strict=True)
+        for slope, of_reward in zip(found, texts.reward_slopes, strict=True)
     ]
-    if gradient == "myopic":
-        return texts, slopes
-    weights = _later_worth(texts)
-    weigh = jax.vmap(lambda weight, score: jnp.tensordot(weight, score, 1))
-    later = [weigh(weights, score) for score in texts.score]
-    return texts, jax.tree.map(jnp.add, slopes, later)
+    if gradient == "score_function":
+        weights = _later_worth(texts)
+        weigh = jax.vmap(lambda weight, score: jnp.tensordot(weight, score, 1))
+        later = [weigh(weights, score) for score in texts.score]
+        found = jax.tree.map(jnp.add, found, later)
+    return texts, found
+
+
+def of_bids(problem: Problem) -> Varies:
+    """Only the bids vary."""
+    nothing = jax.tree.map(lambda _: False, problem.numbers)
+    return tuple(jax.tree.leaves(dataclasses.replace(nothing, bids=True)))
 
 
 def _later_worth(texts: Texts) -> jax.Array:
@@ -251,8 +263,8 @@ def _expected(problem: Problem, gradient: str) -> tuple[jax.Array, jax.Array]:
                 "exact differentiates tables"
             )
         flags = tuple(jax.tree.leaves(varies.numbers))
-        texts, slopes = _slopes(plain, gradient, flags)
-        return _summarize(texts), _mean_slopes(plain.numbers, flags, slopes)
+        texts, found = slopes(plain, gradient, flags)
+        return _summarize(texts), _mean_slopes(plain.numbers, flags, found)
 
     def backward(slopes: Numbers, cotangents: Any) -> tuple[Any]:
         cotangent, _ = cotangents
@@ -310,21 +322,8 @@ def mean_and_error(x: jax.Array, certain: bool) -> tuple[jax.Array, jax.Array]:
 
 def is_certain(pool: AgentPool, objective: Objective, num_tokens: int) -> bool:
     """Whether all auctions with the same bids are worth the same, whatever is drawn."""
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    mask = jax.ShapeDtypeStruct((1, 1), bool)
-    if num_tokens > 1 or not isinstance(pool, SupportsCertainty):
-        return False
-    return (
-        pool.deterministic and jax.eval_shape(objective.per_text, token, mask) is None
-    )
-
-
-def _check_rewards(unfit: jax.Array) -> None:
-    if records.is_concrete(unfit) and int(unfit):
-        raise ValueError(
-            f"reward is infinite or NaN for {unfit} texts: it must answer finite money "
-            "for every text, also for one that ends at once"
-        )
+    certain = isinstance(pool, SupportsCertainty) and pool.deterministic
+    return num_tokens == 1 and certain and not has_reward(objective)
 
 
 def check_problem(
@@ -366,8 +365,7 @@ def _check_estimator(gradient: str) -> None:
 
 def check_values(values: ArrayLike, bids: jax.Array) -> jax.Array:
     """Values as `(A, n)`, like the bids."""
-    values = jnp.asarray(values)
-    values = values.astype(jnp.promote_types(values.dtype, bids.dtype))
+    values = base.as_float(values)
     if values.shape not in (bids.shape, bids.shape[1:]):
         raise ValueError(
             f"values has shape {values.shape}, expected {bids.shape[1:]} or "

@@ -114,10 +114,10 @@ class Utility(Objective):
 
     def per_token(self, outcome: Outcome) -> jax.Array:
         """``w_i v_i(q) - E[zeta_i]``."""
-        own = outcome.log_probs[self.agent][None]
-        amount = outcome.values[self.agent][None]
+        own = _pick(outcome.log_probs, self.agent)[None]
+        amount = _pick(outcome.values, self.agent)[None]
         worth = welfare_of(self.valuation, amount, outcome.log_q, own)
-        return worth - outcome.expected_payments[self.agent]
+        return worth - _pick(outcome.expected_payments, self.agent)
 
 
 @records.record
@@ -151,7 +151,7 @@ class TextReward(Objective):
 
     def per_token(self, outcome: Outcome) -> jax.Array:
         """``-E[zeta_i]``."""
-        return -outcome.expected_payments[self.agent]
+        return -_pick(outcome.expected_payments, self.agent)
 
     def per_text(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """The reward."""
@@ -171,7 +171,7 @@ def utility(agent: ArrayLike, valuation: base.Valuation) -> Utility:
       ValueError: If the agent is no whole number or the valuation is none.
     """
     base.check_rule("valuation", valuation, base.Valuation)
-    return Utility(_check_agent(agent), valuation)
+    return Utility(records.check_agent("agent", agent), valuation)
 
 
 def welfare(valuation: base.Valuation) -> Welfare:
@@ -214,15 +214,20 @@ def text_reward(agent: ArrayLike, reward: Reward) -> TextReward:
         raise ValueError(f"reward must be a function of (tokens, mask), got {reward!r}")
     if jax.tree_util.all_leaves([reward]):
         reward = jax.tree_util.Partial(reward)
-    return TextReward(_check_agent(agent), reward)
+    return TextReward(records.check_agent("agent", agent), reward)
 
 
-def _check_agent(agent: ArrayLike) -> ArrayLike:
-    if isinstance(agent, jax.Array):
-        if agent.ndim or not jnp.issubdtype(agent.dtype, jnp.integer):
-            raise ValueError(f"agent must be an integer, got {agent!r}")
-        return agent
-    return records.check_integer("agent", agent, 0)
+def has_reward(objective: Objective, num_tokens: int = 1) -> bool:
+    """Whether finished texts are worth something, besides their tokens."""
+    tokens = jax.ShapeDtypeStruct((1, num_tokens), jnp.int32)
+    mask = jax.ShapeDtypeStruct((1, num_tokens), bool)
+    return jax.eval_shape(objective.per_text, tokens, mask) is not None
+
+
+def _pick(x: jax.Array, agent: ArrayLike) -> jax.Array:
+    """``x[agent]``, several times faster where the agent is traced: no gather."""
+    own = jnp.arange(x.shape[0]) == agent
+    return jnp.where(own.reshape(-1, *[1] * (x.ndim - 1)), x, 0).sum(axis=0)
 
 
 def _terms(objective: Objective) -> tuple[Objective, ...]:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
-from tokenauction_jax.mechanism import distributions
+from tokenauction_jax.mechanism import base, distributions
 
 
 @records.record
@@ -63,8 +63,7 @@ def tempered(pool: AgentPool, temperature: ArrayLike) -> TemperedPool:
     Raises:
       ValueError: If there is not one a agent, or one is not positive and finite.
     """
-    temperature = jnp.asarray(temperature)
-    temperature = temperature.astype(jnp.promote_types(temperature.dtype, jnp.float32))
+    temperature = base.as_float(temperature)
     if temperature.shape not in ((), (pool.num_agents,)):
         raise ValueError(
             f"temperature has shape {temperature.shape}, expected one number or "

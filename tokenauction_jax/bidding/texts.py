@@ -89,8 +89,7 @@ def sample_texts(
         slopes.
     """
     varies = varies or (False,) * len(jax.tree.leaves(numbers))
-    shared = {"mechanism": numbers.mechanism, "objective": numbers.objective}
-    shared["temperature"] = numbers.temperature
+    shared = numbers.mechanism, numbers.objective, numbers.temperature
     rows = {"bids": numbers.bids, "values": numbers.values}
     rollout = simulate(
         *(key, numbers.mechanism, pool, numbers.bids),
@@ -130,7 +129,7 @@ def token_worth(numbers: Numbers, log_probs: jax.Array) -> tuple[jax.Array, jax.
 class _Token:
     """Observes the worth of a token, its slopes, and those of its log-probability."""
 
-    shared: dict[str, Any]
+    shared: tuple[Mechanism, Objective, jax.Array]
     varies: tuple[bool, ...] = records.static_field()
 
     def __call__(
@@ -141,7 +140,7 @@ class _Token:
         token: jax.Array,
         rows: dict[str, jax.Array],
     ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
-        numbers = Numbers(**self.shared, **rows)
+        numbers = Numbers(*self.shared, **rows)
         varying, rebuild = _vary(numbers, self.varies)
         tempers = jax.tree.unflatten(jax.tree.structure(numbers), self.varies)
 

@@ -203,7 +203,7 @@ def check_bids(bids: ArrayLike) -> jax.Array:
       ValueError: If the shape is wrong or, for concrete bids, if one is negative, not
         finite, or neither 0 nor from `SMALLEST_BID` to `LARGEST_BID`, or if all are 0.
     """
-    bids = _as_float(bids)
+    bids = as_float(bids)
     records.check_shape("bids", bids, (None,))
     if records.is_concrete(bids):
         check_bid_values(np.asarray(bids))
@@ -236,7 +236,7 @@ def bids_define_auction(bids: jax.Array) -> jax.Array:
 
 def check_auction(bids: ArrayLike, log_probs: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """One auction's bids `(n,)` and log-probabilities `(n, V)` in one float dtype."""
-    bids, log_probs = check_bids(bids), _as_float(log_probs)
+    bids, log_probs = check_bids(bids), as_float(log_probs)
     records.check_shape("log_probs", log_probs, (bids.shape[0], None))
     if records.is_concrete(log_probs):
         check_distributions(np.asarray(log_probs))
@@ -251,7 +251,7 @@ def check_path(
 
     The agent's entry of `bids` is not looked at.
     """
-    own_bids, bids, log_probs = map(_as_float, (own_bids, bids, log_probs))
+    own_bids, bids, log_probs = map(as_float, (own_bids, bids, log_probs))
     records.check_shape("own_bids", own_bids, (None,))
     records.check_shape("bids", bids, (None,))
     records.check_shape("log_probs", log_probs, (bids.shape[0], None))
@@ -326,7 +326,7 @@ def _without_dust(bids: jax.Array) -> jax.Array:
     return jnp.where((bids > 0) & (bids < SMALLEST_BID), 0, bids)
 
 
-def _as_float(x: ArrayLike) -> jax.Array:
+def as_float(x: ArrayLike) -> jax.Array:
     """At least float32: half precision has too few digits for any formula here."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

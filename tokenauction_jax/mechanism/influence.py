@@ -180,8 +180,10 @@ def rest_mean(scores: Scores, x: jax.Array) -> jax.Array:
     """
     weights = _over_second_exponent(scores)
     total = distributions.nonzero(distributions.sum_of_others(weights))
-    weights, total = (y.reshape(-1, *[1] * (x.ndim - 1)) for y in (weights, total))
-    return distributions.divide(distributions.sum_of_others(weights * x), total)
+    # Of few numbers: the derivative of a division takes many passes.
+    inverse = distributions.divide(jnp.ones_like(total), total)
+    weights, inverse = (y.reshape(-1, *[1] * (x.ndim - 1)) for y in (weights, inverse))
+    return distributions.sum_of_others(weights * x) * inverse
 
 
 def influence_odds(scores: Scores) -> Odds:

@@ -218,8 +218,7 @@ def _check_rows(name: str, tree: Any, num_auctions: int) -> None:
 
 def check_bids(bids: ArrayLike, num_agents: int, num_auctions: int | None) -> jax.Array:
     """Bids `(n,)` or `(A, n)` of a simulation as `(A, n)`."""
-    bids = jnp.asarray(bids)
-    bids = bids.astype(jnp.promote_types(bids.dtype, jnp.float32))
+    bids = base.as_float(bids)
     if bids.ndim not in (1, 2) or bids.shape[-1] != num_agents:
         raise ValueError(
             f"bids has shape {bids.shape}, expected ({num_agents},) or "
