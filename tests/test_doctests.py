@@ -8,6 +8,8 @@ MODULES = (
     *("agents.tabular", "mechanism.aggregation", "mechanism.incentives"),
     *("mechanism.stable", "simulation.rollout", "testing", "testing.fakes"),
     *("testing.rules", "outside"),
+    *("bidding.gradients", "bidding.enumeration", "bidding.objectives"),
+    *("bidding.responses", "bidding.equilibrium"),
 )
 
 

@@ -39,7 +39,7 @@ def _by_row(worths: Worths, x: jax.Array) -> jax.Array:
     step = _STEP * jnp.maximum(x, _BESIDE * x.mean(axis=1, keepdims=True))
 
     def column(which: jax.Array) -> jax.Array:
-        move = jnp.where(jnp.arange(x.shape[1]) == which, step, 0)
+        move = jnp.where(jnp.arange(x.shape[1])[None] == which, step, 0)
         # Amounts are not negative.
         high, low = x + move, jnp.maximum(x - move, 0)
         return (worths(high) - worths(low)) / (high - low).sum(axis=1)

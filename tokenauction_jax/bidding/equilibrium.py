@@ -106,8 +106,8 @@ def equilibrium(
     >>> found = ta.bidding.equilibrium(
     ...     jax.random.key(0), ta.Mechanism(ta.linear(), ta.pay_your_bid()), pool,
     ...     values=[2.0, 1.0], valuation=ta.total_variation(), num_tokens=1)
-    >>> print(found.bids.round(3), found.converged)
-    [0.444 0.222] True
+    >>> print(*(f"{bid:.4f}" for bid in found.bids), found.converged)
+    0.4444 0.2222 True
     """
     if dynamics not in DYNAMICS:
         raise ValueError(f"dynamics must be one of {DYNAMICS}, got {dynamics!r}")
@@ -168,7 +168,7 @@ def _equilibrium(
         gains=gap.gains,
         converged=gap.gap + _SURE * gap.gap_error <= tolerance,
         num_steps=steps,
-        history=jnp.where(past, bids, history),
+        history=jnp.where(past, bids[None], history),
     )
 
 

@@ -117,8 +117,8 @@ def expected(
         *(key, mechanism, pool, bids, objective, values),
         *(num_tokens, num_auctions, first_auction),
     )
-    worth, unfit = _expected(problem, gradient)
-    _check_rewards(unfit)
+    worth, reward = _expected(problem, gradient)
+    _check_rewards(reward)
     return worth
 
 
@@ -147,8 +147,8 @@ def value_and_grad(
     ...     jax.random.key(0), ta.Mechanism(rule, ta.pay_your_bid()), pool,
     ...     [1.0, 1.0], ta.bidding.utility(0, ta.total_variation()),
     ...     values=[4.0, 1.0], num_tokens=1)
-    >>> print(found.value, found.gradient)
-    -2.4 [-0.3 -0.7]
+    >>> print(found.value, *(f"{x:.2f}" for x in found.gradient))
+    -2.4 -0.30 -0.70
     """
     _check_estimator(gradient)
     problem = check_problem(
@@ -156,7 +156,7 @@ def value_and_grad(
         *(num_tokens, num_auctions, first_auction),
     )
     texts, (found,) = slopes(problem, gradient, of_bids(problem))
-    _check_rewards((~jnp.isfinite(texts.reward)).sum())
+    _check_rewards(texts.reward)
     totals = texts.totals()
     value, value_error = mean_and_error(totals, problem.certain)
     mean, error = mean_and_error(found, problem.certain)
@@ -183,7 +183,7 @@ class Problem:
     def texts(self, varies: Varies | None = None) -> Texts:
         """Samples the texts, with slopes in the numbers that vary."""
         return sample_texts(
-            *(self.key, self.pool, self.numbers),
+            *(jax.random.clone(self.key), self.pool, self.numbers),
             *(self.num_tokens, self.first_auction, varies),
         )
 
@@ -240,13 +240,13 @@ def _later_worth(texts: Texts) -> jax.Array:
     )
     later = jnp.flip(jnp.cumsum(jnp.flip(worth, 1), 1), 1) - worth + reward[:, None]
     later = jnp.where(texts.mask, later, 0)
-    count = texts.mask.sum(axis=0) - texts.mask
-    others = (later.sum(axis=0) - later) / jnp.maximum(count, 1)
+    count = texts.mask.sum(axis=0, keepdims=True) - texts.mask
+    others = (later.sum(axis=0, keepdims=True) - later) / jnp.maximum(count, 1)
     return jnp.where(texts.mask, later - others, 0)
 
 
 def _expected(problem: Problem, gradient: str) -> tuple[jax.Array, jax.Array]:
-    """The mean, and how many texts have a reward that is not finite."""
+    """The mean, and the rewards `(A,)` of the texts."""
 
     @jax.custom_vjp
     def mean(problem: Problem) -> tuple[jax.Array, jax.Array]:
@@ -285,7 +285,7 @@ def _sample(problem: Problem) -> Texts:
 
 def _summarize(texts: Texts) -> tuple[jax.Array, jax.Array]:
     mean, _ = mean_and_error(texts.totals(), certain=True)
-    return mean, (~jnp.isfinite(texts.reward)).sum()
+    return mean, texts.reward
 
 
 def _mean_slopes(numbers: Numbers, varies: Varies, slopes: list[jax.Array]) -> Numbers:
@@ -310,13 +310,14 @@ def mean_and_error(x: jax.Array, certain: bool) -> tuple[jax.Array, jax.Array]:
     The error of what is the same in all auctions is exactly 0; that of one auction is
     0 if it is `certain`, and else unknown, NaN.
     """
-    first = jnp.where(jnp.isfinite(x[0]), x[0], 0)
+    first = jnp.where(jnp.isfinite(x[:1]), x[:1], 0)
     offset = x - first
-    mean = first + offset.mean(axis=0)
+    off = offset.mean(axis=0, keepdims=True)
+    mean = (first + off)[0]
     size = x.shape[0]
     if size == 1:
         return mean, jnp.full_like(mean, 0 if certain else jnp.nan)
-    variance = jnp.square(offset - offset.mean(axis=0)).sum(axis=0) / (size - 1)
+    variance = jnp.square(offset - off).sum(axis=0) / (size - 1)
     return mean, jnp.sqrt(variance / size)
 
 
@@ -324,6 +325,15 @@ def is_certain(pool: AgentPool, objective: Objective, num_tokens: int) -> bool:
     """Whether all auctions with the same bids are worth the same, whatever is drawn."""
     certain = isinstance(pool, SupportsCertainty) and pool.deterministic
     return num_tokens == 1 and certain and not has_reward(objective)
+
+
+def _check_rewards(reward: jax.Array) -> None:
+    unfit = ~jnp.isfinite(reward)
+    if records.is_concrete(unfit) and unfit.any():
+        raise ValueError(
+            f"reward is infinite or NaN for {unfit.sum()} texts: it must answer finite "
+            "money for every text, also for one that ends at once"
+        )
 
 
 def check_problem(
@@ -341,10 +351,10 @@ def check_problem(
     if not isinstance(objective, Objective):
         raise ValueError(f"objective must be an Objective, got {objective!r}")
     num_tokens = records.check_integer("num_tokens", num_tokens, 1)
-    values = jnp.asarray(values)
+    values = base.as_float(values)
     if values.ndim == 2 and num_auctions is None:
         num_auctions = values.shape[0]
-    plain = jnp.ndim(bids) == values.ndim == 1
+    plain = np.ndim(bids) == values.ndim == 1
     if plain and is_certain(pool, objective, num_tokens):
         num_auctions = 1
     bids = check_bids(bids, pool.num_agents, num_auctions)

@@ -234,7 +234,7 @@ def _respond(problem: Problem, agent: ArrayLike) -> tuple[BestResponse, jax.Arra
 
 def split(problem: Problem) -> tuple[Problem, Problem]:
     """The same problem on two sets of auctions."""
-    first, second = jax.random.split(problem.key)
+    first, second = jax.random.split(jax.random.clone(problem.key))
     return (
         dataclasses.replace(problem, key=first),
         dataclasses.replace(problem, key=second),
