@@ -13,7 +13,7 @@ from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.agents.tabular import TabularPool
 from tokenauction_jax.bidding.gradients import check_values
-from tokenauction_jax.bidding.objectives import Objective, has_reward
+from tokenauction_jax.bidding.objectives import Objective, check_objective, has_reward
 from tokenauction_jax.bidding.texts import Numbers, token_worth
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import Mechanism
@@ -67,8 +67,7 @@ def exact(
             "exact adds up the contexts of a table, agents.tabular or agents.markov, "
             f"got {type(pool).__name__}; sample other agents with expected"
         )
-    if not isinstance(objective, Objective):
-        raise ValueError(f"objective must be an Objective, got {objective!r}")
+    check_objective(objective, pool.num_agents)
     num_tokens = records.check_integer("num_tokens", num_tokens, 1)
     size = np.shape(bids)[0] if np.ndim(bids) == 2 else np.shape(values)[0]
     rows = size if 2 in (np.ndim(bids), np.ndim(values)) else 1

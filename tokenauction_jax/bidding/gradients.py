@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
 from tokenauction_jax.bidding import differences
-from tokenauction_jax.bidding.objectives import Objective, has_reward
+from tokenauction_jax.bidding.objectives import Objective, check_objective, has_reward
 from tokenauction_jax.bidding.submissions import TemperedPool
 from tokenauction_jax.bidding.texts import Numbers, Texts, sample_texts
 from tokenauction_jax.mechanism import base
@@ -348,8 +348,7 @@ def check_problem(
     first_auction: ArrayLike,
 ) -> Problem:
     """The arguments of `expected`; raises `ValueError` if one is wrong."""
-    if not isinstance(objective, Objective):
-        raise ValueError(f"objective must be an Objective, got {objective!r}")
+    check_objective(objective, pool.num_agents)
     num_tokens = records.check_integer("num_tokens", num_tokens, 1)
     values = base.as_float(values)
     if values.ndim == 2 and num_auctions is None:

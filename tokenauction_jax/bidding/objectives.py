@@ -89,7 +89,7 @@ class Combination(Objective):
     def per_token(self, outcome: Outcome) -> jax.Array:
         """The weighted sum."""
         worths = [
-            factor * jnp.asarray(term.per_token(outcome))
+            _multiple(factor, jnp.asarray(term.per_token(outcome)))
             for term, factor in zip(self.terms, self.factors, strict=True)
         ]
         return sum(worths[1:], worths[0])
@@ -98,7 +98,7 @@ class Combination(Objective):
         """The weighted sum of what terms reward texts."""
         rewards = [term.per_text(tokens, mask) for term in self.terms]
         worths = [
-            factor * reward
+            _multiple(factor, reward)
             for factor, reward in zip(self.factors, rewards, strict=True)
             if reward is not None
         ]
@@ -217,6 +217,15 @@ def text_reward(agent: ArrayLike, reward: Reward) -> TextReward:
     return TextReward(records.check_agent("agent", agent), reward)
 
 
+def check_objective(objective: Objective, num_agents: int) -> None:
+    """Raises `ValueError` if it is none, or is about an agent that there is not."""
+    if not isinstance(objective, Objective):
+        raise ValueError(f"objective must be an Objective, got {objective!r}")
+    for term in _terms(objective):
+        if isinstance(term, Utility | TextReward):
+            records.check_agent("agent", term.agent, num_agents)
+
+
 def has_reward(objective: Objective, num_tokens: int = 1) -> bool:
     """Whether finished texts are worth something, besides their tokens."""
     tokens = jax.ShapeDtypeStruct((1, num_tokens), jnp.int32)
@@ -228,6 +237,12 @@ def _pick(x: jax.Array, agent: ArrayLike) -> jax.Array:
     """``x[agent]``, several times faster where the agent is traced: no gather."""
     own = jnp.arange(x.shape[0]) == agent
     return jnp.where(own.reshape(-1, *[1] * (x.ndim - 1)), x, 0).sum(axis=0)
+
+
+def _multiple(factor: records.Number, worth: jax.Array) -> jax.Array:
+    """``factor * worth``, where nothing of what is infinite is nothing."""
+    counted = (jnp.asarray(factor) != 0) | jnp.isfinite(worth)
+    return factor * jnp.where(counted, worth, 0)
 
 
 def _terms(objective: Objective) -> tuple[Objective, ...]:

@@ -46,7 +46,9 @@ class TemperedPool:
     def step(self, state: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
         """The answers of the pool, sharpened or flattened."""
         state, log_probs = self.pool.step(state, tokens)
-        return state, distributions.normalize(log_probs / self.temperature[:, None])
+        return state, distributions.normalize(
+            log_probs / self.temperature[None, :, None]
+        )
 
 
 def tempered(pool: AgentPool, temperature: ArrayLike) -> TemperedPool:

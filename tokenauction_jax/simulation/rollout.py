@@ -66,6 +66,9 @@ def simulate(
     Randomness belongs to `key`, the number of the auction and the token's position:
     auction 17 draws the same tokens whatever runs beside it.
 
+    Its derivatives hold the drawn tokens fixed: they leave out what a bid does to the
+    path of the text. `bidding.expected` has those of the whole.
+
     Args:
       key: A typed PRNG key.
       mechanism: The aggregation and payment rules.
