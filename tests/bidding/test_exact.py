@@ -1,0 +1,178 @@
+"""Exact worth of texts and its derivatives, against the enumeration of all texts."""
+
+import functools
+import itertools
+from dataclasses import replace
+
+import bidding_cases as cases
+import jax
+import numpy as np
+import pytest
+from bidding_cases import MYERSON, PLAIN, instance, name, under
+from reference import bidding
+from reference.compare import assert_within
+
+import tokenauction_jax as ta
+
+TABLES = {
+    "end token": instance(0, (3, 3, 3), 3, end_token=2, start=1),
+    "no context": instance(1, (3, 4), 4, end_token=0),
+}
+MORE_TABLES = {
+    "Markov": instance(2, (2, 4, 4), 4),
+    "sharp": instance(3, (3, 4, 4), 4, concentration=0.5, end_token=3),
+    "two tokens": instance(4, (4, 2, 2), 4, start=1),
+    "one token": instance(5, (3, 4, 4), 1),
+}
+ALL_TABLES = TABLES | MORE_TABLES
+TOLERANCES = {"single": 1e-5, "double": 1e-9}
+SINGLE, DOUBLE = TOLERANCES.values()
+
+
+@functools.cache
+def compiled(table, terms):
+    """Worth, and derivatives in the mechanism, bids, values and temperature."""
+
+    def worth(mechanism, bids, values, temperature, factors):
+        return ta.bidding.exact(
+            mechanism,
+            cases.heated(table, temperature),
+            bids,
+            cases.objective(factors, terms),
+            values=values,
+            num_tokens=table.num_tokens,
+        )
+
+    return jax.jit(jax.value_and_grad(worth, (0, 1, 2, 3)))
+
+
+def compare(auction, tolerance, terms=cases.TERMS, *, one_sided=False):
+    """Every objective, its value and all its derivatives."""
+    rows = cases.reference_rows(terms)
+    texts = bidding.enumerate_texts(auction)
+    due = texts.probability * rows(texts, auction.values)
+    rule = cases.mechanism_of(auction.mechanism)
+    args = (rule, auction.bids, auction.values, 1.0)
+    program = compiled(auction.table, terms)
+    found = [program(*args, row) for row in np.eye(len(terms))]
+    worth = np.array([value for value, _ in found])
+    assert_within(worth, due.sum(1), tolerance * np.abs(due).sum(1))
+    for of in cases.numbers_of(auction.mechanism):
+        if of in ("influence", "order"):
+            slopes = [cases.slope_in(of, slope[0]) for _, slope in found]
+        else:
+            which = {"bids": 1, "values": 2, "temperature": 3}[of]
+            slopes = [slope[which] for _, slope in found]
+        kind = {"one_sided": one_sided and of == "bids"}
+        expected, size = bidding.gradient(auction, rows, of, **kind)
+        assert_within(slopes, expected, tolerance * np.maximum(size, 1e-30))
+
+
+# A program takes five seconds to compile.
+QUICK = [("double", "end token", mechanism) for mechanism in PLAIN]
+QUICK += [("single", "no context", mechanism) for mechanism in PLAIN[-3:]]
+EVERY = list(itertools.product(("single", "double"), ALL_TABLES, PLAIN))
+SLOW = [
+    pytest.param(*case, marks=pytest.mark.slow) for case in EVERY if case not in QUICK
+]
+
+
+@pytest.mark.parametrize(("precision", "table", "mechanism"), QUICK + SLOW, ids=name)
+def test_definition(precision, table, mechanism):
+    with jax.enable_x64(precision == "double"):
+        compare(under(ALL_TABLES[table], mechanism), TOLERANCES[precision])
+
+
+@pytest.mark.parametrize("of", [PLAIN[0], PLAIN[-2]], ids=name)
+def test_at_a_bid_of_zero(of, x64):
+    """The derivative there is one-sided."""
+    auction = under(TABLES["end token"], of)
+    auction = replace(auction, bids=np.array([0.0, 1.0, 0.7]))
+    compare(auction, 1e-7, one_sided=True)
+
+
+# Token 0 is followed by agents that share none, token 2 by such that share one.
+APART = np.array(
+    [
+        [[1, 2, 0], [1, 2, 3], [0, 1, 1]],
+        [[0, 0, 1], [2, 2, 1], [2, 1, 0]],
+        [[0, 2, 1], [3, 2, 1], [1, 1, 0]],
+    ],
+    float,
+)
+
+
+def apart(mechanism):
+    """Agents that become undefined under all but linear mixtures."""
+    auction = instance(6, (3, 3, 3), 4, start=1)
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(APART / APART.sum(-1, keepdims=True))
+    table = replace(auction.table, log_probs=log_probs)
+    return under(replace(auction, table=table), mechanism)
+
+
+UNDEFINED = [m for m in PLAIN if m.rule in ("log_linear", -1.0)]
+
+
+@pytest.mark.parametrize("mechanism", UNDEFINED, ids=name)
+def test_undefined_auctions_stop(mechanism, x64):
+    auction = apart(mechanism)
+    lengths = bidding.enumerate_texts(auction).mask.sum(1)
+    assert set(lengths) == {1, 2, 3, 4}
+    compare(auction, DOUBLE, cases.FINITE)
+
+
+def exact(auction, words, **changes):
+    """The package's worth of one term."""
+    args = {"bids": auction.bids, "values": auction.values} | changes
+    return ta.bidding.exact(
+        cases.mechanism_of(auction.mechanism),
+        cases.pool_of(auction.table),
+        args["bids"],
+        cases.term(ta.bidding, words),
+        values=args["values"],
+        num_tokens=auction.table.num_tokens,
+    )
+
+
+@pytest.mark.parametrize("words", ["welfare forward_kl", "utility 1 forward_kl"])
+def test_worth_is_infinite_where_an_infinite_context_is_reached(words):
+    auction = apart(PLAIN[2])
+    found = exact(auction, words)
+    assert found == bidding.exact(auction, cases.term(bidding, words)) == -np.inf
+
+
+def test_an_infinite_context_out_of_reach_does_not_count():
+    """Nobody says token 0, after which a forward KL is infinite."""
+    auction = apart(PLAIN[2])
+    p = np.exp(auction.table.log_probs)
+    p[:, 1:, 0] = 0
+    p[:, 1:] = [[0, 2, 1], [0, 1, 1]]
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(p / p.sum(-1, keepdims=True))
+    auction = replace(auction, table=replace(auction.table, log_probs=log_probs))
+    found = exact(auction, "welfare forward_kl")
+    due = bidding.exact(auction, cases.term(bidding, "welfare forward_kl"))
+    np.testing.assert_allclose(found, float(due), rtol=SINGLE, atol=1e-6)
+
+
+@pytest.mark.parametrize("words", ["utility 0 total_variation", "reward 1"])
+def test_rows_are_auctions(words):
+    """The worth of many is their mean."""
+    auction = under(TABLES["end token"], PLAIN[5])
+    bids = auction.bids * np.array([[1.0], [0.5], [2.0]])
+    bids[1] = bids[1, ::-1]
+    each = [float(exact(auction, words, bids=row)) for row in bids]
+    found = exact(auction, words, bids=bids)
+    np.testing.assert_allclose(found, np.mean(each), rtol=1e-6)
+    values = auction.values * np.array([[1.0], [3.0]])
+    each = [float(exact(auction, words, values=row)) for row in values]
+    found = exact(auction, words, values=values)
+    np.testing.assert_allclose(found, np.mean(each), rtol=1e-6)
+
+
+def test_a_reward_of_too_many_texts_is_refused():
+    auction = instance(7, (2, 4, 4), 40)
+    with pytest.raises(ValueError, match="num_tokens") as caught:
+        exact(auction, "reward 1")
+    assert len(str(caught.value)) < 500
