@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from reference import bidding
 
@@ -94,8 +95,9 @@ def pool_of(table, log_probs=None):
 
 def heated(table, temperature):
     """The pool at another temperature."""
-    logits = jax.numpy.asarray(table.log_probs)
-    return pool_of(table, jax.nn.log_softmax(logits / temperature))
+    possible = np.isfinite(table.log_probs)
+    logits = jnp.asarray(np.where(possible, table.log_probs, 0)) / temperature
+    return pool_of(table, jax.nn.log_softmax(jnp.where(possible, logits, -jnp.inf)))
 
 
 def slope_in(of, slopes):
@@ -128,3 +130,23 @@ def instance(seed, shape, num_tokens, *, concentration=2.0, **options):
 def under(auction, mechanism):
     """The same agents under another mechanism."""
     return replace(auction, mechanism=mechanism)
+
+
+# Token 0 is followed by agents that share none, token 2 by such that share one.
+APART = np.array(
+    [
+        [[1, 2, 0], [1, 2, 3], [0, 1, 1]],
+        [[0, 0, 1], [2, 2, 1], [2, 1, 0]],
+        [[0, 2, 1], [3, 2, 1], [1, 1, 0]],
+    ],
+    float,
+)
+
+
+def apart(mechanism):
+    """Agents that become undefined under all but linear mixtures."""
+    auction = instance(6, (3, 3, 3), 4, start=1)
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(APART / APART.sum(-1, keepdims=True))
+    table = replace(auction.table, log_probs=log_probs)
+    return replace(auction, table=table, mechanism=mechanism)

@@ -231,12 +231,12 @@ def exact(auction, objective):
     return _weighted(objective(texts, auction.values), texts.probability).sum(-1)
 
 
-def standard_deviation(auction, objective):
-    """That of the worth of one text."""
+def central_moments(auction, objective):
+    """The variance and the fourth moment of the worth of one text."""
     texts = enumerate_texts(auction)
     worth = objective(texts, auction.values)
-    mean = (texts.probability * worth).sum(-1, keepdims=True)
-    return np.sqrt((texts.probability * (worth - mean) ** 2).sum(-1))
+    offset = worth - (texts.probability * worth).sum(-1, keepdims=True)
+    return tuple((texts.probability * offset**k).sum(-1) for k in (2, 4))
 
 
 def gradient(auction, objective, of, *, myopic=False, one_sided=False, step=STEP):

@@ -163,14 +163,15 @@ def test_a_reward_counts_tokens(mechanism):
     np.testing.assert_allclose(float(found), float(counts), rtol=RTOL)
 
 
-def test_standard_deviation_of_a_length():
+def test_central_moments_of_a_length():
     """A text ends with a probability of 1/4 at each of 3 tokens."""
     table = bidding.Table(np.log(np.full((2, 4), 0.25)), 3, end_token=0)
     auction = bidding.Auction(MECHANISMS[0], table, np.ones(2), np.ones(2))
-    found = bidding.standard_deviation(auction, bidding.length())
     chances, lengths = np.array([4, 3, 9]) / 16, np.arange(1, 4)
-    variance = chances @ lengths**2 - (chances @ lengths) ** 2
-    np.testing.assert_allclose(float(found), np.sqrt(variance), rtol=RTOL)
+    found = np.array(bidding.central_moments(auction, bidding.length()), float)
+    offset = lengths - chances @ lengths
+    due = [chances @ offset**2, chances @ offset**4]
+    np.testing.assert_allclose(found, due, rtol=RTOL)
 
 
 SMOOTH = bidding.stacked(
