@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bidding_cases import PLAIN, instance, name, under
+from bidding_cases import MYERSON, PLAIN, instance, name, under
 from reference import bidding
 from reference.compare import assert_within
 
@@ -20,7 +20,7 @@ TABLES = {
     "no context": instance(1, (3, 4), 4, end_token=0),
 }
 MORE_TABLES = {
-    "Markov": instance(2, (2, 4, 4), 4),
+    "Markov": instance(2, (3, 4, 4), 4),
     "sharp": instance(3, (3, 4, 4), 4, concentration=0.5, end_token=3),
     "two tokens": instance(4, (4, 2, 2), 4, start=1),
     "one token": instance(5, (3, 4, 4), 1),
@@ -73,6 +73,7 @@ def compare(auction, tolerance, terms=cases.TERMS, *, one_sided=False):
 QUICK = [("double", "end token", mechanism) for mechanism in PLAIN]
 QUICK += [("single", "no context", mechanism) for mechanism in PLAIN[-3:]]
 EVERY = list(itertools.product(("single", "double"), ALL_TABLES, PLAIN))
+EVERY += itertools.product(("single", "double"), ("end token", "no context"), MYERSON)
 SLOW = [
     pytest.param(*case, marks=pytest.mark.slow) for case in EVERY if case not in QUICK
 ]
@@ -154,7 +155,7 @@ def test_rows_are_auctions(words):
 
 
 def test_a_reward_of_too_many_texts_is_refused():
-    auction = instance(7, (2, 4, 4), 40)
+    auction = instance(7, (3, 4, 4), 40)
     with pytest.raises(ValueError, match="num_tokens") as caught:
         exact(auction, "reward 1")
     assert len(str(caught.value)) < 500
