@@ -20,10 +20,10 @@ TABLES = {
     "no context": instance(1, (3, 4), 4, end_token=0),
 }
 MORE_TABLES = {
-    "Markov": instance(2, (3, 4, 4), 4),
-    "sharp": instance(3, (3, 4, 4), 4, concentration=0.5, end_token=3),
+    "Markov": instance(39, (3, 4, 4), 4),
+    "sharp": instance(29, (3, 4, 4), 4, concentration=0.5, end_token=3),
     "two tokens": instance(4, (4, 2, 2), 4, start=1),
-    "one token": instance(5, (3, 4, 4), 1),
+    "one token": instance(11, (3, 4, 4), 1),
 }
 ALL_TABLES = TABLES | MORE_TABLES
 TOLERANCES = {"single": 1e-5, "double": 1e-9}
@@ -83,6 +83,18 @@ SLOW = [
 def test_definition(precision, table, mechanism):
     with jax.enable_x64(precision == "double"):
         compare(under(ALL_TABLES[table], mechanism), TOLERANCES[precision])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mechanism", PLAIN, ids=name)
+@pytest.mark.parametrize("table", ALL_TABLES)
+def test_the_reference_steps_over_no_kink(table, mechanism):
+    """Of a total variation where `q` crosses `p`: shorter steps agree."""
+    auction, rows = under(ALL_TABLES[table], mechanism), cases.reference_rows()
+    for of in cases.numbers_of(mechanism):
+        found, size = bidding.gradient(auction, rows, of)
+        again, _ = bidding.gradient(auction, rows, of, step=0.02)
+        assert_within(again, found, 1e-10 * np.maximum(size, 1e-30))
 
 
 @pytest.mark.parametrize("of", [PLAIN[0], PLAIN[-2]], ids=name)

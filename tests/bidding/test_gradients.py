@@ -201,14 +201,20 @@ def test_errors_are_the_spread(runs, name):
 def test_the_baseline_does_not_bias_two_auctions():
     """One that had the own text in it would halve the score: it is left out."""
     auction = under(AUCTIONS["Markov"], PLAIN[0])
-    runs = 50_000
-    run = repeated(auction.table, runs, 2)
+    runs, terms = 50_000, ("welfare total_variation",)
+    run = program(auction.table, terms, 2, "score_function")
     mechanism = cases.mechanism_of(auction.mechanism)
-    _, (_, slopes) = run(mechanism, auction.bids, auction.values, MIXED)
-    objective = cases.reference_objective(MIXED)
+    args = (mechanism, auction.bids, auction.values, np.ones(1))
+    keys = jax.random.split(jax.random.key(2), runs)
+    slopes = jax.jit(jax.vmap(lambda key: run(key, *args).gradient))(keys)
+    found = np.asarray(slopes, float)
+    objective = cases.reference_objective(np.ones(1), terms)
     due, size = bidding.gradient(auction, objective, "bids")
-    found = slopes[1].astype(float)
-    assert_scores(found.mean(0), found.std(0) / np.sqrt(runs), due, size)
+    error = found.std(0, ddof=1) / np.sqrt(runs)
+    assert_scores(found.mean(0), error, due, size)
+    # Half of what the path adds would be seen.
+    myopic, _ = bidding.gradient(auction, objective, "bids", myopic=True)
+    assert (np.abs(due - myopic) / 2 > 3 * NORMAL * error).any()
 
 
 def test_rows_of_bids():
