@@ -1,0 +1,128 @@
+"""What bidding refuses, in one line that says what is wrong and what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tokenauction_jax as ta
+from tokenauction_jax import bidding
+
+TV = ta.total_variation()
+POOL = ta.agents.tabular(jnp.log(jnp.full((2, 3), 1 / 3)))
+MECHANISM = ta.Mechanism(ta.linear(), ta.pay_your_bid())
+GOOD = {
+    "mechanism": MECHANISM,
+    "pool": POOL,
+    "bids": [1.0, 2.0],
+    "objective": bidding.revenue(),
+    "values": [1.0, 1.0],
+    "num_tokens": 2,
+}
+
+
+def worth(tokens, mask):
+    return jnp.where(tokens[:, 0] == 1, jnp.inf, 0.0) + 0.0 * mask.sum(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"objective": bidding.utility(2, TV)}, r"agent must be .* from 0 to 1, got 2"),
+        ({"objective": 2 * bidding.text_reward(7, worth)}, "agent must be .* got 7"),
+        ({"objective": TV}, "objective must be an Objective, got TotalVar"),
+        ({"values": [1.0, -1.0]}, "values must be finite and not negative, got -1"),
+        ({"values": [1.0]}, r"values has shape \(1,\), expected \(2,\) or"),
+        ({"bids": [0.0, 0.0]}, "bids of an auction must have a positive sum"),
+        ({"bids": [1.0, np.nan]}, "bids must be finite"),
+        ({"num_tokens": 0}, "num_tokens must be an integer of at least 1"),
+    ],
+    ids=(
+        "agent",
+        "rewarded",
+        "objective",
+        "negative",
+        "values",
+        "zeros",
+        "nan",
+        "tokens",
+    ),
+)
+@pytest.mark.parametrize("name", ["exact", "expected", "value_and_grad"])
+def test_arguments(name, change, match):
+    given = GOOD | change
+    if name != "exact":
+        given |= {"key": jax.random.key(0), "num_auctions": 4}
+    with pytest.raises(ValueError, match=match):
+        getattr(bidding, name)(**given)
+
+
+@pytest.mark.parametrize("name", ["expected", "value_and_grad"])
+def test_sampling(name):
+    given = GOOD | {"key": jax.random.key(0)}
+    function = getattr(bidding, name)
+    with pytest.raises(ValueError, match="need num_auctions"):
+        function(**given)
+    with pytest.raises(ValueError, match="gradient must be one of"):
+        function(**given, num_auctions=4, gradient="exact")
+    given |= {"objective": bidding.text_reward(0, worth), "num_auctions": 50}
+    with pytest.raises(ValueError, match=r"infinite or NaN for [0-9]+ texts"):
+        function(**given)
+    given |= {"objective": bidding.text_reward(0, lambda tokens, _: tokens)}
+    with pytest.raises(ValueError, match=r"reward\(tokens, mask\) has shape \(50, 2\)"):
+        function(**given)
+
+
+def test_enumeration():
+    pool = ta.agents.dirichlet(2, 3, 1.0)
+    with pytest.raises(ValueError, match="got RandomPool; sample other agents"):
+        bidding.exact(**GOOD | {"pool": pool})
+    # Without a reward contexts are few, however many texts there are.
+    assert bidding.exact(**GOOD | {"num_tokens": 40}) == pytest.approx(120)
+    rewarded = {"objective": bidding.text_reward(0, worth), "num_tokens": 40}
+    with pytest.raises(ValueError, match=r"the 3\*\*40 texts of a reward do not fit"):
+        bidding.exact(**GOOD | rewarded)
+
+
+def test_derivatives_in_pools():
+    def mean(table):
+        pool = ta.agents.tabular(table)
+        given = GOOD | {"pool": pool, "key": jax.random.key(0), "num_auctions": 4}
+        return bidding.expected(**given)
+
+    with pytest.raises(ValueError, match="no derivative in the numbers of a pool"):
+        jax.grad(mean)(POOL.log_probs)
+
+
+def test_temperatures():
+    for wrong in (0.0, -1.0, np.inf, [1.0, np.nan]):
+        with pytest.raises(ValueError, match="temperature must be positive and finite"):
+            bidding.tempered(POOL, wrong)
+    with pytest.raises(ValueError, match=r"temperature has shape \(3,\)"):
+        bidding.tempered(POOL, [1.0, 1.0, 1.0])
+
+
+def test_responses():
+    given = {name: x for name, x in GOOD.items() if name not in ("bids", "objective")}
+    given |= {"key": jax.random.key(0), "num_auctions": 4}
+    with pytest.raises(ValueError, match="valuation must be a Valuation, or"):
+        bidding.equilibrium(**given, valuation=3)
+    with pytest.raises(ValueError, match="dynamics must be one of"):
+        bidding.equilibrium(**given, valuation=TV, dynamics="fictitious")
+    with pytest.raises(ValueError, match="num_steps must be an integer of at least 1"):
+        bidding.equilibrium(**given, valuation=TV, num_steps=0)
+    with pytest.raises(ValueError, match="agent must be an integer from 0 to 1, got 2"):
+        bidding.best_response(**given, bids=[1.0, 1.0], agent=2, valuation=TV)
+
+
+def test_infinite_worths_are_counted():
+    """Under forward KL an agent that is left out is infinitely unhappy."""
+    pool = ta.agents.tabular(jnp.log(jnp.eye(2)))
+    given = GOOD | {"pool": pool, "objective": bidding.utility(0, ta.forward_kl())}
+    given |= {"key": jax.random.key(0), "num_auctions": 4, "bids": [0.0, 1.0]}
+    found = bidding.value_and_grad(**given)
+    assert found.value == -jnp.inf
+    assert found.infinite == 4
+    # What is worth nothing does not count, infinite or not.
+    given["objective"] = 0.0 * given["objective"] + bidding.revenue()
+    assert bidding.value_and_grad(**given).value == 2.0
