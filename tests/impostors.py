@@ -1,4 +1,4 @@
-"""Rules, samplers and pools that look right and are not; checks must reject them.
+"""What looks right and is not: rules, samplers, pools and policies to be rejected.
 
 The samplers, called like `ta.stable_sample`, have the right law at every bid and yet
 are not stable.
@@ -255,6 +255,33 @@ class RandomPool:
         logits = jnp.arange(10.0).reshape(1, 2, 5) + position
         logits = jnp.sin(logits * 100 * seeds[:, None, None])
         return (seeds, position + 1), self.answer(jax.nn.log_softmax(logits), tokens)
+
+
+@ta.record
+class Bidder:
+    """A policy that bids ``bid(state, info)``, the next state with it."""
+
+    start: Any
+    act: Callable[..., Any] = ta.static_field()
+
+    def init(self):
+        return self.start
+
+    def bid(self, state, info):
+        return self.act(state, info)
+
+
+@ta.record
+class BakedBidder:
+    """A constant policy whose bid is not a leaf."""
+
+    amount: float = ta.static_field()
+
+    def init(self):
+        return ()
+
+    def bid(self, state, info):
+        return self.amount, state
 
 
 def slow(*values):

@@ -32,6 +32,8 @@ from tokenauction_jax.mechanism import total_variation as total_variation
 from tokenauction_jax.mechanism import welfare as welfare
 from tokenauction_jax.records import record as record
 from tokenauction_jax.records import static_field as static_field
+from tokenauction_jax.simulation import Bidders as Bidders
+from tokenauction_jax.simulation import Policy as Policy
 from tokenauction_jax.simulation import Rollout as Rollout
 from tokenauction_jax.simulation import simulate as simulate
 from tokenauction_jax.version import __version__ as __version__

@@ -1,4 +1,7 @@
 """Rollouts over the tokens of many auctions."""
 
+from tokenauction_jax.simulation.bidders import Bidders as Bidders
+from tokenauction_jax.simulation.policy import Info as Info
+from tokenauction_jax.simulation.policy import Policy as Policy
 from tokenauction_jax.simulation.rollout import Rollout as Rollout
 from tokenauction_jax.simulation.rollout import simulate as simulate

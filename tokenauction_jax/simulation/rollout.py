@@ -14,6 +14,15 @@ from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.mechanism import base, sampling
 from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.simulation.bidders import (
+    Bidders,
+    check_answers,
+    check_bidders,
+    new_ledger,
+    policy_bids,
+    rows_by_auction,
+    settle,
+)
 
 # Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token) and
 # that auction's rows of `observe_args`.
@@ -26,8 +35,11 @@ class Rollout:
 
     Attributes:
       tokens: `(A, T)` int32, 0 after the end of a text.
-      payments: `(A, T, n)`, charged for each token (realised), in money.
-      expected_payments: `(A, T, n)`, their expectation given the drawn token.
+      payments: `(A, T, n)`, charged for each token (realised), in money. Under budgets
+        they are cut to what is left.
+      expected_payments: `(A, T, n)`, their expectation given the drawn token. Under
+        budgets it is cut, too: exact but for a token whose payment depends on the draw
+        and may exceed what is left, where it is an upper bound of what is paid.
       log_prob: `(A, T)`, log-probability of the drawn token under the aggregate.
       mask: `(A, T)`, True up to and including the end token.
       valid: `(A,)`, False if an auction became undefined, or its pool answered NaN; its
@@ -36,6 +48,11 @@ class Rollout:
         masked.
       totals: What `accumulate` returned, each array `(A, ...)`, summed over the tokens
         where `mask` is True; else None.
+      bids: `(A, T, n)`, what policies bid, 0 after the end of a text; None where the
+        bids were given. Of a token that left its auction undefined they are kept.
+      exhausted: `(A,)`, True where a text stopped because all agents had spent their
+        budgets, or their policies bid 0; then it is not `valid`. Else None.
+      policy_states: The last state of each agent's policy, arrays `(A, ...)`; or None.
     """
 
     tokens: jax.Array
@@ -46,13 +63,16 @@ class Rollout:
     valid: jax.Array
     observations: Any = None
     totals: Any = None
+    bids: jax.Array | None = None
+    exhausted: jax.Array | None = None
+    policy_states: tuple[Any, ...] | None = None
 
 
 def simulate(
     key: jax.Array,
     mechanism: Mechanism,
     pool: AgentPool,
-    bids: ArrayLike,
+    bids: ArrayLike | Bidders,
     *,
     num_tokens: int,
     num_auctions: int | None = None,
@@ -73,9 +93,12 @@ def simulate(
       key: A typed PRNG key.
       mechanism: The aggregation and payment rules.
       pool: An `AgentPool`, which supplies the agents' distributions.
-      bids: Money per unit of value, `(n,)` or one row an auction, `(A, n)`.
+      bids: Money per unit of value, `(n,)` or one row an auction, `(A, n)`; or
+        `Bidders`, whose policies bid anew for every token, within their budgets. Where
+        nobody bids any more an auction is undefined from that token on.
       num_tokens: The cap on tokens, ``T``.
-      num_auctions: How many auctions, ``A``; needed for bids `(n,)`.
+      num_auctions: How many auctions, ``A``; needed for bids `(n,)`, or
+        budgets `(n,)`.
       first_auction: The number of the first auction; chunks of one study differ in it.
       observe: Called as ``observe(bids, log_probs, log_q, token)`` for one auction and
         token; what it returns is kept in `Rollout.observations`. A callable pytree
@@ -90,7 +113,8 @@ def simulate(
 
     Raises:
       ValueError: If the shapes disagree, or concrete bids are negative, not finite or
-        all zero in an auction.
+        all zero in an auction; or if a policy bid a negative or infinite number or NaN.
+        (Under a transformation such an auction is undefined from that token on.)
 
     >>> import jax, jax.numpy as jnp, tokenauction_jax as ta
     >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
@@ -108,14 +132,21 @@ def simulate(
     num_tokens = records.check_integer("num_tokens", num_tokens, 1)
     if num_auctions is not None:
         num_auctions = records.check_integer("num_auctions", num_auctions, 1)
-    bids = check_bids(bids, pool.num_agents, num_auctions)
+    if isinstance(bids, Bidders):
+        bids = check_bidders(bids, pool.num_agents, num_auctions)
+    else:
+        bids = check_bids(bids, pool.num_agents, num_auctions)
+    size = _num_auctions(bids)
     observers = tuple(map(_as_pytree, (observe, accumulate)))
-    number = records.auction_numbers(first_auction, bids.shape[0])[0]
-    _check_rows("observe_args", observe_args, bids.shape[0])
-    return _rollout(
+    number = records.auction_numbers(first_auction, size)[0]
+    _check_rows("observe_args", observe_args, size)
+    rollout = _rollout(
         *(key, mechanism, pool, bids, number, observers, observe_args),
         num_tokens=num_tokens,
     )
+    if isinstance(bids, Bidders):
+        check_answers(bids, rollout.bids)
+    return rollout
 
 
 @functools.partial(jax.jit, static_argnames="num_tokens")
@@ -123,13 +154,13 @@ def _rollout(
     key: jax.Array,
     mechanism: Mechanism,
     pool: AgentPool,
-    bids: jax.Array,
+    bids: jax.Array | Bidders,
     first_auction: jax.Array,
     observers: tuple[Observer | None, Observer | None],
     observe_args: tuple[Any, ...],
     num_tokens: int,
 ) -> Rollout:
-    num_auctions = bids.shape[0]
+    num_auctions = _num_auctions(bids)
     key_auctions, key_pool = jax.random.split(key)
     numbers = records.auction_numbers(first_auction, num_auctions)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key_auctions, numbers)
@@ -139,13 +170,22 @@ def _rollout(
     auction = jax.vmap(functools.partial(_auction, mechanism, *observers))
 
     def step(carry: Any, position: jax.Array) -> tuple[Any, Any]:
-        state, tokens, active, valid, totals = carry
+        state, tokens, active, valid, totals, ledger = carry
         state, log_probs = pool.step(state, tokens)
         records.check_shape(
-            "log_probs", log_probs, (num_auctions, bids.shape[1], pool.vocab_size)
+            "log_probs", log_probs, (num_auctions, pool.num_agents, pool.vocab_size)
         )
         keys_token = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
-        token, outcome, defined = auction(keys_token, bids, log_probs, observe_args)
+        asked = active
+        if isinstance(bids, Bidders):
+            seen = position, num_tokens, tokens, log_probs
+            offered, ledger = policy_bids(bids, ledger, *seen)
+        else:
+            offered = bids
+        token, outcome, defined = auction(keys_token, offered, log_probs, observe_args)
+        if isinstance(bids, Bidders):
+            # Where nobody bids, a rule may answer anything.
+            defined = defined & (offered > 0).any(axis=1)
         valid = valid & (defined | ~active)
         active = active & defined
         observed, added = outcome.pop("observations"), outcome.pop("totals")
@@ -153,20 +193,28 @@ def _rollout(
         totals = added if totals is None else jax.tree.map(jnp.add, totals, added)
         kept = {"tokens": token, **outcome}
         kept = {name: _keep(active, value) for name, value in kept.items()}
+        if isinstance(bids, Bidders):
+            kept, ledger = settle(bids, ledger, asked, num_tokens, log_probs, kept)
         out = kept | {"mask": active, "observations": observed}
         if pool.end_token is not None:
             active = active & (token != pool.end_token)
-        return (state, kept["tokens"], active, valid, totals), out
+        return (state, kept["tokens"], active, valid, totals, ledger), out
 
     running = jnp.ones(num_auctions, bool)
-    carry = (state, jnp.full(num_auctions, -1, jnp.int32), running, running, None)
+    tokens = jnp.full(num_auctions, -1, jnp.int32)
+    ledger = new_ledger(bids) if isinstance(bids, Bidders) else None
+    carry = (state, tokens, running, running, None, ledger)
     if observers[1] is not None:
-        (*_, totals), _ = jax.eval_shape(step, carry, jnp.uint32(0))
+        (*_, totals, _), _ = jax.eval_shape(step, carry, jnp.uint32(0))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), totals)
-        carry = (*carry[:-1], zeros)
+        carry = (*carry[:4], zeros, ledger)
     carry, stacked = lax.scan(step, carry, jnp.arange(num_tokens, dtype=jnp.uint32))
     by_auction = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stacked)
-    return Rollout(**by_auction, valid=carry[3], totals=carry[4])
+    *_, valid, totals, ledger = carry
+    if ledger is not None:
+        by_auction["exhausted"] = ledger.exhausted
+        by_auction["policy_states"] = ledger.states
+    return Rollout(**by_auction, valid=valid, totals=totals)
 
 
 def _auction(
@@ -209,6 +257,11 @@ def _keep(active: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(active.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
 
 
+def _num_auctions(bids: jax.Array | Bidders) -> int:
+    """``A``, of bids or budgets `(A, n)`."""
+    return jnp.shape(bids.budgets if isinstance(bids, Bidders) else bids)[0]
+
+
 def _check_rows(name: str, tree: Any, num_auctions: int) -> None:
     """Raises `ValueError` unless every array of `tree` has one row an auction."""
     for leaf in jax.tree.leaves(tree):
@@ -222,19 +275,7 @@ def _check_rows(name: str, tree: Any, num_auctions: int) -> None:
 def check_bids(bids: ArrayLike, num_agents: int, num_auctions: int | None) -> jax.Array:
     """Bids `(n,)` or `(A, n)` of a simulation as `(A, n)`."""
     bids = base.as_float(bids)
-    if bids.ndim not in (1, 2) or bids.shape[-1] != num_agents:
-        raise ValueError(
-            f"bids has shape {bids.shape}, expected ({num_agents},) or "
-            f"(num_auctions, {num_agents}): one bid for each of {num_agents} agents"
-        )
+    rows = rows_by_auction("bids", bids, num_agents, num_auctions)
     if records.is_concrete(bids):
         base.check_bid_values(np.asarray(bids))
-    if bids.ndim == 2:
-        if num_auctions not in (None, bids.shape[0]):
-            raise ValueError(
-                f"num_auctions is {num_auctions}, but bids has {bids.shape[0]} rows"
-            )
-        return bids
-    if num_auctions is None:
-        raise ValueError(f"bids of shape {bids.shape} need num_auctions")
-    return jnp.broadcast_to(bids[None], (num_auctions, num_agents))
+    return rows
