@@ -7,7 +7,7 @@ import pytest
 MODULES = (
     *("agents.tabular", "mechanism.aggregation", "mechanism.incentives"),
     *("mechanism.stable", "simulation.rollout", "testing", "testing.fakes"),
-    *("testing.rules", "outside"),
+    *("testing.policies", "testing.rules", "outside"),
     *("bidding.gradients", "bidding.enumeration", "bidding.objectives"),
     *("bidding.responses", "bidding.equilibrium"),
 )

@@ -1,4 +1,4 @@
-"""Checks that rules and pools of your own keep the package's contract, and fake agents.
+"""Checks that what you wrote yourself keeps the package's contract, and fake agents.
 
 Call the checks from your tests. Each runs its object on random auctions of 3 agents and
 8 tokens and on edge cases, and raises `AssertionError` with the check that fails, by
@@ -20,6 +20,7 @@ from tokenauction_jax.testing.fakes import random_log_probs as random_log_probs
 from tokenauction_jax.testing.fakes import random_pool as random_pool
 from tokenauction_jax.testing.payments import check_payment as check_payment
 from tokenauction_jax.testing.payments import check_second_price as check_second_price
+from tokenauction_jax.testing.policies import check_policy as check_policy
 from tokenauction_jax.testing.pools import check_pool as check_pool
 from tokenauction_jax.testing.rules import check_aggregation as check_aggregation
 from tokenauction_jax.testing.rules import check_valuation as check_valuation
