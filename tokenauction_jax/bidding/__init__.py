@@ -28,6 +28,11 @@ from tokenauction_jax.bidding.responses import BestResponse as BestResponse
 from tokenauction_jax.bidding.responses import EquilibriumGap as EquilibriumGap
 from tokenauction_jax.bidding.responses import best_response as best_response
 from tokenauction_jax.bidding.responses import equilibrium_gap as equilibrium_gap
+from tokenauction_jax.bidding.strategies import misreport as misreport
+from tokenauction_jax.bidding.strategies import ring as ring
+from tokenauction_jax.bidding.strategies import split as split
+from tokenauction_jax.bidding.strategies import strategy_gain as strategy_gain
+from tokenauction_jax.bidding.strategies import with_strategy as with_strategy
 from tokenauction_jax.bidding.submissions import tempered as tempered
 
 if TYPE_CHECKING:
