@@ -152,6 +152,7 @@ def test_a_study_of_one_cell(tmp_path):
     assert "Effects" not in text
 
 
+@pytest.mark.slow
 def test_a_study_of_many_cells_and_groups_of_agents(tmp_path, no_figures):
     page = written(tmp_path, "welfare")
     assert f"{NUM_AUCTIONS} in each of 6 cells" in page

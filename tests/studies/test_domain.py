@@ -46,7 +46,12 @@ EXTREMES = {
 }
 
 
-@pytest.mark.parametrize("name", EXTREMES)
+# Those that compile for more than 20 seconds are slow.
+SLOW = {"sampling", "agents"}
+NAMES = [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in EXTREMES]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_auctions_at_the_bounds_are_defined(name):
     for value in EXTREMES[name]:
         content = BASE | {"agents": DIRICHLET, "values": FIXED, name: value}

@@ -5,7 +5,6 @@ there, and keeps small differences between nearly equal distributions.
 """
 
 import functools
-import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -178,10 +177,6 @@ def sum_of_others(x: jax.Array) -> jax.Array:
 
     Sums from both sides: ``x.sum(0) - x`` would lose the others where one dominates.
     """
-    if x.shape[0] <= _FEW_AGENTS:
-        before = itertools.accumulate(x[:-1], initial=jnp.zeros_like(x[0]))
-        after = itertools.accumulate(x[:0:-1], initial=jnp.zeros_like(x[0]))
-        return jnp.stack([*map(jnp.add, before, reversed(list(after)))])
     zero = jnp.zeros_like(x[:1])
     before = lax.associative_scan(jnp.add, jnp.concatenate([zero, x[:-1]]))
     after = lax.associative_scan(jnp.add, jnp.concatenate([x[1:], zero]), reverse=True)

@@ -273,7 +273,9 @@ def _check_rows(name: str, tree: Any, num_auctions: int) -> None:
 
 
 def check_bids(bids: ArrayLike, num_agents: int, num_auctions: int | None) -> jax.Array:
-    """Bids `(n,)` or `(A, n)` of a simulation as `(A, n)`."""
+    """Bids `(n,)` or `(A, n)` as `(A, n)`; raises `ValueError` if they are none."""
+    if isinstance(bids, Bidders):
+        raise ValueError("bids must be numbers here, got Bidders: simulate takes those")
     bids = base.as_float(bids)
     rows = rows_by_auction("bids", bids, num_agents, num_auctions)
     if records.is_concrete(bids):
