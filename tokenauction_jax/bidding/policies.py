@@ -85,8 +85,7 @@ def schedule(amounts: ArrayLike) -> Schedule:
     Raises:
       ValueError: If the shape is wrong, or an amount is negative or above 1e30.
     """
-    found = jnp.asarray(amounts)
-    found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
+    found = base.as_float(amounts)
     if found.ndim != 1 or not found.size:
         raise ValueError(f"amounts has shape {found.shape}, expected (S,): one a token")
     if records.is_concrete(found):
