@@ -126,3 +126,21 @@ def test_infinite_worths_are_counted():
     # What is worth nothing does not count, infinite or not.
     given["objective"] = 0.0 * given["objective"] + bidding.revenue()
     assert bidding.value_and_grad(**given).value == 2.0
+
+
+def test_payoffs_that_are_no_numbers():
+    """NaN is refused; where every bid is worth ``-inf`` none gains."""
+
+    def reward(tokens, mask):
+        return jnp.nan * mask.sum(axis=1) + tokens[:, 0]
+
+    given = GOOD | {"key": jax.random.key(0), "num_auctions": 4, "agent": 0}
+    given.pop("objective")
+    aim = {"valuation": lambda agent: bidding.text_reward(agent, reward)}
+    with pytest.raises(ValueError, match="payoffs are NaN"):
+        bidding.best_response(**given, **aim)
+    # The second agent's tokens are none of the first one's, whatever that bids.
+    given |= {"pool": ta.agents.tabular(jnp.log(jnp.eye(2))), "num_tokens": 1}
+    found = bidding.best_response(**given, valuation=ta.reverse_kl())
+    assert found.gain == 0
+    assert found.bid == 1

@@ -136,8 +136,9 @@ def best_response(
         *(num_tokens, num_auctions, first_auction),
     )
     found, gains = _respond(problem, agent)
+    _check_payoffs(found.payoffs)
     gain, error = mean_and_error(gains, problem.certain)
-    return dataclasses.replace(found, gain=gain, gain_error=error)
+    return BestResponse(found.bid, gain, error, found.grid, found.payoffs)
 
 
 def equilibrium_gap(
@@ -175,7 +176,9 @@ def equilibrium_gap(
         *(key, mechanism, pool, bids, aim(valuation, 0), values),
         *(num_tokens, num_auctions, first_auction),
     )
-    return measure_gap(problem, as_tree(valuation))
+    gap = measure_gap(problem, as_tree(valuation))
+    _check_payoffs(gap.gains)
+    return gap
 
 
 @jax.jit
@@ -217,19 +220,16 @@ def aimed(problem: Problem, aims: Aims, agent: ArrayLike) -> Problem:
 
 
 @jax.jit
-def _respond(problem: Problem, agent: ArrayLike) -> tuple[BestResponse, jax.Array]:
-    """The best response without its gain, and the gains `(A,)` of fresh auctions."""
+def _respond(problem: Problem, agent: ArrayLike) -> tuple[Search, jax.Array]:
+    """The best response, and its gains `(A,)` on fresh auctions."""
     search, fresh = split(problem)
     found = best_bid(search, agent)
     present, worth = search.numbers.bids[:, agent], search.totals().mean()
-    slack = _TIE * jnp.finfo(worth.dtype).eps * jnp.abs(worth)
-    stays = (present == present[0]).all() & (worth >= found.payoffs.max() - slack)
+    best = found.payoffs.max()
+    stays = (present == present[0]).all() & (worth >= best - _slack(best))
     bid = jnp.where(stays, present[0], found.bid)
     gains = with_bid(fresh, agent, bid).totals() - fresh.totals()
-    gains = jnp.where(stays, 0, gains)
-    unknown = jnp.zeros_like(bid)
-    response = BestResponse(bid, unknown, unknown, found.grid, found.payoffs)
-    return response, gains
+    return dataclasses.replace(found, bid=bid), jnp.where(stays, 0, gains)
 
 
 def split(problem: Problem) -> tuple[Problem, Problem]:
@@ -282,12 +282,25 @@ def best_bid(problem: Problem, agent: ArrayLike) -> Search:
     worths = jnp.concatenate([payoffs, worths])
     # Near a maximum payoffs say less about the bid than their slopes: of equal ones
     # that is best where slopes were followed; but to stay out is better still.
-    slack = _TIE * jnp.finfo(worths.dtype).eps * jnp.abs(worths.max())
-    equal = worths >= worths.max() - slack
+    equal = worths >= worths.max() - _slack(worths.max())
     best = jnp.where(equal[_GRID + 1], found[0], bids[worths.argmax()])
     best = jnp.where(equal[0], 0, best)
     order = jnp.argsort(bids)
     return Search(best, bids[order], worths[order])
+
+
+def _slack(payoff: jax.Array) -> jax.Array:
+    """By how much payoffs that are the same may differ; 0 if they are infinite."""
+    size = jnp.where(jnp.isfinite(payoff), jnp.abs(payoff), 0)
+    return _TIE * jnp.finfo(payoff.dtype).eps * size
+
+
+def _check_payoffs(payoffs: jax.Array) -> None:
+    if records.is_concrete(payoffs) and jnp.isnan(payoffs).any():
+        raise ValueError(
+            "payoffs are NaN: an objective or a reward must answer money for every "
+            "text, also for one that ends at once"
+        )
 
 
 def _ladder(values: jax.Array, rivals: jax.Array) -> jax.Array:

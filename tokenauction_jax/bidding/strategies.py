@@ -13,8 +13,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
+from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.bidding.policies import check_number
+from tokenauction_jax.bidding.submissions import SubmittedPool
 from tokenauction_jax.mechanism import base, distributions
 
 
@@ -103,7 +104,7 @@ class Ring:
 
 
 @records.record
-class StrategicPool:
+class StrategicPool(SubmittedPool):
     """See `with_strategy`."""
 
     pool: AgentPool
@@ -115,25 +116,6 @@ class StrategicPool:
         """``m``, and ``n`` more that show what the owners prefer."""
         owners = self.pool.num_agents
         return len(self.strategy.owners(owners)) + owners * self.reveal
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, ``V``."""
-        return self.pool.vocab_size
-
-    @property
-    def end_token(self) -> int | None:
-        """The token that ends a text, None if texts only end at their cap."""
-        return self.pool.end_token
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the owners' pool is."""
-        return isinstance(self.pool, SupportsCertainty) and self.pool.deterministic
-
-    def init(self, num_auctions: int, **options: Any) -> Any:
-        """The state of the owners' pool."""
-        return self.pool.init(num_auctions, **options)
 
     def step(self, state: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
         """What is submitted, then what is preferred if that is revealed."""

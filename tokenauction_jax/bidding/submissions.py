@@ -12,12 +12,10 @@ from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
 from tokenauction_jax.mechanism import base, distributions
 
 
-@records.record
-class TemperedPool:
-    """See `tempered`."""
+class SubmittedPool:
+    """A pool that submits something else than another `pool`, with its texts."""
 
     pool: AgentPool
-    temperature: jax.Array
 
     @property
     def num_agents(self) -> int:
@@ -42,6 +40,14 @@ class TemperedPool:
     def init(self, num_auctions: int, **options: Any) -> Any:
         """The state of the pool."""
         return self.pool.init(num_auctions, **options)
+
+
+@records.record
+class TemperedPool(SubmittedPool):
+    """See `tempered`."""
+
+    pool: AgentPool
+    temperature: jax.Array
 
     def step(self, state: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
         """The answers of the pool, sharpened or flattened."""
