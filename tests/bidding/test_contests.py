@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bidding_cases import instance, name, under
 from reference import bidding, contests
-from scipy import stats
+from scipy import optimize, stats
 
 import tokenauction_jax as ta
 
@@ -66,6 +66,64 @@ def assert_reached(found, bids, values):
     assert found.gap_error == 0
     # A bid of next to nothing is none.
     np.testing.assert_array_equal(np.asarray(found.bids) > 0, np.asarray(bids) > 0)
+
+
+def shading(weights, rivals):
+    """The factor that is best in a contest against these bids, `(A,)` each."""
+
+    def cost(factor):
+        bids = factor * weights
+        return np.mean(weights * rivals / (bids + rivals) + bids)
+
+    return optimize.minimize_scalar(cost, bounds=(0, 2), options={"xatol": 1e-9}).x
+
+
+class TestUnits:
+    """Bids that are factors on values."""
+
+    def test_response_to_drawn_values(self):
+        """Knowing only its own value an agent shades it against the law of others'."""
+        values = np.random.default_rng(2).lognormal(0, 0.5, (500, 2))
+        found = ta.bidding.best_response(
+            *(jax.random.key(KEY), contest(), point_masses(2), [0.4, 0.3], 0),
+            values=values,
+            valuation=TV,
+            num_tokens=1,
+            unit=values,
+        )
+        # The search and the gain use the same rows: only draws differ.
+        best = shading(values[:, 0], 0.3 * values[:, 1])
+        np.testing.assert_allclose(found.bid, best, rtol=BID)
+        assert found.gain > 0
+
+    def test_equilibrium_of_factors(self):
+        values = np.random.default_rng(3).lognormal(0, 0.5, (500, 2))
+        found = equilibrium(contest(), point_masses(2), values, unit=values)
+        assert found.converged
+        for agent in range(2):
+            rivals = found.bids[1 - agent] * values[:, 1 - agent]
+            best = shading(values[:, agent], np.asarray(rivals, float))
+            np.testing.assert_allclose(found.bids[agent], best, rtol=BID)
+
+    def test_values_that_all_know(self):
+        values = np.array([3.0, 1.0])
+        factors = equilibrium(contest(), point_masses(2), values, unit=values)
+        bids = equilibrium(contest(), point_masses(2), values)
+        np.testing.assert_allclose(factors.bids * values, bids.bids, atol=BID)
+
+
+def test_undefined_auctions_are_counted():
+    """A bidder with a token of its own leaves nothing to a log-linear auction."""
+    pool, values = point_masses(2), [2.0, 1.0]
+    mechanism = ta.Mechanism(ta.log_linear(), ta.pay_your_bid())
+    game = {"values": values, "valuation": TV, "num_tokens": 2, "num_auctions": 5}
+    found = ta.bidding.best_response(
+        jax.random.key(KEY), mechanism, pool, [1.0, 1.0], 0, **game
+    )
+    np.testing.assert_array_equal(found.undefined, np.where(found.grid > 0, 5, 0))
+    assert gap(mechanism, pool, [1.0, 1.0], **game).undefined == 5
+    game.pop("valuation"), game.pop("num_tokens"), game.pop("num_auctions")
+    assert gap(contest(), pool, [1.0, 1.0], **game).undefined == 0
 
 
 class TestBestResponse:

@@ -73,6 +73,21 @@ def test_sampling(name):
         function(**given)
 
 
+@pytest.mark.parametrize(
+    ("unit", "match"),
+    [
+        ([1.0, 2.0, 3.0], r"unit has shape \(3,\), expected \(\), \(2,\) or \(4, 2\)"),
+        ([1.0, 0.0], "unit must be from 1e-30 to 1e"),
+        (np.nan, "unit must be from"),
+    ],
+)
+def test_units(unit, match):
+    given = GOOD | {"key": jax.random.key(0), "num_auctions": 4, "unit": unit}
+    given["valuation"] = given.pop("objective") and TV
+    with pytest.raises(ValueError, match=match):
+        bidding.equilibrium_gap(**given)
+
+
 def test_enumeration():
     pool = ta.agents.dirichlet(2, 3, 1.0)
     with pytest.raises(ValueError, match="got RandomPool; sample other agents"):
@@ -128,17 +143,56 @@ def test_infinite_worths_are_counted():
     assert bidding.value_and_grad(**given).value == 2.0
 
 
+@pytest.mark.parametrize(
+    ("name", "amount"),
+    [
+        ("best_response", np.nan),
+        ("equilibrium_gap", np.inf),
+        ("equilibrium", -np.inf),
+    ],
+)
+def test_rewards_that_are_not_finite(name, amount):
+    """Also of texts that only one of the bids that are tried leads to."""
+
+    def reward(tokens, mask):
+        return jnp.where(mask[:, 0] & (tokens[:, 0] == 2), amount, 0.0)
+
+    given = GOOD | {"key": jax.random.key(0), "num_auctions": 4}
+    given.pop("objective")
+    if name == "best_response":
+        given["agent"] = 0
+    if name == "equilibrium":
+        given |= {"start": given.pop("bids"), "num_steps": 1}
+    aim = {"valuation": lambda agent: bidding.text_reward(agent, reward)}
+    with pytest.raises(ValueError, match=r"reward is infinite or NaN for [0-9]+ texts"):
+        getattr(bidding, name)(**given, **aim)
+
+
+@pytest.mark.parametrize("amount", [np.nan, np.inf, -np.inf])
+def test_enumerated_rewards_that_are_not_finite(amount):
+    def reward(tokens, mask):
+        return jnp.where(mask[:, 0] & (tokens[:, 0] == 2), amount, 0.0)
+
+    given = GOOD | {"objective": bidding.text_reward(0, reward)}
+    with pytest.raises(ValueError, match="reward is infinite or NaN for 3 texts"):
+        bidding.exact(**given)
+    # Texts that never come about need no reward.
+    never = ta.agents.tabular(jnp.log(jnp.array([[0.5, 0.5, 0.0]] * 2)))
+    np.testing.assert_allclose(bidding.exact(**given | {"pool": never}), -2.0)
+
+
 def test_payoffs_that_are_no_numbers():
     """NaN is refused; where every bid is worth ``-inf`` none gains."""
 
-    def reward(tokens, mask):
-        return jnp.nan * mask.sum(axis=1) + tokens[:, 0]
+    @ta.record
+    class Nothing(bidding.Objective):
+        def per_token(self, outcome):
+            return jnp.nan * outcome.bids.sum()
 
     given = GOOD | {"key": jax.random.key(0), "num_auctions": 4, "agent": 0}
     given.pop("objective")
-    aim = {"valuation": lambda agent: bidding.text_reward(agent, reward)}
     with pytest.raises(ValueError, match="payoffs are NaN"):
-        bidding.best_response(**given, **aim)
+        bidding.best_response(**given, valuation=lambda agent: Nothing())
     # The second agent's tokens are none of the first one's, whatever that bids.
     given |= {"pool": ta.agents.tabular(jnp.log(jnp.eye(2))), "num_tokens": 1}
     found = bidding.best_response(**given, valuation=ta.reverse_kl())

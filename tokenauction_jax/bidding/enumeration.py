@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.agents.tabular import TabularPool
-from tokenauction_jax.bidding.gradients import check_values
+from tokenauction_jax.bidding.gradients import check_rewards, check_values
 from tokenauction_jax.bidding.objectives import Objective, check_objective, has_reward
 from tokenauction_jax.bidding.texts import Numbers, token_worth
 from tokenauction_jax.mechanism import base
@@ -52,8 +52,8 @@ def exact(
       context of infinite worth that can be reached makes it infinite.
 
     Raises:
-      ValueError: If the pool is no table, a shape or a number is wrong, or a reward
-        would need more texts than fit.
+      ValueError: If the pool is no table, a shape or a number is wrong, a reward would
+        need more texts than fit, or a concrete result shows that it is not finite.
 
     >>> import jax.numpy as jnp, tokenauction_jax as ta
     >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
@@ -73,7 +73,9 @@ def exact(
     rows = size if 2 in (np.ndim(bids), np.ndim(values)) else 1
     bids = check_bids(bids, pool.num_agents, rows)
     values = check_values(values, bids)
-    return _exact(mechanism, pool, bids, objective, values, num_tokens)
+    worth, unfit = _exact(mechanism, pool, bids, objective, values, num_tokens)
+    check_rewards(unfit)
+    return worth
 
 
 @functools.partial(jax.jit, static_argnames="num_tokens")
@@ -84,7 +86,8 @@ def _exact(
     objective: Objective,
     values: jax.Array,
     num_tokens: int,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
+    """The mean over rows, and how many of their texts have rewards that are unfit."""
     rewards = has_reward(objective, num_tokens)
     if rewards and num_tokens * pool.vocab_size**num_tokens > _MOST_LISTED:
         raise ValueError(
@@ -92,14 +95,16 @@ def _exact(
             "a reward do not fit; sample them with expected"
         )
 
-    def one(bids: jax.Array, values: jax.Array) -> jax.Array:
+    def one(bids: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
         contexts = _contexts(mechanism, pool, bids, objective, values)
         total = _sum_tokens(pool, contexts, num_tokens)
-        if rewards:
-            total += _sum_rewards(pool, contexts, objective, num_tokens)
-        return total
+        if not rewards:
+            return total, jnp.zeros((), jnp.int32)
+        reward, unfit = _sum_rewards(pool, contexts, objective, num_tokens)
+        return total + reward, unfit
 
-    return jax.vmap(one)(bids, values).mean()
+    total, unfit = jax.vmap(one)(bids, values)
+    return total.mean(), unfit.sum()
 
 
 def _contexts(
@@ -155,8 +160,8 @@ def _sum_rewards(
     contexts: tuple[jax.Array, ...],
     objective: Objective,
     num_tokens: int,
-) -> jax.Array:
-    """The rewards of all texts, each times its probability."""
+) -> tuple[jax.Array, jax.Array]:
+    """The rewards of all texts times their probabilities; how many are not finite."""
     _, q, defined = contexts
     size = pool.vocab_size
     tokens = jnp.indices((size,) * num_tokens).reshape(num_tokens, -1)
@@ -176,6 +181,6 @@ def _sum_rewards(
     carry = (start, jnp.ones(start.shape, bool), jnp.ones(start.shape, q.dtype))
     (_, _, probability), mask = lax.scan(step, carry, tokens)
     reward = jnp.asarray(objective.per_text(jnp.where(mask, tokens, 0).T, mask.T))
-    finite = jnp.isfinite(reward)
-    lost = jnp.where(~finite & (probability > 0), reward, 0)
-    return (probability * jnp.where(finite, reward, 0) + lost).sum()
+    unfit = ~jnp.isfinite(reward) & (probability > 0)
+    counted = jnp.where(probability > 0, reward, 0)
+    return (probability * counted).sum(), unfit.sum()

@@ -45,6 +45,7 @@ class Equilibrium:
       num_steps: How many steps were taken.
       history: `(num_steps, n)`, bids after each step; those of the last one are
         repeated.
+      undefined: How many auctions become undefined at these bids.
     """
 
     bids: jax.Array
@@ -54,6 +55,73 @@ class Equilibrium:
     converged: jax.Array
     num_steps: jax.Array
     history: jax.Array
+    undefined: jax.Array
+
+
+@records.record
+class Position:
+    """Where the dynamics are after some steps.
+
+    Attributes:
+      bids: `(n,)`, in units of the problem.
+      step: How many steps were taken.
+      moved: By how much the last one moved bids, relative to the largest.
+      memory: What the next step needs besides.
+      unfit: How many texts had a reward that is infinite or NaN.
+    """
+
+    bids: jax.Array
+    step: jax.Array
+    moved: jax.Array
+    memory: Any
+    unfit: jax.Array
+
+    @property
+    def at_rest(self) -> jax.Array:
+        """Whether the last step led nowhere."""
+        return self.moved <= _AT_REST
+
+
+@records.record
+class Dynamics:
+    """Steps towards an equilibrium; see `equilibrium`.
+
+    Attributes:
+      problem: On whose auctions the steps are found; its objective does not matter.
+      aims: What the agents want.
+      name: One of `DYNAMICS`.
+      optimizer: What follows the derivatives; None for best responses.
+    """
+
+    problem: Problem
+    aims: Aims
+    name: str = records.static_field()
+    optimizer: optax.GradientTransformation | None = records.static_field()
+
+    def start(self) -> Position:
+        """Before the first step, at the bids of the problem."""
+        rows = self.problem.numbers.bids / self.problem.unit
+        bids = rows.mean(axis=0)
+        memory: Any = jnp.ones_like(bids), jnp.zeros_like(bids)
+        if self.optimizer is not None:
+            memory = self.optimizer.init(bids)
+        zero, far = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, bids.dtype)
+        return Position(bids, zero, far, memory, zero)
+
+    def step(self, position: Position) -> Position:
+        """After one more step."""
+        bids = position.bids
+        if self.optimizer is None:
+            found, memory, unfit = _respond(self, position)
+        else:
+            slopes, unfit = _own_slopes(self.problem, self.aims, bids)
+            updates, memory = self.optimizer.update(-slopes, position.memory, bids)
+            found = jnp.asarray(optax.apply_updates(bids, updates))
+            found = jnp.clip(found, 0, LARGEST_BID)
+            found = jnp.where(found < SMALLEST_BID, 0, found)
+        moved = jnp.abs(found - bids).max() / jnp.maximum(found.max(), SMALLEST_BID)
+        unfit = jnp.maximum(position.unfit, unfit.astype(jnp.int32))
+        return Position(found, position.step + 1, moved, memory, unfit)
 
 
 def equilibrium(
@@ -71,6 +139,7 @@ def equilibrium(
     num_steps: int = 200,
     tolerance: ArrayLike = 1e-4,
     first_auction: ArrayLike = 0,
+    unit: ArrayLike = 1.0,
 ) -> Equilibrium:
     """Bids that are best responses to each other, if these dynamics find some.
 
@@ -101,6 +170,8 @@ def equilibrium(
       num_steps: The most steps; fewer if bids come to rest.
       tolerance: The gap, money per text, up to which this is called an equilibrium.
       first_auction: The number of the first auction.
+      unit: As in `best_response`. Bids found in units of drawn `values` are an
+        equilibrium of agents that know their own value and shade it by a factor.
 
     Returns:
       An `Equilibrium`; look at `converged`.
@@ -116,117 +187,140 @@ def equilibrium(
     >>> print(*(f"{bid:.4f}" for bid in found.bids), found.converged)
     0.4444 0.2222 True
     """
-    if dynamics not in DYNAMICS:
-        raise ValueError(f"dynamics must be one of {DYNAMICS}, got {dynamics!r}")
     num_steps = records.check_integer("num_steps", num_steps, 1)
+    chosen, fresh = make_dynamics(
+        *(key, mechanism, pool, values, valuation, num_tokens, num_auctions, start),
+        *(dynamics, optimizer, first_auction, unit),
+    )
+    found, unfit = _equilibrium(chosen, fresh, tolerance, num_steps)
+    gradients.check_rewards(unfit)
+    return found
+
+
+def make_dynamics(
+    key: jax.Array,
+    mechanism: Mechanism,
+    pool: AgentPool,
+    values: ArrayLike,
+    valuation: Aims,
+    num_tokens: int,
+    num_auctions: int | None,
+    start: ArrayLike | None,
+    name: str,
+    optimizer: optax.GradientTransformation | None,
+    first_auction: ArrayLike,
+    unit: ArrayLike,
+) -> tuple[Dynamics, Problem]:
+    """What `equilibrium` does, step by step, and fresh auctions to measure it on.
+
+    Raises:
+      ValueError: If a shape or a number is wrong.
+    """
+    if name not in DYNAMICS:
+        raise ValueError(f"dynamics must be one of {DYNAMICS}, got {name!r}")
     amounts = base.as_float(values)
     if start is None:
-        mean = amounts if amounts.ndim == 1 else amounts.mean(axis=0)
+        worth = jnp.divide(*jnp.broadcast_arrays(amounts, base.as_float(unit)))
+        mean = worth if worth.ndim == 1 else worth.mean(axis=0)
         # An agent of value 0 has to get a chance to leave.
         start = jnp.maximum(mean / 2, 1e-3 * mean.max())
     problem = check_problem(
         *(key, mechanism, pool, start, responses.aim(valuation, 0), amounts),
         *(num_tokens, num_auctions, first_auction),
     )
-    aims = responses.as_tree(valuation)
-    return _equilibrium(problem, aims, tolerance, dynamics, optimizer, num_steps)
-
-
-@functools.partial(jax.jit, static_argnames=("dynamics", "optimizer", "num_steps"))
-def _equilibrium(
-    problem: Problem,
-    aims: Aims,
-    tolerance: ArrayLike,
-    dynamics: str,
-    optimizer: optax.GradientTransformation | None,
-    num_steps: int,
-) -> Equilibrium:
+    problem = responses.in_units(problem, unit)
     search, fresh = responses.split(problem)
-    start = problem.numbers.bids.mean(axis=0)
+    return Dynamics(search, responses.as_tree(valuation), name, optimizer), fresh
 
-    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        bids, step, state, _, history = carry
-        if optimizer is None:
-            found, state = _respond(search, aims, bids, dynamics, step, state)
-        else:
-            slopes = _own_slopes(search, aims, bids)
-            updates, state = optimizer.update(-slopes, state, bids)
-            found = jnp.asarray(optax.apply_updates(bids, updates))
-            found = jnp.clip(found, 0, LARGEST_BID)
-            found = jnp.where(found < SMALLEST_BID, 0, found)
-        moved = jnp.abs(found - bids).max() / jnp.maximum(found.max(), SMALLEST_BID)
-        return found, step + 1, state, moved, history.at[step].set(found)
 
-    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
-        _, step, _, moved, _ = carry
-        return (step < num_steps) & (moved > _AT_REST)
+@functools.partial(jax.jit, static_argnames="num_steps")
+def _equilibrium(
+    dynamics: Dynamics, fresh: Problem, tolerance: ArrayLike, num_steps: int
+) -> tuple[Equilibrium, jax.Array]:
+    """The equilibrium, and how many texts had a reward that is not finite."""
 
-    calm = jnp.ones_like(start), jnp.zeros_like(start)
-    state = calm if optimizer is None else optimizer.init(start)
-    history = jnp.zeros((num_steps, start.size), start.dtype)
-    carry = (start, 0, state, jnp.full((), jnp.inf, start.dtype), history)
-    bids, steps, _, _, history = jax.lax.while_loop(unfinished, advance, carry)
-    gap: EquilibriumGap = responses.measure_gap(_bid(fresh, bids), aims)
-    past = jnp.arange(num_steps)[:, None] >= steps
-    return Equilibrium(
-        bids=bids,
+    def advance(carry: tuple[Position, jax.Array]) -> tuple[Position, jax.Array]:
+        position, history = carry
+        after = dynamics.step(position)
+        return after, history.at[position.step].set(after.bids)
+
+    def unfinished(carry: tuple[Position, jax.Array]) -> jax.Array:
+        position, _ = carry
+        return (position.step < num_steps) & ~position.at_rest
+
+    start = dynamics.start()
+    history = jnp.zeros((num_steps, start.bids.size), start.bids.dtype)
+    end, history = jax.lax.while_loop(unfinished, advance, (start, history))
+    gap, worst = responses.measure_gap(with_bids(fresh, end.bids), dynamics.aims)
+    past = jnp.arange(num_steps)[:, None] >= end.step
+    found = Equilibrium(
+        bids=end.bids,
         gap=gap.gap,
         gap_error=gap.gap_error,
         gains=gap.gains,
-        converged=gap.gap + _SURE * gap.gap_error <= tolerance,
-        num_steps=steps,
-        history=jnp.where(past, bids[None], history),
+        converged=is_converged(gap, tolerance),
+        num_steps=end.step,
+        history=jnp.where(past, end.bids[None], history),
+        undefined=gap.undefined,
     )
+    return found, jnp.maximum(end.unfit, worst.unfit.max())
+
+
+def is_converged(gap: EquilibriumGap, tolerance: ArrayLike) -> jax.Array:
+    """Whether a measured gap is within the tolerance, with its error."""
+    return gap.gap + _SURE * gap.gap_error <= tolerance
 
 
 def _respond(
-    problem: Problem,
-    aims: Aims,
-    bids: jax.Array,
-    dynamics: str,
-    step: jax.Array,
-    state: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    dynamics: Dynamics, position: Position
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
     """Bids `(n,)` after one step towards best responses.
 
-    Each agent goes a share of the way, which its state holds with the last way that it
+    Each agent goes a share of the way, which its memory holds with the last way that it
     wanted to go: where it turns round the share is halved, or the bids of unequal
     agents would circle for ever.
     """
-    before = bids
-    at_once = step < _TOGETHER if dynamics == "mixed" else dynamics != "alternating"
+    name, before = dynamics.name, position.bids
+    at_once = position.step < _TOGETHER if name == "mixed" else name != "alternating"
 
     def turn(bids: jax.Array, agent: jax.Array) -> tuple[jax.Array, Any]:
         seen = jnp.where(at_once, before, bids)
-        aimed = responses.aimed(_bid(problem, seen), aims, agent)
-        best = responses.best_bid(aimed, agent).bid
-        way = best - seen[agent]
-        share = 1 / (step + 1).astype(way.dtype)
-        if dynamics != "averaged":
-            last_share, last_way = state[0][agent], state[1][agent]
+        problem = with_bids(dynamics.problem, seen)
+        aimed = responses.aimed(problem, dynamics.aims, agent)
+        found = responses.best_bid(aimed, agent)
+        way = found.bid - seen[agent]
+        share = 1 / (position.step + 1).astype(way.dtype)
+        if name != "averaged":
+            last_share, last_way = (x[agent] for x in position.memory)
             growth = jnp.where(at_once, _GROWTH_AT_ONCE, _GROWTH)
             share = jnp.minimum(growth * last_share, 1)
             share = jnp.where(way * last_way < 0, last_share / 2, share)
         bid = seen[agent] + share * way
         # Parts of the way never lead out of the auction.
-        leaves = (best == 0) & (bid < _OUT * seen.max())
-        return bids.at[agent].set(jnp.where(leaves, 0, bid)), (share, way)
+        leaves = (found.bid == 0) & (bid < _OUT * seen.max())
+        memory = share, way, found.payoffs.unfit.max()
+        return bids.at[agent].set(jnp.where(leaves, 0, bid)), memory
 
-    return jax.lax.scan(turn, bids, jnp.arange(bids.size))
+    bids, (*memory, unfit) = jax.lax.scan(turn, before, jnp.arange(before.size))
+    return bids, tuple(memory), unfit.max()
 
 
-def _own_slopes(problem: Problem, aims: Aims, bids: jax.Array) -> jax.Array:
-    """The derivative `(n,)` of each agent's payoff in its own bid."""
+def _own_slopes(
+    problem: Problem, aims: Aims, bids: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The derivative `(n,)` of each agent's payoff in its own bid; unfit rewards."""
 
-    def own(agent: jax.Array) -> jax.Array:
-        aimed = responses.aimed(_bid(problem, bids), aims, agent)
+    def own(agent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        aimed = responses.aimed(with_bids(problem, bids), aims, agent)
         varies = gradients.of_bids(aimed)
-        _, (slopes,) = gradients.slopes(aimed, "score_function", varies)
-        return slopes[:, agent].mean()
+        texts, (slopes,) = gradients.slopes(aimed, "score_function", varies)
+        unfit = (~jnp.isfinite(texts.reward)).sum()
+        return (slopes * problem.unit)[:, agent].mean(), unfit
 
-    return jax.lax.map(own, jnp.arange(bids.size))
+    slopes, unfit = jax.lax.map(own, jnp.arange(bids.size))
+    return slopes, unfit.max()
 
 
-def _bid(problem: Problem, bids: jax.Array) -> Problem:
-    """The problem with these bids `(n,)` in all auctions."""
-    return problem.with_numbers(bids=jnp.broadcast_to(bids, problem.numbers.bids.shape))
+def with_bids(problem: Problem, bids: jax.Array) -> Problem:
+    """The problem with these bids `(n,)`, in its units, in all auctions."""
+    return problem.with_numbers(bids=bids[None] * problem.unit)

@@ -118,7 +118,7 @@ def expected(
         *(num_tokens, num_auctions, first_auction),
     )
     worth, reward = _expected(problem, gradient)
-    _check_rewards(reward)
+    check_rewards((~jnp.isfinite(reward)).sum())
     return worth
 
 
@@ -156,7 +156,7 @@ def value_and_grad(
         *(num_tokens, num_auctions, first_auction),
     )
     texts, (found,) = slopes(problem, gradient, of_bids(problem))
-    _check_rewards(texts.reward)
+    check_rewards((~jnp.isfinite(texts.reward)).sum())
     totals = texts.totals()
     value, value_error = mean_and_error(totals, problem.certain)
     mean, error = mean_and_error(found, problem.certain)
@@ -178,6 +178,8 @@ class Problem:
     pool: AgentPool
     numbers: Numbers
     first_auction: ArrayLike
+    # What searches take a bid as a multiple of, `(A, n)` in money.
+    unit: jax.Array
     num_tokens: int = records.static_field()
 
     def texts(self, varies: Varies | None = None) -> Texts:
@@ -273,7 +275,9 @@ def _expected(problem: Problem, gradient: str) -> tuple[jax.Array, jax.Array]:
             numbers = jax.tree.map(lambda slope: cotangent * slope, slopes)
         return (dataclasses.replace(empty, numbers=numbers),)
 
-    empty = dataclasses.replace(problem, key=None, pool=None, first_auction=None)
+    empty = dataclasses.replace(
+        problem, key=None, pool=None, first_auction=None, unit=None
+    )
     mean.defvjp(forward, backward, symbolic_zeros=True)
     return mean(problem)
 
@@ -327,11 +331,11 @@ def is_certain(pool: AgentPool, objective: Objective, num_tokens: int) -> bool:
     return num_tokens == 1 and certain and not has_reward(objective)
 
 
-def _check_rewards(reward: jax.Array) -> None:
-    unfit = ~jnp.isfinite(reward)
-    if records.is_concrete(unfit) and unfit.any():
+def check_rewards(unfit: jax.Array) -> None:
+    """Raises `ValueError` if it is known that so many rewards are not finite."""
+    if records.is_concrete(unfit) and unfit > 0:
         raise ValueError(
-            f"reward is infinite or NaN for {unfit.sum()} texts: it must answer finite "
+            f"reward is infinite or NaN for {unfit} texts: it must answer finite "
             "money for every text, also for one that ends at once"
         )
 
@@ -364,7 +368,8 @@ def check_problem(
         pool = TemperedPool(pool.pool, jax.lax.stop_gradient(temperature))
     numbers = Numbers(mechanism, objective, temperature, bids, values)
     numbers = jax.tree.map(jnp.asarray, numbers)
-    return Problem(key, pool, numbers, first_auction, num_tokens=num_tokens)
+    unit = jnp.ones_like(bids)
+    return Problem(key, pool, numbers, first_auction, unit, num_tokens=num_tokens)
 
 
 def _check_estimator(gradient: str) -> None:

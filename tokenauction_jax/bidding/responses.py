@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
@@ -17,12 +18,18 @@ from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.bidding import gradients
 from tokenauction_jax.bidding.gradients import Problem, check_problem, mean_and_error
 from tokenauction_jax.bidding.objectives import Objective, utility
-from tokenauction_jax.mechanism.base import SMALLEST_BID, Mechanism, Valuation
+from tokenauction_jax.mechanism import base
+from tokenauction_jax.mechanism.base import (
+    LARGEST_BID,
+    SMALLEST_BID,
+    Mechanism,
+    Valuation,
+)
 
 # Bids of the grid, from so far below the least amount to so far above the largest.
 _GRID, _BELOW, _ABOVE = 96, 1e-3, 32.0
 # Brackets that are looked into, and halvings of each.
-_BRACKETS, _HALVINGS = 3, 22
+_BRACKETS, NUM_HALVINGS = 3, 22
 # Payoffs that differ by so many digits of the last place are the same.
 _TIE = 16
 # What each agent wants: a valuation of its utility, or its objective by its number.
@@ -40,6 +47,9 @@ class BestResponse:
       gain_error: Its standard error.
       grid: `(k,)`, bids that were tried, from 0 on.
       payoffs: `(k,)`, worth of the text at these bids in the search, money per text.
+      payoff_errors: `(k,)`, their standard errors.
+      undefined: `(k,)`, how many auctions became undefined at these bids; they count
+        with what came before, which may flatter a bid.
     """
 
     bid: jax.Array
@@ -47,6 +57,25 @@ class BestResponse:
     gain_error: jax.Array
     grid: jax.Array
     payoffs: jax.Array
+    payoff_errors: jax.Array
+    undefined: jax.Array
+
+
+@records.record
+class Payoffs:
+    """What `k` bids of an agent are worth to it, arrays `(k,)`.
+
+    Attributes:
+      mean: Mean worth of a text, minus infinity where nobody bids.
+      error: Its standard error.
+      undefined: How many auctions became undefined.
+      unfit: How many texts have a reward that is infinite or NaN.
+    """
+
+    mean: jax.Array
+    error: jax.Array
+    undefined: jax.Array
+    unfit: jax.Array
 
 
 @records.record
@@ -56,12 +85,23 @@ class Search:
     Attributes:
       bid: The best bid.
       grid: `(k,)`, bids that were tried, from 0 on.
-      payoffs: `(k,)`, mean worth of the text at these bids.
+      payoffs: What they are worth.
+      stays: Whether it is the bid that the agent has.
     """
 
     bid: jax.Array
     grid: jax.Array
-    payoffs: jax.Array
+    payoffs: Payoffs
+    stays: jax.Array
+
+
+@records.record
+class Brackets:
+    """Where maxima are, arrays `(3,)`."""
+
+    low: jax.Array
+    middle: jax.Array
+    high: jax.Array
 
 
 @records.record
@@ -75,6 +115,7 @@ class EquilibriumGap:
       gains: `(n,)`, of each agent.
       gain_errors: `(n,)`, their standard errors.
       best_bids: `(n,)`, the best responses.
+      undefined: How many auctions become undefined at the bids.
     """
 
     gap: jax.Array
@@ -82,6 +123,7 @@ class EquilibriumGap:
     gains: jax.Array
     gain_errors: jax.Array
     best_bids: jax.Array
+    undefined: jax.Array
 
 
 def best_response(
@@ -96,6 +138,7 @@ def best_response(
     num_tokens: int,
     num_auctions: int | None = None,
     first_auction: ArrayLike = 0,
+    unit: ArrayLike = 1.0,
 ) -> BestResponse:
     """The bid that pays an agent most, the others' bids given.
 
@@ -117,6 +160,8 @@ def best_response(
       num_tokens: The cap on tokens, ``T``.
       num_auctions: How many texts, ``A``; as in `expected`.
       first_auction: The number of the first auction.
+      unit: What bids are multiples of, in money, broadcast to `(A, n)`: given the
+        `values`, a bid is the factor by which an agent shades its values.
 
     Raises:
       ValueError: If a shape or a number is wrong.
@@ -135,10 +180,19 @@ def best_response(
         *(key, mechanism, pool, bids, aim(valuation, agent), values),
         *(num_tokens, num_auctions, first_auction),
     )
-    found, gains = _respond(problem, agent)
-    _check_payoffs(found.payoffs)
+    problem = in_units(problem, unit)
+    found, gains = respond(problem, agent)
+    check_payoffs(found.payoffs)
     gain, error = mean_and_error(gains, problem.certain)
-    return BestResponse(found.bid, gain, error, found.grid, found.payoffs)
+    return BestResponse(
+        bid=found.bid,
+        gain=gain,
+        gain_error=error,
+        grid=found.grid,
+        payoffs=found.payoffs.mean,
+        payoff_errors=found.payoffs.error,
+        undefined=found.payoffs.undefined,
+    )
 
 
 def equilibrium_gap(
@@ -152,6 +206,7 @@ def equilibrium_gap(
     num_tokens: int,
     num_auctions: int | None = None,
     first_auction: ArrayLike = 0,
+    unit: ArrayLike = 1.0,
 ) -> EquilibriumGap:
     """The sum over agents of what the best unilateral deviation gains (NashConv).
 
@@ -168,6 +223,8 @@ def equilibrium_gap(
       num_tokens: The cap on tokens, ``T``.
       num_auctions: How many texts, ``A``; as in `expected`.
       first_auction: The number of the first auction.
+      unit: What bids are multiples of, in money, broadcast to `(A, n)`: given the
+        `values`, a bid is the factor by which an agent shades its values.
 
     Raises:
       ValueError: If a shape or a number is wrong.
@@ -176,24 +233,55 @@ def equilibrium_gap(
         *(key, mechanism, pool, bids, aim(valuation, 0), values),
         *(num_tokens, num_auctions, first_auction),
     )
-    gap = measure_gap(problem, as_tree(valuation))
-    _check_payoffs(gap.gains)
+    problem = in_units(problem, unit)
+    gap, worst = measure_gap(problem, as_tree(valuation))
+    check_payoffs(worst)
     return gap
 
 
 @jax.jit
-def measure_gap(problem: Problem, aims: Aims) -> EquilibriumGap:
-    """The work of `equilibrium_gap`, whatever the objective of the problem."""
+def measure_gap(problem: Problem, aims: Aims) -> tuple[EquilibriumGap, Payoffs]:
+    """The work of `equilibrium_gap`, and what each agent saw at its best bid."""
 
-    def respond(agent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        found, gains = _respond(aimed(problem, aims, agent), agent)
-        return found.bid, gains
+    def one(agent: jax.Array) -> tuple[Search, jax.Array]:
+        found, gains = respond(aimed(problem, aims, agent), agent)
+        worst = dataclasses.replace(
+            jax.tree.map(lambda x: x[0], found.payoffs),
+            mean=found.payoffs.mean.max(),
+            unfit=found.payoffs.unfit.max(),
+        )
+        return dataclasses.replace(found, grid=None, payoffs=worst), gains
 
-    bids, gains = jax.lax.map(respond, jnp.arange(problem.pool.num_agents))
+    found, gains = jax.lax.map(one, jnp.arange(problem.pool.num_agents))
     certain = aimed(problem, aims, 0).certain
     each, errors = mean_and_error(gains.T, certain)
     gap, error = mean_and_error(gains.sum(axis=0), certain)
-    return EquilibriumGap(gap, error, each, errors, bids)
+    undefined = (~problem.texts().valid).sum()
+    measured = EquilibriumGap(gap, error, each, errors, found.bid, undefined)
+    return measured, found.payoffs
+
+
+def in_units(problem: Problem, unit: ArrayLike) -> Problem:
+    """The problem with its bids read as multiples of amounts.
+
+    Raises:
+      ValueError: If the amounts do not fit, or are none that can be bid.
+    """
+    amounts = base.as_float(unit)
+    shape = problem.numbers.bids.shape
+    if amounts.shape not in ((), shape[1:], shape):
+        raise ValueError(
+            f"unit has shape {amounts.shape}, expected (), {shape[1:]} or {shape}"
+        )
+    if records.is_concrete(amounts):
+        found = np.asarray(amounts)
+        if not ((found >= SMALLEST_BID) & (found <= LARGEST_BID)).all():
+            raise ValueError(
+                f"unit must be from {SMALLEST_BID:g} to {LARGEST_BID:g}, got {found}"
+            )
+    rows = jnp.broadcast_to(amounts, shape)
+    problem = dataclasses.replace(problem, unit=rows)
+    return problem.with_numbers(bids=problem.numbers.bids * rows)
 
 
 def aim(aims: Aims, agent: ArrayLike) -> Objective:
@@ -220,16 +308,28 @@ def aimed(problem: Problem, aims: Aims, agent: ArrayLike) -> Problem:
 
 
 @jax.jit
-def _respond(problem: Problem, agent: ArrayLike) -> tuple[Search, jax.Array]:
+def respond(problem: Problem, agent: ArrayLike) -> tuple[Search, jax.Array]:
     """The best response, and its gains `(A,)` on fresh auctions."""
     search, fresh = split(problem)
-    found = best_bid(search, agent)
-    present, worth = search.numbers.bids[:, agent], search.totals().mean()
-    best = found.payoffs.max()
-    stays = (present == present[0]).all() & (worth >= best - _slack(best))
-    bid = jnp.where(stays, present[0], found.bid)
-    gains = with_bid(fresh, agent, bid).totals() - fresh.totals()
-    return dataclasses.replace(found, bid=bid), jnp.where(stays, 0, gains)
+    found = stay_if_as_good(search, agent, best_bid(search, agent))
+    return found, gains_of(fresh, agent, found)
+
+
+def stay_if_as_good(problem: Problem, agent: ArrayLike, found: Search) -> Search:
+    """What was found, or the bid that the agent has where none is better."""
+    multiples = problem.numbers.bids[:, agent] / problem.unit[:, agent]
+    present, worth = multiples[0], problem.totals().mean()
+    same = jnp.abs(multiples - present) <= _TIE * jnp.finfo(worth.dtype).eps * present
+    best = found.payoffs.mean.max()
+    stays = same.all() & (worth >= best - _slack(best))
+    bid = jnp.where(stays, present, found.bid)
+    return dataclasses.replace(found, bid=bid, stays=stays)
+
+
+def gains_of(problem: Problem, agent: ArrayLike, found: Search) -> jax.Array:
+    """What an agent gains `(A,)` by the bid that was found; 0 if it has it."""
+    gains = with_bid(problem, agent, found.bid).totals() - problem.totals()
+    return jnp.where(found.stays, 0, gains)
 
 
 def split(problem: Problem) -> tuple[Problem, Problem]:
@@ -243,50 +343,86 @@ def split(problem: Problem) -> tuple[Problem, Problem]:
 
 def best_bid(problem: Problem, agent: ArrayLike) -> Search:
     """The best bid in these auctions."""
-    numbers = problem.numbers
-    rivals = numbers.bids.at[:, agent].set(0)
+    grid = ladder(problem, agent)
+    payoffs = payoffs_of(problem, agent, grid)
+    brackets = jax.lax.fori_loop(
+        *(0, NUM_HALVINGS, lambda _, found: halve(problem, agent, found)),
+        best_brackets(grid, payoffs),
+    )
+    return choose(grid, payoffs, brackets, payoffs_of(problem, agent, brackets.middle))
+
+
+def ladder(problem: Problem, agent: ArrayLike) -> jax.Array:
+    """Bids `(97,)`: 0, and more evenly in their logs around all that matter."""
+    numbers, unit = problem.numbers, problem.unit[:, agent, None]
+    rivals = numbers.bids.at[:, agent].set(0) / unit
+    own = numbers.values[:, agent, None] / unit
+    amounts = jnp.concatenate([own.ravel(), rivals.ravel()])
+    largest = jnp.maximum(amounts.max(), SMALLEST_BID / _BELOW)
+    least = jnp.where(amounts > 0, amounts, largest).min()
+    low, high = jnp.log(_BELOW * least), jnp.log(_ABOVE * largest)
+    bids = jnp.exp(jnp.linspace(low, high, _GRID))
+    return jnp.concatenate([jnp.zeros_like(bids[:1]), bids])
+
+
+def payoffs_of(problem: Problem, agent: ArrayLike, bids: jax.Array) -> Payoffs:
+    """What some bids `(k,)` of an agent are worth to it, one after the other."""
+    rivals = problem.numbers.bids.at[:, agent].set(0)
     contested = (rivals > 0).any(axis=1).all()
 
-    def payoff(bid: jax.Array) -> jax.Array:
-        worth = with_bid(problem, agent, bid).totals().mean()
+    def payoff(bid: jax.Array) -> Payoffs:
+        texts = with_bid(problem, agent, bid).texts()
+        mean, error = mean_and_error(texts.totals(), problem.certain)
         # Without any bid there is no auction, and no text.
-        return jnp.where((bid > 0) | contested, worth, -jnp.inf)
+        held = (bid > 0) | contested
+        return Payoffs(
+            mean=jnp.where(held, mean, -jnp.inf),
+            error=jnp.where(held, error, 0),
+            undefined=jnp.where(held, ~texts.valid, 0).sum(),
+            unfit=jnp.where(held, ~jnp.isfinite(texts.reward), 0).sum(),
+        )
+
+    return jax.lax.map(payoff, bids)
+
+
+def best_brackets(grid: jax.Array, payoffs: Payoffs) -> Brackets:
+    """The best bids of a grid, and their neighbours."""
+    top = jax.lax.top_k(payoffs.mean, _BRACKETS)[1]
+    low, high = jnp.maximum(top - 1, 0), jnp.minimum(top + 1, grid.size - 1)
+    return Brackets(grid[low], grid[top], grid[high])
+
+
+def halve(problem: Problem, agent: ArrayLike, brackets: Brackets) -> Brackets:
+    """Brackets of half the width, around the zeros of the derivative."""
 
     def slope(bid: jax.Array) -> jax.Array:
         moved = with_bid(problem, agent, bid)
         _, (slopes,) = gradients.slopes(
             moved, "score_function", gradients.of_bids(moved)
         )
-        return slopes[:, agent].mean()
+        return (slopes * problem.unit)[:, agent].mean()
 
-    ladder = _ladder(numbers.values[:, agent], rivals)
-    grid = jnp.concatenate([jnp.zeros_like(ladder[:1]), ladder])
-    payoffs = jax.lax.map(payoff, grid)
-    top = jax.lax.top_k(payoffs, _BRACKETS)[1]
-    low, high = grid[jnp.maximum(top - 1, 0)], grid[jnp.minimum(top + 1, _GRID)]
+    rises = jax.lax.map(slope, brackets.middle) > 0
+    low = jnp.where(rises, brackets.middle, brackets.low)
+    high = jnp.where(rises, brackets.high, brackets.middle)
+    return Brackets(low, (low + high) / 2, high)
 
-    def look_into(bracket: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        middle, low, high = bracket
 
-        def halve(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            middle, low, high = state
-            rises = slope(middle) > 0
-            low, high = jnp.where(rises, middle, low), jnp.where(rises, high, middle)
-            return (low + high) / 2, low, high
-
-        found, *_ = jax.lax.fori_loop(0, _HALVINGS, halve, (middle, low, high))
-        return found, payoff(found)
-
-    found, worths = jax.lax.map(look_into, (grid[top], low, high))
-    bids = jnp.concatenate([grid, found])
-    worths = jnp.concatenate([payoffs, worths])
+def choose(
+    grid: jax.Array, payoffs: Payoffs, brackets: Brackets, inside: Payoffs
+) -> Search:
+    """The best of a grid and of what was found inside its brackets."""
+    bids = jnp.concatenate([grid, brackets.middle])
+    payoffs = jax.tree.map(lambda *x: jnp.concatenate(x), payoffs, inside)
+    worths = payoffs.mean
     # Near a maximum payoffs say less about the bid than their slopes: of equal ones
     # that is best where slopes were followed; but to stay out is better still.
     equal = worths >= worths.max() - _slack(worths.max())
-    best = jnp.where(equal[_GRID + 1], found[0], bids[worths.argmax()])
+    best = jnp.where(equal[grid.size], brackets.middle[0], bids[worths.argmax()])
     best = jnp.where(equal[0], 0, best)
     order = jnp.argsort(bids)
-    return Search(best, bids[order], worths[order])
+    payoffs = jax.tree.map(lambda x: x[order], payoffs)
+    return Search(best, bids[order], payoffs, jnp.zeros((), bool))
 
 
 def _slack(payoff: jax.Array) -> jax.Array:
@@ -295,23 +431,16 @@ def _slack(payoff: jax.Array) -> jax.Array:
     return _TIE * jnp.finfo(payoff.dtype).eps * size
 
 
-def _check_payoffs(payoffs: jax.Array) -> None:
-    if records.is_concrete(payoffs) and jnp.isnan(payoffs).any():
-        raise ValueError(
-            "payoffs are NaN: an objective or a reward must answer money for every "
-            "text, also for one that ends at once"
-        )
-
-
-def _ladder(values: jax.Array, rivals: jax.Array) -> jax.Array:
-    """Bids of a grid, evenly in their logs, around all amounts that matter."""
-    amounts = jnp.concatenate([values.ravel(), rivals.ravel()])
-    largest = jnp.maximum(amounts.max(), SMALLEST_BID / _BELOW)
-    least = jnp.where(amounts > 0, amounts, largest).min()
-    low, high = jnp.log(_BELOW * least), jnp.log(_ABOVE * largest)
-    return jnp.exp(jnp.linspace(low, high, _GRID))
+def check_payoffs(payoffs: Payoffs) -> None:
+    """Raises `ValueError` if known payoffs are not what can be compared."""
+    if not records.is_concrete(payoffs.mean):
+        return
+    gradients.check_rewards(payoffs.unfit.max())
+    if jnp.isnan(payoffs.mean).any():
+        raise ValueError("payoffs are NaN: an objective must answer money")
 
 
 def with_bid(problem: Problem, agent: ArrayLike, bid: jax.Array) -> Problem:
     """The problem with this bid of an agent in all auctions."""
-    return problem.with_numbers(bids=problem.numbers.bids.at[:, agent].set(bid))
+    bids = problem.numbers.bids.at[:, agent].set(bid * problem.unit[:, agent])
+    return problem.with_numbers(bids=bids)
