@@ -9,7 +9,7 @@ MODULES = (
     *("mechanism.stable", "simulation.rollout", "testing", "testing.fakes"),
     *("testing.policies", "testing.rules", "outside"),
     *("bidding.gradients", "bidding.enumeration", "bidding.objectives"),
-    *("bidding.responses", "bidding.equilibrium"),
+    *("bidding.responses", "bidding.equilibrium", "bidding.mentions"),
 )
 
 

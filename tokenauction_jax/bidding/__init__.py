@@ -9,6 +9,7 @@ from tokenauction_jax.bidding.equilibrium import equilibrium as equilibrium
 from tokenauction_jax.bidding.gradients import ValueAndGradient as ValueAndGradient
 from tokenauction_jax.bidding.gradients import expected as expected
 from tokenauction_jax.bidding.gradients import value_and_grad as value_and_grad
+from tokenauction_jax.bidding.mentions import mentions as mentions
 from tokenauction_jax.bidding.objectives import Objective as Objective
 from tokenauction_jax.bidding.objectives import Outcome as Outcome
 from tokenauction_jax.bidding.objectives import revenue as revenue

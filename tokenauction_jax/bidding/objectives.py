@@ -230,7 +230,12 @@ def has_reward(objective: Objective, num_tokens: int = 1) -> bool:
     """Whether finished texts are worth something, besides their tokens."""
     tokens = jax.ShapeDtypeStruct((1, num_tokens), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, num_tokens), bool)
-    return jax.eval_shape(objective.per_text, tokens, mask) is not None
+    return any(
+        # A reward is not asked: it may have amounts for each of more auctions.
+        isinstance(term, TextReward)
+        or jax.eval_shape(term.per_text, tokens, mask) is not None
+        for term in _terms(objective)
+    )
 
 
 def _pick(x: jax.Array, agent: ArrayLike) -> jax.Array:

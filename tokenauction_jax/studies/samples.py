@@ -22,7 +22,7 @@ def decode(cell: Population, texts: measures.Texts) -> list[str]:
     tokenizer = cell.cast.tokenizer
     if tokenizer is None:
         return [""] * len(texts.valid)
-    return [tokenizer.decode(tokens) for tokens in _tokens(cell, texts)]
+    return measures.decode_texts(tokenizer, texts.tokens, texts.length)
 
 
 def all_measures(
@@ -59,8 +59,9 @@ def table(
     """
     kept = slice(0, len(auctions))
     lengths = texts.length[kept]
-    tokens = _tokens(cell, texts)[kept]
     tokenizer = cell.cast.tokenizer
+    ends = () if tokenizer is None else tokenizer.end_tokens
+    tokens = measures.text_tokens(texts.tokens[kept], lengths, ends)
     pieces = [
         [str(token) for token in text] if tokenizer is None else tokenizer.pieces(text)
         for text in tokens
@@ -107,14 +108,3 @@ def check(table: pa.Table, plan: Plan, chunk: int) -> None:
     if table.column_names != column_names(plan):
         raise ValueError("its columns are not those of the study's measures")
     part_format.check_places(table, places)
-
-
-def _tokens(cell: Population, texts: measures.Texts) -> list[list[int]]:
-    """The tokens of each text, without the one that ended it."""
-    tokenizer = cell.cast.tokenizer
-    ends = () if tokenizer is None else tuple(tokenizer.end_tokens)
-    found = []
-    for tokens, length in zip(texts.tokens, texts.length, strict=False):
-        ended = length and int(tokens[length - 1]) in ends
-        found.append(tokens[: length - 1 if ended else length].tolist())
-    return found
