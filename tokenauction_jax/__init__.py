@@ -40,6 +40,7 @@ from tokenauction_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from tokenauction_jax import bidding as bidding
+    from tokenauction_jax import optimisation as optimisation
     from tokenauction_jax import reports as reports
     from tokenauction_jax import studies as studies
     from tokenauction_jax.auditing import Audit as Audit
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from tokenauction_jax.auditing import audit as audit
 
 # The audit brings optax, which auctions do not need: imported at first use.
-_LAZY_ROOMS = ("bidding", "reports", "studies")
+_LAZY_ROOMS = ("bidding", "optimisation", "reports", "studies")
 _LAZY = ("Audit", "Counterexample", "audit")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from tokenauction_jax.outside import OutsideError, shortened
 
 CHECKSUMS = "SHA256SUMS"
+LOCK = ".lock"
 # Characters of a reason, so that the message stays a line.
 _LONGEST = 200
 
@@ -169,6 +170,28 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     """
     text = json.dumps(_finite(content), indent=2, allow_nan=False)
     write(path, text + "\n")
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a folder, which is made if it is not there, against other processes.
+
+    Raises:
+      StoreError: If another process holds it, or it cannot be made.
+    """
+    import filelock  # Brings asyncio, which nothing else needs.
+
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The system frees it however the process ends; the file says nothing.
+        held = filelock.FileLock(path, timeout=0).acquire()
+    except filelock.Timeout:
+        raise StoreError(f"{folder} is being run by another process") from None
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {reason(error)}") from None
+    with held:
+        yield
 
 
 @contextlib.contextmanager

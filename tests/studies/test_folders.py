@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import damage
+import filelock
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -185,7 +186,7 @@ def test_a_study_that_nobody_may_write(folder, right, monkeypatch):
     def forbidden(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(parts.filelock.FileLock, "acquire", forbidden)
+    monkeypatch.setattr(filelock.FileLock, "acquire", forbidden)
     monkeypatch.setattr(files.tempfile, "TemporaryDirectory", forbidden)
     assert outcome(lambda: results.load(folder), right) == 150
     refused(lambda: ta.studies.resume(folder), "cannot write .*: Permission denied")

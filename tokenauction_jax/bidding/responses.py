@@ -312,7 +312,7 @@ def respond(problem: Problem, agent: ArrayLike) -> tuple[Search, jax.Array]:
     """The best response, and its gains `(A,)` on fresh auctions."""
     search, fresh = split(problem)
     found = stay_if_as_good(search, agent, best_bid(search, agent))
-    return found, gains_of(fresh, agent, found)
+    return found, gains_of(fresh, agent, found.bid, found.stays)
 
 
 def stay_if_as_good(problem: Problem, agent: ArrayLike, found: Search) -> Search:
@@ -326,10 +326,12 @@ def stay_if_as_good(problem: Problem, agent: ArrayLike, found: Search) -> Search
     return dataclasses.replace(found, bid=bid, stays=stays)
 
 
-def gains_of(problem: Problem, agent: ArrayLike, found: Search) -> jax.Array:
-    """What an agent gains `(A,)` by the bid that was found; 0 if it has it."""
-    gains = with_bid(problem, agent, found.bid).totals() - problem.totals()
-    return jnp.where(found.stays, 0, gains)
+def gains_of(
+    problem: Problem, agent: ArrayLike, bid: jax.Array, stays: jax.Array
+) -> jax.Array:
+    """What an agent gains `(A,)` by another bid; 0 if it `stays` with its own."""
+    gains = with_bid(problem, agent, bid).totals() - problem.totals()
+    return jnp.where(stays, 0, gains)
 
 
 def split(problem: Problem) -> tuple[Problem, Problem]:

@@ -9,12 +9,21 @@ from typing import Any, NoReturn
 
 import tyro
 
-from tokenauction_jax.cli import audit, hints, models, simulate, study, train
+from tokenauction_jax.cli import (
+    audit,
+    hints,
+    models,
+    optimise,
+    simulate,
+    study,
+    train,
+)
 from tokenauction_jax.outside import OutsideError
 
 _COMMANDS = {
     "simulate": (simulate.Simulate, simulate.run),
     "study": (study.StudyCommand, study.run),
+    "optimise": (optimise.Optimise, optimise.run),
     "audit": (audit.Audit, audit.run),
     "train": (train.Train, train.run),
     "models": (models.Models, models.run),

@@ -1,33 +1,19 @@
 """Figures of a study: what its cells, its effects and its swept numbers show."""
 
-import dataclasses
 import math
-import pathlib
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from tokenauction_jax.reports import labels, plots
 from tokenauction_jax.reports.labels import Row
-from tokenauction_jax.reports.plots import Group, Panel, Point
+from tokenauction_jax.reports.plots import Chart, Group, Panel, Point
 from tokenauction_jax.studies.results import Results
 
 # More curves than these cannot be followed in one panel.
 _MOST_CURVES = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Chart:
-    """A figure with the name of its files, a title and a caption."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
 
 
 def charts(results: Results) -> list[Chart]:
@@ -42,16 +28,6 @@ def charts(results: Results) -> list[Chart]:
         shortfalls(results),
     ]
     return [chart for chart in found if chart is not None]
-
-
-def save(chart: Chart, folder: pathlib.Path) -> None:
-    """Writes a chart as SVG and PNG, the same bytes each time."""
-    with matplotlib.rc_context(plots.STYLE), warnings.catch_warnings():
-        # A name may hold letters that the font lacks: boxes are drawn instead.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        path = folder / chart.name
-        chart.figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        chart.figure.savefig(path.with_suffix(".png"), dpi=180)
 
 
 def welfare(results: Results) -> Chart:

@@ -3,19 +3,12 @@
 import math
 import numbers
 import pathlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup, escape
 
-from tokenauction_jax import files
-from tokenauction_jax.files import StoreError
-from tokenauction_jax.outside import visible
-from tokenauction_jax.reports import figures, labels, tables
-from tokenauction_jax.reports.figures import Chart
+from tokenauction_jax import optimisation
+from tokenauction_jax.reports import figures, html, labels, optimisations, tables
 from tokenauction_jax.reports.labels import Row
 from tokenauction_jax.reports.plots import COLOURS
 from tokenauction_jax.studies.results import Results
@@ -24,13 +17,15 @@ _TEMPLATE = "page.html.jinja"
 _SAMPLES = 3
 
 
-def write_report(results: Results, folder: pathlib.Path) -> pathlib.Path:
+def write_report(
+    results: Results | optimisation.Results, folder: pathlib.Path
+) -> pathlib.Path:
     """Writes `index.html`, which needs no other file, and the figures as SVG and PNG.
 
     The folder appears whole or not at all, in place of an earlier report.
 
     Args:
-      results: Of a study, finished or not.
+      results: Of a study or an optimisation, finished or not.
       folder: Where to write; its parent must exist.
 
     Returns:
@@ -39,65 +34,13 @@ def write_report(results: Results, folder: pathlib.Path) -> pathlib.Path:
     Raises:
       StoreError: If it cannot be written, or `folder` holds anything else.
     """
-    _check_replaceable(folder)
-    try:
-        with files.write_folder(folder, replace=True) as part:
-            charts = figures.charts(results)
-            for chart in charts:
-                figures.save(chart, part)
-            page = _render(results, [(c, Markup(_inline(part, c))) for c in charts])
-            files.write(part / "index.html", page)
-    except OSError as error:
-        raise StoreError(f"cannot write {folder}: {files.reason(error)}") from None
-    return folder / "index.html"
-
-
-def _check_replaceable(folder: pathlib.Path) -> None:
-    """Nothing but an earlier report is ever replaced."""
-    if not files.exists(folder):
-        files.check_new(folder)
-        return
-    if folder.is_symlink() or not folder.is_dir():
-        raise StoreError(f"{folder} is not a folder: choose another one")
-    try:
-        names = [file.name for file in folder.iterdir()]
-    except OSError as error:
-        raise StoreError(f"cannot write {folder}: {files.reason(error)}") from None
-    ours = all(
-        name.endswith((".svg", ".png")) or name == "index.html" for name in names
-    )
-    if names and not (ours and "index.html" in names):
-        raise StoreError(f"{folder} holds other files than a report: choose another")
-
-
-def _inline(folder: pathlib.Path, chart: Chart) -> str:
-    """The SVG element, its ids made different from those of the other figures."""
-    svg = (folder / f"{chart.name}.svg").read_text(encoding="utf-8")
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub("<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\1{chart.name}-", svg)
-    return svg.replace(
-        "<svg ", f'<svg role="img" aria-label="{escape(visible(chart.title))}" ', 1
-    )
-
-
-def _shown(value: Any) -> Any:
-    """What the template is filled with; texts keep their newlines."""
-    is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return visible(value, keep="\n") if is_text else value
-
-
-def _render(results: Results, charts: Sequence[tuple[Chart, str]]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        finalize=_shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    if isinstance(results, optimisation.Results):
+        return optimisations.write_page(results, folder)
     study = results.study
-    return environment.get_template(_TEMPLATE).render(
+    return html.write_page(
+        folder,
+        figures.charts(results),
+        "study.html.jinja",
         study=study,
         valuation=labels.measure_label(study.valuation),
         finished=results.finished,
@@ -111,14 +54,12 @@ def _render(results: Results, charts: Sequence[tuple[Chart, str]]) -> str:
         effects=tables.effects(results),
         differences=tables.differences(results),
         regrets=tables.regrets(results),
-        charts=charts,
         ratios=tables.ratios(results),
         measures=tables.measures(results),
         agents=[(name, i % len(COLOURS)) for i, name in enumerate(_names(results))],
         samples=_samples(results),
         performance=_plain_rows(results.performance),
-        environment=list(_flat(results.environment)),
-        colours=[_rgb(colour) for colour in COLOURS],
+        environment=list(html.flat(results.environment)),
     )
 
 
@@ -229,18 +170,3 @@ def _plain(value: Any) -> str:
         real = float(value)
         return f"{real:,.0f}" if real.is_integer() else labels.number(real)
     return labels.DASH if value is None or value is pd.NaT else str(value)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{name}", ", ".join(map(str, value))
-        else:
-            yield f"{prefix}{name}", str(value)
-
-
-def _rgb(colour: str) -> str:
-    """`#rrggbb` as the numbers that CSS takes."""
-    return " ".join(str(byte) for byte in bytes.fromhex(colour[1:]))

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import pathlib
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +69,26 @@ class Panel:
     title: str
     y: str
     curves: list[tuple[int, Sequence[Point]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A figure with the name of its files, a title and a caption."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def save(chart: Chart, folder: pathlib.Path) -> None:
+    """Writes a chart as SVG and PNG, the same bytes each time."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # A name may hold letters that the font lacks: boxes are drawn instead.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        path = folder / chart.name
+        chart.figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        chart.figure.savefig(path.with_suffix(".png"), dpi=180)
 
 
 @matplotlib.rc_context(STYLE)

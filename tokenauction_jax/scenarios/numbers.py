@@ -22,7 +22,8 @@ NUMBER, LIST = "<number>", "<list>"
 MOST_AGENTS, _MOST_TOKENS, _MOST_OF_A_TEXT = 64, 2**20, 2**16
 
 
-def _within(low: float, high: float) -> Any:
+def within(low: float, high: float) -> Any:
+    """A number from `low` to `high`, both included."""
     return pydantic.Field(strict=True, ge=low, le=high)
 
 
@@ -39,8 +40,8 @@ def _zero_or_from(least: float) -> pydantic.AfterValidator:
 
 
 # Money: what is bid, valued or paid, per unit of value and token.
-PositiveAmount = Annotated[float, _within(SMALLEST, LARGEST)]
-Amount = Annotated[float, _within(0, LARGEST), _zero_or_from(SMALLEST)]
+PositiveAmount = Annotated[float, within(SMALLEST, LARGEST)]
+Amount = Annotated[float, within(0, LARGEST), _zero_or_from(SMALLEST)]
 # One for all agents, or one each.
 Amounts = Annotated[
     Annotated[Amount, pydantic.Tag(NUMBER)]
@@ -48,33 +49,33 @@ Amounts = Annotated[
     pydantic.Discriminator(lambda x: LIST if isinstance(x, list | tuple) else NUMBER),
 ]
 # What multiplies amounts.
-Factor = Annotated[float, _within(0, 1e3), _zero_or_from(1e-3)]
+Factor = Annotated[float, within(0, 1e3), _zero_or_from(1e-3)]
 # Of a probability or of a total.
-Share = Annotated[float, _within(0, 1), _zero_or_from(SMALLEST)]
-PositiveShare = Annotated[float, _within(SMALLEST, 1)]
+Share = Annotated[float, within(0, 1), _zero_or_from(SMALLEST)]
+PositiveShare = Annotated[float, within(SMALLEST, 1)]
 # Divides log-probabilities; far below, all that is left is the most probable token,
 # which is `top_k = 1`, and far above, the uniform distribution.
-Temperature = Annotated[float, _within(1e-6, 1e6)]
+Temperature = Annotated[float, within(1e-6, 1e6)]
 # Of a Dirichlet distribution: below, log-probabilities exceed float32's digits; above,
 # it is uniform.
-Concentration = Annotated[float, _within(1e-4, 1e6)]
+Concentration = Annotated[float, within(1e-4, 1e6)]
 # Of ``rank^-s``: at 100 the second token has probability 1e-30.
-Exponent = Annotated[float, _within(0, 100)]
+Exponent = Annotated[float, within(0, 100)]
 # Of log-normal values: at 7 the largest of 10^10 is 10^19 medians.
-Sigma = Annotated[float, _within(0, 7)]
+Sigma = Annotated[float, within(0, 7)]
 # Of gamma values: at 0.1 one in 1,000 is below 1e-30 of their mean.
-Shape = Annotated[float, _within(0.1, 1e6)]
+Shape = Annotated[float, within(0.1, 1e6)]
 # Of a power mean: at 1,000 it is its limit, but for factors of 1.01.
-Order = Annotated[float, _within(-1e3, 1e3)]
+Order = Annotated[float, within(-1e3, 1e3)]
 # Exponent on the bids: at 1,000 the highest wins all, at 0.001 all bidders weigh alike.
-Influence = Annotated[float, _within(1e-3, 1e3)]
+Influence = Annotated[float, within(1e-3, 1e3)]
 
-Seed = Annotated[int, _within(0, 2**32 - 1)]
-Index = Annotated[int, _within(0, MOST_AGENTS - 1)]
-Auctions = Annotated[int, _within(1, 2**31 - 1)]
-KeptAuctions = Annotated[int, _within(0, 2**31 - 1)]
-NumAgents = Annotated[int, _within(1, MOST_AGENTS)]
-VocabSize = Annotated[int, _within(2, _MOST_TOKENS)]
-NumTokens = Annotated[int, _within(1, _MOST_OF_A_TEXT)]
-TopK = Annotated[int, _within(1, 2**31 - 1)]
+Seed = Annotated[int, within(0, 2**32 - 1)]
+Index = Annotated[int, within(0, MOST_AGENTS - 1)]
+Auctions = Annotated[int, within(1, 2**31 - 1)]
+KeptAuctions = Annotated[int, within(0, 2**31 - 1)]
+NumAgents = Annotated[int, within(1, MOST_AGENTS)]
+VocabSize = Annotated[int, within(2, _MOST_TOKENS)]
+NumTokens = Annotated[int, within(1, _MOST_OF_A_TEXT)]
+TopK = Annotated[int, within(1, 2**31 - 1)]
 Text = Annotated[str, pydantic.Field(min_length=1)]

@@ -43,7 +43,7 @@ from tokenauction_jax.studies.levels import (
     with_levels,
 )
 
-_Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
+Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
 # Of values and bids that functions make so many auctions are part of the digest.
 _HASHED_AUCTIONS = 1024
 
@@ -95,7 +95,7 @@ class Study(Setting):
       keep_auctions: How many auctions of each cell are kept whole, with their texts.
     """
 
-    name: _Name = "study"
+    name: Name = "study"
     description: str = ""
     num_auctions: Auctions = 10_000
     valuation: ValuationName = "total_variation"

@@ -98,7 +98,7 @@ def resume(
         chosen = folder.read_study()
     else:
         chosen = reading.check_study(study, name=manifest.outline.name)
-        manifest.check_study(chosen, folder.path)
+        manifest.check_config(chosen.canonical(), folder.path)
     manifest.check_environment(folder.path)
     cells = chosen.populations
     manifest.check_plan(chosen, make_plan(chosen, cells), folder.path)

@@ -13,7 +13,6 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,7 +28,7 @@ from tokenauction_jax.studies.plan import Plan
 from tokenauction_jax.studies.session import Entry
 
 _MANIFEST, _STUDY = "manifest.json", "study.toml"
-_LOCK, _SESSIONS = ".lock", "sessions.jsonl"
+_SESSIONS = "sessions.jsonl"
 
 
 class Folder:
@@ -50,7 +49,7 @@ class Folder:
         Raises:
           StoreError: If the folder is not a study's, or its manifest is damaged.
         """
-        return Manifest.read(self.manifest_path)
+        return Manifest.read(self.manifest_path, "a study")
 
     def check_new(self) -> None:
         """Checks that a study can be begun in the folder.
@@ -84,7 +83,7 @@ class Folder:
                 "from a copy, or choose another folder"
             )
         own = {_MANIFEST, _STUDY}
-        if others := names - own - {_LOCK, *map(files.scratch_name, own), *KINDS}:
+        if others := names - own - {files.LOCK, *map(files.scratch_name, own), *KINDS}:
             raise StoreError(
                 f"{self.path} holds {min(others)}, which is not a study's: choose "
                 "another folder"
@@ -144,7 +143,7 @@ class Folder:
             )
         name = self.manifest.outline.name
         study = reading.read_study(self.path / _STUDY, name, pathlib.Path(base))
-        self.manifest.check_study(study, self.path)
+        self.manifest.check_config(study.canonical(), self.path)
         return study
 
     @contextlib.contextmanager
@@ -156,16 +155,7 @@ class Folder:
         Raises:
           StoreError: If another process holds it.
         """
-        path = self.path / _LOCK
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # The system frees it however the process ends; the file says nothing.
-            held = filelock.FileLock(path, timeout=0).acquire()
-        except filelock.Timeout:
-            raise StoreError(f"{self.path} is being run by another process") from None
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {files.reason(error)}") from None
-        with held:
+        with files.lock(self.path):
             # What another process finished until now.
             self.__dict__.pop("_chunks", None)
             yield

@@ -85,7 +85,7 @@ def validate_study(
     """
     if odd := list(validation.oddities(content)):
         raise StudyError(validation.describe(odd, lines or {}))
-    content, lines = _prepared(content, lines or {}, base)
+    content, lines = prepared(content, lines or {}, base)
     study, problems = validation.validate(Study, content, SECTIONS)
     if problems:
         # What does not depend on the wrong sections can be looked at all the same.
@@ -151,7 +151,7 @@ def _read(
     return path, {"name": name or path.stem} | content, lines
 
 
-def _prepared(
+def prepared(
     content: Mapping[str, Any], lines: Mapping[Place, int], base: pathlib.Path
 ) -> tuple[dict[str, Any], dict[Place, int]]:
     """The content as it is validated, and where its parts stand.

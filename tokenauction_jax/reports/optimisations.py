@@ -1,0 +1,309 @@
+"""What an optimisation of bids shows: its answer, curves and trajectories."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+
+from tokenauction_jax.bidding.equilibrium import SURE
+from tokenauction_jax.optimisation import phases
+from tokenauction_jax.optimisation.config import BestResponse, Equilibrium, Pacing
+from tokenauction_jax.optimisation.results import Results
+from tokenauction_jax.reports import html, labels, plots
+from tokenauction_jax.reports.labels import Row, agent_label, number
+from tokenauction_jax.reports.plots import Chart, Panel, Point
+from tokenauction_jax.reports.tables import Shown, Table
+
+# The agent and the position of what is of all agents, or of a whole text.
+_ALL, _TEXT = -1, -1
+_COLUMNS = 3
+# Curves beyond this many times the largest bid of interest only show what is dear.
+_SHOWN = 2.5
+_KINDS = {
+    "unpaced": "bids as in the file, cut off at the budget",
+    "paced": "bids times the multipliers",
+}
+
+
+def write_page(results: Results, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the page and its figures; see `pages.write_report`."""
+    outline = results.outline
+    return html.write_page(
+        folder,
+        charts(results),
+        "optimisation.html.jinja",
+        outline=outline,
+        finished=results.finished,
+        facts=_facts(results),
+        verdicts=verdicts(results),
+        note=_note(results),
+        answers=answers(results),
+        environment=list(html.flat(_environment(results))),
+    )
+
+
+def verdicts(results: Results) -> list[tuple[str, bool]]:
+    """What is to be said of the answer, and whether it is a warning."""
+    goal, (gap, error) = results.outline.goal, results.gap
+    found = []
+    if not results.finished:
+        found.append(("It is not finished: no gap was measured yet.", True))
+    elif isinstance(goal, Pacing):
+        told = f"{_percent(gap)} ± {_percent(SURE * error)} of a budget"
+        within = f"(tolerance {_percent(goal.tolerance)})"
+        if results.converged:
+            found.append((f"Budgets are met: missed by {told} {within}.", False))
+        else:
+            found.append((f"Budgets are missed, by {told} {within}.", True))
+    elif not isinstance(goal, BestResponse):
+        told = f"all deviations together gain {_pair(gap, error)} a text"
+        within = f"(tolerance {goal.tolerance:g})"
+        if results.converged:
+            found.append((f"An equilibrium: {told} {within}.", False))
+        else:
+            found.append((f"No equilibrium was found: {told} {within}.", True))
+    if undefined := results.rows(stage="gap", quantity="undefined"):
+        share = _percent(max(row.mean for row in undefined))
+        told = f"{share} of the auctions become undefined at these bids, and count with"
+        found.append((f"{told} what came before.", True))
+    if (same := results.as_known) is not None:
+        known = results.outline.known
+        source = f" ({known.source})" if known and known.source else ""
+        told = "as it is known" if same else "which is NOT what is known"
+        found.append((f"The answer is {told}{source}.", not same))
+    return found
+
+
+def answers(results: Results) -> Table:
+    """What was found, a row an agent."""
+    table = results.answers
+    unit = "share of the value" if results.outline.in_factors else "money per unit of value"
+    columns = [("bid", unit), ("payoff", "money per text")]
+    if isinstance(results.outline.goal, Pacing):
+        columns += [("spend", "money per text"), ("budget", "money per text")]
+    else:
+        columns += [("best_bid", unit), ("gain", "money per text")]
+    if results.outline.known is not None:
+        columns += [("known", unit), ("off_by", unit)]
+    rows = []
+    for row in labels.rows(table):
+        shown: list[Shown | None] = [_shown(row, name) for name, _ in columns]
+        rows.append(([agent_label(row["agent"])], shown))
+    titles = [(name.replace("_", " "), told) for name, told in columns]
+    return Table(["agent"], titles, rows)
+
+
+def charts(results: Results) -> list[Chart]:
+    """Every figure that there is something to show in."""
+    found = [
+        _best_responses(results),
+        _trajectories(results),
+        _gaps(results),
+        _over_text(results, "spent"),
+        _over_text(results, "bid"),
+    ]
+    return [chart for chart in found if chart is not None]
+
+
+def _best_responses(results: Results) -> Chart | None:
+    tried = results.rows(stage="search", quantity="payoff")
+    if not tried:
+        return None
+    panels, marks = [], []
+    for agent in sorted({row.agent for row in tried}):
+        own = sorted((row for row in tried if row.agent == agent), key=lambda x: x.bid)
+        best, present = _best_and_present(results, agent)
+        marks.append((present, best))
+        # From so far below all amounts that matter; see `responses.ladder`.
+        interesting = [32 * next(row.bid for row in own if row.bid > 0), best, present]
+        limit = _SHOWN * max(x for x in interesting if math.isfinite(x))
+        points = [(row.bid, _interval(row)) for row in own if row.bid <= limit]
+        name = _name(results, agent)
+        panels.append(Panel(name, "payoff (money per text)", [(0, points)]))
+    columns = min(len(panels), _COLUMNS)
+    panels += [Panel("", "", [])] * (-len(panels) % columns)
+    grid = [panels[k : k + columns] for k in range(0, len(panels), columns)]
+    figure = plots.curves(grid, [""], _bid_axis(results))
+    for axes, bids in zip(figure.axes, marks, strict=False):
+        for bid, line in zip(bids, (":", "--"), strict=True):
+            if math.isfinite(bid):
+                axes.axvline(bid, linestyle=line, color=plots.GREY, linewidth=1.0)
+    caption = (
+        "Mean payoff of an agent at the bids that were tried, the others' given, with "
+        "95 % intervals. The dashed line is the best bid, the dotted one the present."
+    )
+    return Chart("best-responses", "Best responses", caption, figure)
+
+
+def _trajectories(results: Results) -> Chart | None:
+    steps = results.rows(stage="dynamics", position=_TEXT)
+    bids: list[tuple[int, Sequence[Point]]] = []
+    curves: dict[str, list[tuple[int, Sequence[Point]]]] = {}
+    for agent in sorted({row.agent for row in steps} - {_ALL}):
+        own = [row for row in steps if row.agent == agent]
+        payoffs = [row for row in own if row.quantity == "payoff"]
+        bids.append((agent, [(row.step + 1, row.bid) for row in payoffs]))
+        for quantity in dict.fromkeys(row.quantity for row in own):
+            points: list[Point] = [
+                (row.step + 1, _interval(row))
+                for row in own
+                if row.quantity == quantity
+            ]
+            curves.setdefault(quantity, []).append((agent, points))
+    if not bids:
+        return None
+    pacing = isinstance(results.outline.goal, Pacing)
+    title = "multipliers" if pacing else "bids"
+    panels = [Panel(title, _bid_axis(results), bids)]
+    for quantity, lines in curves.items():
+        panels.append(Panel(quantity, f"{quantity} (money per text)", lines))
+    figure = plots.curves([panels], _names(results), "step")
+    if pacing:
+        _draw_budgets(results, figure.axes[1 + list(curves).index("spend")])
+    caption = "After every step, with 95 % intervals of what is estimated"
+    caption += "; dashed lines are budgets." if pacing else "."
+    return Chart("trajectories", "Trajectories", caption, figure)
+
+
+def _gaps(results: Results) -> Chart | None:
+    measured = results.rows(stage="dynamics", quantity="gap")
+    goal = results.outline.goal
+    if not measured or not isinstance(goal, Equilibrium):
+        return None
+    points = [(row.step + 1, _interval(row)) for row in measured]
+    panel = Panel("", "gap (money per text)", [(0, points)])
+    figure = plots.curves([[panel]], [""], "step", zero=True)
+    axes = figure.axes[0]
+    axes.set_yscale("symlog", linthresh=goal.tolerance)
+    axes.yaxis.set_major_formatter(lambda gap, _: number(gap))
+    axes.axhline(goal.tolerance, linestyle="--", color=plots.GREY, linewidth=1.0)
+    caption = (
+        "What all agents together would gain by deviating, one at a time, on auctions "
+        "that had no part in the steps, with 95 % intervals; the dashed line is the "
+        "tolerance. Linear below it, logarithmic above."
+    )
+    return Chart("gap", "Gap", caption, figure)
+
+
+def _over_text(results: Results, quantity: str) -> Chart | None:
+    rows = [row for row in results.rows(quantity=quantity) if row.position > _TEXT]
+    if not rows:
+        return None
+    stages = list(dict.fromkeys(row.stage for row in rows))
+    agents = sorted({row.agent for row in rows})[:_COLUMNS]
+    spent = quantity == "spent"
+    unit = "money per text" if spent else _unit(results)
+    panels = []
+    for agent in agents:
+        lines = []
+        for style, stage in enumerate(stages):
+            points = [
+                (row.position + 1, _interval(row))
+                for row in rows
+                if (row.agent, row.stage) == (agent, stage)
+            ]
+            lines.append((style, points))
+        panels.append(Panel(_name(results, agent), f"{quantity} ({unit})", lines))
+    names = [_KINDS.get(stage, stage.replace("_", " ")) for stage in stages]
+    figure = plots.curves([panels], names, "tokens of the text")
+    for agent, axes in zip(agents, figure.axes, strict=False):
+        if spent:
+            budget = results.budgets[agent]
+            axes.axhline(budget, linestyle="--", color=plots.GREY, linewidth=1.0)
+    told = "What was spent up to" if spent else "What was bid for"
+    caption = f"{told} each token, with 95 % intervals over texts"
+    caption += "; the dashed line is the budget." if spent else "."
+    title = "Spending over the text" if spent else "Bids over the text"
+    return Chart(f"{quantity}-over-text", title, caption, figure)
+
+
+def _draw_budgets(results: Results, axes: plots.Axes) -> None:
+    for agent, budget in enumerate(results.budgets):
+        if math.isfinite(budget):
+            colour = plots.COLOURS[agent % len(plots.COLOURS)]
+            axes.axhline(budget, linestyle="--", color=colour, linewidth=1.0)
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    outline = results.outline
+    goal = outline.goal.kind.replace("_", " ")
+    if isinstance(outline.goal, BestResponse):
+        goal += f" of {_name(results, outline.goal.agent)}"
+    wanted = (
+        f"utility under {labels.measure_label(outline.valuation)}"
+        if outline.objective == "utility"
+        else "mentions, at their value, less payments"
+    )
+    return [
+        ("goal", goal),
+        ("agents", ", ".join(_names(results))),
+        ("rule", f"{outline.rule}, {outline.payment}"),
+        ("agents want", wanted),
+        ("texts", f"{outline.num_auctions:,} of at most {outline.num_tokens:,} tokens"),
+        ("seed", str(outline.seed)),
+    ]
+
+
+def _note(results: Results) -> str:
+    about = "Money per text but for bids; below an estimate its 95 % interval."
+    if results.outline.in_factors:
+        about += (
+            " Values are drawn: a bid is the factor by which values are multiplied."
+        )
+    return about
+
+
+def _environment(results: Results) -> dict[str, object]:
+    hidden = ("outline", "config", "base")
+    return {k: v for k, v in results.environment.items() if k not in hidden}
+
+
+def _shown(row: Row, name: str) -> Shown:
+    """A cell of the answers, with an interval where there is an error."""
+    error = row.get(f"{name}_error", 0.0)
+    mean, interval = labels.interval(_ends(row[name], error))
+    return Shown(mean, interval if error > 0 else mean, "")
+
+
+def _interval(row: phases.Row) -> Row:
+    """An estimate and its interval."""
+    return _ends(row.mean, row.error)
+
+
+def _ends(mean: float, error: float) -> Row:
+    return {"mean": mean, "low": mean - SURE * error, "high": mean + SURE * error}
+
+
+def _best_and_present(results: Results, agent: int) -> tuple[float, float]:
+    """The best bid of the agent, and the one that it had in the search."""
+    gains = results.rows(stage="gap", quantity="gain", agent=agent)
+    payoffs = results.rows(stage="gap", quantity="payoff", agent=agent)
+    found = [rows[-1].bid if rows else math.nan for rows in (gains, payoffs)]
+    return found[0], found[1]
+
+
+def _unit(results: Results) -> str:
+    return "share of the value" if results.outline.in_factors else "money per unit of value"
+
+
+def _bid_axis(results: Results) -> str:
+    if isinstance(results.outline.goal, Pacing):
+        return "multiplier"
+    return f"bid ({_unit(results)})"
+
+
+def _names(results: Results) -> list[str]:
+    return [agent_label(name) for name in results.outline.agents]
+
+
+def _name(results: Results, agent: int) -> str:
+    return _names(results)[agent]
+
+
+def _pair(mean: float, error: float) -> str:
+    if not error:
+        return number(mean)
+    return f"{number(mean, 2 * SURE * error)} ± {number(SURE * error)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
