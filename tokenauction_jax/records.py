@@ -21,9 +21,9 @@ T = TypeVar("T")
 Number = float | jax.Array
 
 
-def static_field() -> Any:
+def static_field(default: Any = dataclasses.MISSING) -> Any:
     """A field of a `record` that belongs to its tree structure."""
-    return dataclasses.field(metadata={"static": True})
+    return dataclasses.field(default=default, metadata={"static": True})
 
 
 @dataclass_transform(

@@ -261,3 +261,54 @@ def test_the_number_of_auctions_is_needed():
     by_row = ta.Bidders([ONE, ONE], np.ones((3, 2)))
     rollout = ta.simulate(jax.random.key(0), PAY_YOUR_BID, pool, by_row, num_tokens=2)
     assert rollout.tokens.shape == (3, 2)
+
+
+class TestOneRowAnAuction:
+    VALUES = np.array([0.5, 1.0, 2.0, 3.0, 5.0], np.float32)
+
+    def policies(self, values):
+        """Of which the first remembers and the second looks at its position."""
+        rows = jnp.asarray(values)[:, None] * jnp.array([[1.0, 0.5]])
+        return [
+            jax.vmap(lambda x: bidding.adaptive_pacing(x, 0.5, start=0.1 * x))(values),
+            jax.vmap(bidding.schedule)(rows),
+        ]
+
+    def run(self, policies, **kwargs):
+        bidders = ta.Bidders(policies, [1.0, np.inf], **kwargs)
+        pool = ta.agents.tabular(chains())
+        run = (jax.random.key(0), SECOND_PRICE, pool, bidders)
+        return ta.simulate(*run, num_tokens=T, num_auctions=A)
+
+    def test_equal_rows_change_no_bit(self):
+        policies = [bidding.adaptive_pacing(2.0, 0.5), bidding.schedule([2.0, 1.0])]
+        rows = [
+            jax.tree.map(lambda x: jnp.tile(x, (A,) + (1,) * jnp.ndim(x)), policies)
+        ]
+        shared, copied = self.run(policies), self.run(rows[0], by_auction=True)
+        jax.tree.map(np.testing.assert_array_equal, shared, copied)
+
+    def test_each_auction_has_its_own(self):
+        everything = self.run(self.policies(self.VALUES), by_auction=True)
+        for auction, value in enumerate(self.VALUES):
+            one = [
+                jax.tree.map(lambda x: x[0], policy)
+                for policy in self.policies(np.array([value]))
+            ]
+            alone = self.run(one)
+            np.testing.assert_array_equal(
+                alone.tokens[auction], everything.tokens[auction]
+            )
+            np.testing.assert_allclose(
+                alone.bids[auction], everything.bids[auction], rtol=1e-5
+            )
+        assert np.unique(everything.bids[:, 0, 1]).size == A
+
+    def test_numbers_without_rows_are_named(self):
+        policies = self.policies(self.VALUES)
+        with pytest.raises(
+            ValueError, match=r"policies\[0\] has an array of shape \(\),"
+        ):
+            self.run([bidding.constant(1.0), policies[1]], by_auction=True)
+        with pytest.raises(ValueError, match=r"policies\[1\] .* expected \(5, ...\)"):
+            self.run([policies[0], bidding.schedule([1.0, 2.0])], by_auction=True)

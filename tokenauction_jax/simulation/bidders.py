@@ -25,10 +25,13 @@ class Bidders:
       policies: One `Policy` for each agent, of any classes.
       budgets: What each agent can pay for a text at most, `(n,)` or one row an auction,
         `(A, n)`; infinity, the default, for no limit.
+      by_auction: Whether every number of the policies has one row an auction, `(A,
+        ...)`, as values that are drawn for each; else all auctions share them.
     """
 
     policies: Sequence[Policy]
     budgets: Any = np.inf
+    by_auction: bool = records.static_field(default=False)
 
 
 @records.record
@@ -60,7 +63,8 @@ def check_bidders(
     """Bidders with a tuple of policies and budgets `(A, n)` in the default float type.
 
     Raises:
-      ValueError: If something is missing, or a budget is negative or NaN.
+      ValueError: If something is missing, a budget is negative or NaN, or a number of a
+        policy has no row for each auction where it should.
     """
     if not isinstance(bidders.policies, Sequence):
         raise ValueError(
@@ -84,7 +88,10 @@ def check_bidders(
     if budgets.ndim == 0:
         budgets = jnp.full(num_agents, budgets)
     budgets = rows_by_auction("budgets", budgets, num_agents, num_auctions)
-    return Bidders(policies, budgets)
+    if bidders.by_auction:
+        for agent, policy in enumerate(policies):
+            check_rows(f"by_auction: policies[{agent}]", policy, budgets.shape[0])
+    return Bidders(policies, budgets, bidders.by_auction)
 
 
 def _check_budgets(budgets: Any) -> jax.Array:
@@ -124,15 +131,38 @@ def rows_by_auction(
     return jnp.broadcast_to(x[None], (num_auctions, num_agents))
 
 
+def check_rows(name: str, tree: Any, num_auctions: int) -> None:
+    """Raises `ValueError` unless every array of `tree` has one row an auction."""
+    for leaf in jax.tree.leaves(tree):
+        if jnp.shape(leaf)[:1] != (num_auctions,):
+            raise ValueError(
+                f"{name} has an array of shape {jnp.shape(leaf)}, expected "
+                f"({num_auctions}, ...): one row an auction"
+            )
+
+
+def in_rows(bidders: Bidders) -> Bidders:
+    """The same bidders, with one row an auction of every number of the policies."""
+    if bidders.by_auction:
+        return bidders
+
+    def repeated(x: ArrayLike) -> jax.Array:
+        return jnp.broadcast_to(x, (bidders.budgets.shape[0], *jnp.shape(x)))
+
+    policies = jax.tree.map(repeated, bidders.policies)
+    return Bidders(policies, bidders.budgets, by_auction=True)
+
+
 def new_ledger(bidders: Bidders) -> Ledger:
     """The ledger before the first token, of bidders as `check_bidders` leaves them."""
     budgets = bidders.budgets
     num_auctions = budgets.shape[0]
-
-    def repeated(x: ArrayLike) -> jax.Array:
-        return jnp.broadcast_to(_strong(x), (num_auctions, *jnp.shape(x)))
-
-    states = [jax.tree.map(repeated, policy.init()) for policy in bidders.policies]
+    init = jax.vmap(
+        lambda policy: jax.tree.map(_strong, policy.init()),
+        _axes(bidders),
+        axis_size=num_auctions,
+    )
+    states = [init(policy) for policy in bidders.policies]
     zeros = jnp.zeros_like(budgets)
     return Ledger(
         states=tuple(states),
@@ -176,7 +206,7 @@ def policy_bids(
         }
         ask = functools.partial(_ask, agent, position, num_tokens)
         before = ledger.states[agent]
-        own, state = jax.vmap(ask, (None, 0, 0))(policy, before, seen)
+        own, state = jax.vmap(ask, (*_axes(bidders), 0, 0))(policy, before, seen)
         _check_answer(agent, policy, own, before, state)
         bids.append(own.astype(budgets.dtype))
         states.append(state)
@@ -184,6 +214,11 @@ def policy_bids(
     defined = jax.vmap(base.bids_define_auction)(offers)
     ledger = dataclasses.replace(ledger, states=tuple(states), offers=offers)
     return jnp.where(defined[:, None], offers, 0), ledger
+
+
+def _axes(bidders: Bidders) -> tuple[int | None]:
+    """Which axis of the policies' numbers belongs to auctions."""
+    return (0 if bidders.by_auction else None,)
 
 
 def _ask(

@@ -18,6 +18,7 @@ from tokenauction_jax.simulation.bidders import (
     Bidders,
     check_answers,
     check_bidders,
+    check_rows,
     new_ledger,
     policy_bids,
     rows_by_auction,
@@ -139,7 +140,7 @@ def simulate(
     size = _num_auctions(bids)
     observers = tuple(map(_as_pytree, (observe, accumulate)))
     number = records.auction_numbers(first_auction, size)[0]
-    _check_rows("observe_args", observe_args, size)
+    check_rows("observe_args", observe_args, size)
     rollout = _rollout(
         *(key, mechanism, pool, bids, number, observers, observe_args),
         num_tokens=num_tokens,
@@ -260,16 +261,6 @@ def _keep(active: jax.Array, x: jax.Array) -> jax.Array:
 def _num_auctions(bids: jax.Array | Bidders) -> int:
     """``A``, of bids or budgets `(A, n)`."""
     return jnp.shape(bids.budgets if isinstance(bids, Bidders) else bids)[0]
-
-
-def _check_rows(name: str, tree: Any, num_auctions: int) -> None:
-    """Raises `ValueError` unless every array of `tree` has one row an auction."""
-    for leaf in jax.tree.leaves(tree):
-        if jnp.shape(leaf)[:1] != (num_auctions,):
-            raise ValueError(
-                f"{name} has an array of shape {jnp.shape(leaf)}, expected "
-                f"({num_auctions}, ...): one row an auction"
-            )
 
 
 def check_bids(bids: ArrayLike, num_agents: int, num_auctions: int | None) -> jax.Array:
