@@ -1,6 +1,5 @@
 """From a configuration to arrays: who bids, what they want, and in which auctions."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -61,7 +60,7 @@ def build(chosen: Optimisation) -> Game:
     if chosen.objective == "mentions" and tokenizer is not None:
         rewards = [bidding.mentions(tokenizer, named) for named in phrases]
         amounts = jnp.broadcast_to(values, (chosen.num_auctions, values.shape[-1]))
-        aims = functools.partial(_wants_mentions, rewards, amounts)
+        aims = jax.tree_util.Partial(_wants_mentions, rewards, amounts)
     return Game(
         key=jax.random.key(chosen.seed),
         mechanism=population.mechanism,

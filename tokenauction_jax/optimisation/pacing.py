@@ -121,7 +121,7 @@ class Texts:
         """All texts."""
         del state
         game = self._game
-        budgets = np.asarray(self._bidders.budgets)
+        budgets = np.asarray(self._bidders.budgets)[0]
         rollout, worth = _write(
             self._auctions, self._key, self._bidders, game.num_tokens
         )
@@ -221,7 +221,7 @@ def phases(game: Game, goal: Pacing) -> Iterator[Any]:
 
     def bidders(make: Any) -> Bidders:
         policies = [make(agent, money[:, agent]) for agent in range(n)]
-        return Bidders(policies, budgets, by_auction=True)
+        return Bidders(policies, np.broadcast_to(budgets, money.shape), by_auction=True)
 
     def constant(amounts: ArrayLike) -> Any:
         return jax.vmap(bidding.constant)(jnp.asarray(amounts))

@@ -76,7 +76,7 @@ def verdicts(results: Results) -> list[tuple[str, bool]]:
 def answers(results: Results) -> Table:
     """What was found, a row an agent."""
     table = results.answers
-    unit = "share of the value" if results.outline.in_factors else "money per unit of value"
+    unit = _unit(results)
     columns = [("bid", unit), ("payoff", "money per text")]
     if isinstance(results.outline.goal, Pacing):
         columns += [("spend", "money per text"), ("budget", "money per text")]
@@ -191,7 +191,7 @@ def _over_text(results: Results, quantity: str) -> Chart | None:
     stages = list(dict.fromkeys(row.stage for row in rows))
     agents = sorted({row.agent for row in rows})[:_COLUMNS]
     spent = quantity == "spent"
-    unit = "money per text" if spent else _unit(results)
+    unit = "money per text" if spent else _bid_unit(results)
     panels = []
     for agent in agents:
         lines = []
@@ -282,12 +282,16 @@ def _best_and_present(results: Results, agent: int) -> tuple[float, float]:
 
 
 def _unit(results: Results) -> str:
-    return "share of the value" if results.outline.in_factors else "money per unit of value"
+    """Of the bids that are looked for."""
+    pacing = isinstance(results.outline.goal, Pacing)
+    return "multiplier" if pacing else _bid_unit(results)
+
+
+def _bid_unit(results: Results) -> str:
+    return "share of value" if results.outline.in_factors else "money per unit of value"
 
 
 def _bid_axis(results: Results) -> str:
-    if isinstance(results.outline.goal, Pacing):
-        return "multiplier"
     return f"bid ({_unit(results)})"
 
 
