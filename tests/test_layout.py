@@ -14,7 +14,7 @@ FLOORS = [
     *("version", "records", "outside", "files", "environment"),
     *("mechanism", "agents", "statistics", "simulation", "measures"),
     *("auditing", "testing", "bidding", "replies"),
-    *("scenarios", "studies", "reports", "cli"),
+    *("scenarios", "studies", "optimisation", "reports", "cli"),
 ]
 # What these may import besides themselves; others, all that lies below.
 ONLY = {

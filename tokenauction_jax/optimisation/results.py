@@ -102,9 +102,11 @@ class Results:
     def answers(self) -> pd.DataFrame:
         """What was found, a row an agent.
 
-        Columns: `agent`, `bid`, and each with its standard error `payoff`, `best_bid`
-        and what it would `gain`, for pacing `spend` and `budget`; `known` and
-        `off_by` where the answer is known.
+        Columns: `agent`; `bid`, what was found; and each with its standard error
+        `payoff`, the best response `best_bid` and what it would `gain`. For a best
+        response the payoff is that of the `present_bid`; for pacing there are `spend`
+        and `budget` in place of best responses. `known` and `off_by` are there where
+        the answer is known.
         """
         goal, names = self.outline.goal, self.outline.agents
         rows = []
@@ -112,6 +114,9 @@ class Results:
             if isinstance(goal, BestResponse) and agent != goal.agent:
                 continue
             row: dict[str, Any] = {"agent": name, "bid": self.bids[agent]}
+            if isinstance(goal, BestResponse):
+                rows_there = self.rows(stage="gap", quantity="payoff", agent=agent)
+                row["present_bid"] = rows_there[-1].bid if rows_there else math.nan
             row["payoff"], row["payoff_error"] = self._last("payoff", agent)
             if isinstance(goal, Pacing):
                 row["spend"], row["spend_error"] = self._last("spend", agent)

@@ -77,7 +77,8 @@ def answers(results: Results) -> Table:
     """What was found, a row an agent."""
     table = results.answers
     unit = _unit(results)
-    columns = [("bid", unit), ("payoff", "money per text")]
+    found = isinstance(results.outline.goal, BestResponse)
+    columns = [("present_bid" if found else "bid", unit), ("payoff", "money per text")]
     if isinstance(results.outline.goal, Pacing):
         columns += [("spend", "money per text"), ("budget", "money per text")]
     else:

@@ -15,12 +15,14 @@ from tokenauction_jax.scenarios.numbers import (
     STRICT,
     Amount,
     Amounts,
+    Auctions,
     Concentration,
     Exponent,
     Factor,
     Index,
     NumAgents,
     PositiveAmount,
+    PositiveShare,
     Seed,
     Shape,
     Share,
@@ -297,6 +299,31 @@ class WeightBids:
     kind: Literal["weight"] = "weight"
 
 
+@dataclasses.dataclass(frozen=True)
+class EquilibriumBids:
+    """Bids that are best responses to each other, found before the auctions run.
+
+    Of drawn values each agent bids a factor of its own times its value. Not for
+    language models, whose equilibria take hours: find those with `optimise`.
+
+    Attributes:
+      valuation: What agents maximise, less what they pay.
+      num_auctions: Texts behind each expectation of the search.
+      num_steps: The most steps.
+      tolerance: What all agents may gain by deviating, in units of their values for a
+        text; without an equilibrium nothing runs.
+    """
+
+    __pydantic_config__ = STRICT
+    kind: Literal["equilibrium"] = "equilibrium"
+    valuation: Literal["total_variation", "forward_kl", "reverse_kl"] = (
+        "total_variation"
+    )
+    num_auctions: Auctions = 1000
+    num_steps: Auctions = 200
+    tolerance: PositiveShare = 0.01
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class GivenBids:
     """Bids of your own, in Python.
@@ -311,7 +338,7 @@ class GivenBids:
     kind: Literal["given"] = "given"
 
 
-Bids = TruthfulBids | ShadedBids | FixedBids | WeightBids | GivenBids
+Bids = TruthfulBids | ShadedBids | FixedBids | WeightBids | EquilibriumBids | GivenBids
 
 
 def find_wrong_amount(amounts: np.ndarray, where: str = " in row {row}") -> str:

@@ -89,7 +89,8 @@ class Population(NamedTuple):
     """Who bids in the auctions of a cell, under which rules.
 
     Attributes:
-      setting: What it was made from.
+      setting: What it was made from, with the bids of an equilibrium, if it asks for
+        them, in place.
       agent_names: What tables call the bidders.
       mechanism: The rules.
       cast: The agents.
@@ -130,16 +131,20 @@ def build(cells: Sequence[settings.Setting]) -> list[Population]:
 
     Raises:
       CheckpointError: If a language model cannot be loaded.
-      ScenarioError: If its agents or prompts do not fit.
+      ScenarioError: If its agents or prompts do not fit, or no equilibrium was found.
     """
     load = functools.cache(_load)
-    return [
-        Population(
-            *(cell, cell.agent_names, cell.rule.build()),
-            load(cell.agents, cell.sampling),
-        )
-        for cell in cells
-    ]
+    found = []
+    for cell in cells:
+        mechanism, cast = cell.rule.build(), load(cell.agents, cell.sampling)
+        if isinstance(cell.bids, kinds.EquilibriumBids):
+            # Brings optax, which other studies do not need.
+            from tokenauction_jax.scenarios.equilibria import solved
+
+            bids = solved(cell, mechanism, cast.pool)
+            cell = dataclasses.replace(cell, bids=bids)
+        found.append(Population(cell, cell.agent_names, mechanism, cast))
+    return found
 
 
 def _load(chosen: kinds.Agents, filtered: settings.Filters) -> Cast:

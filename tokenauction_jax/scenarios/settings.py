@@ -14,6 +14,7 @@ from tokenauction_jax.scenarios.kinds import (
     Agents,
     Bids,
     DirichletAgents,
+    EquilibriumBids,
     FixedBids,
     FixedValues,
     GammaValues,
@@ -126,6 +127,7 @@ SECTIONS: dict[str | int, type] = {
     "truthful": TruthfulBids,
     "shaded": ShadedBids,
     "weight": WeightBids,
+    "equilibrium": EquilibriumBids,
     "rule": Rule,
     "sampling": Filters,
 }
@@ -167,6 +169,8 @@ def problems(setting: Setting, num_auctions: int) -> Iterator[Problem]:
         return
     if isinstance(agents, TableAgents):
         yield from _table_problems(agents)
+    if isinstance(setting.bids, EquilibriumBids):
+        yield from _equilibrium_problems(setting)
     if isinstance(agents, PoolAgents):
         yield from _pool_problems(agents)
     found = [
@@ -229,7 +233,7 @@ def _extreme_problems(
         return
     if wrong := find_wrong_amount(found, where=""):
         yield Problem(("values",), wrong)
-    elif not isinstance(bids, GivenBids):
+    elif not isinstance(bids, GivenBids | EquilibriumBids):
         try:
             made = make_bids(bids, found, influence=influence)
             wrong = find_wrong_amount(made, where="")
@@ -259,6 +263,24 @@ def _amount_problems(
             yield Problem(place, f"{len(amounts)} numbers, expected one or {n}")
         elif not any(amounts):
             yield Problem(place, "must not all be zero")
+
+
+def _equilibrium_problems(setting: Setting) -> Iterator[Problem]:
+    """Cells whose equilibria are not looked for."""
+    agents, place = setting.agents, ("bids", "kind")
+    if setting.has_texts:
+        told = "of language models take hours: find them with `optimise`, and give them"
+        yield Problem(place, f"equilibria {told} as fixed bids")
+    elif isinstance(agents, PoolAgents) and agents.build().num_agents != len(
+        setting.agent_names
+    ):
+        yield Problem(place, "an equilibrium is not found beside a reference")
+    elif agents.num_agents < 2:
+        yield Problem(place, "one agent alone has nobody to bid against")
+    elif isinstance(setting.values, GivenValues) and not callable(
+        setting.values.amounts
+    ):
+        yield Problem(place, "an equilibrium needs values that are drawn or fixed")
 
 
 def _pool_problems(agents: PoolAgents) -> Iterator[Problem]:

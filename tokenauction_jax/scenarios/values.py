@@ -105,6 +105,8 @@ def make_bids(
         return _given("bids", bids.amounts, values, numbers, values.shape)
     if isinstance(bids, kinds.FixedBids):
         return np.broadcast_to(np.asarray(bids.amounts, values.dtype), values.shape)
+    if isinstance(bids, kinds.EquilibriumBids):
+        raise ScenarioError("bids: an equilibrium is found when agents are loaded")
     if isinstance(bids, kinds.TruthfulBids):
         return values
     factors = np.ones(values.shape[1], values.dtype)

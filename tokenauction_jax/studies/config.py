@@ -214,7 +214,9 @@ class Study(Setting):
         size = min(self.num_auctions, _HASHED_AUCTIONS)
         n = setting.agents.num_agents
         drawn = values.draw_values(setting.values, setting.seed, n, 0, size)
-        bids = values.make_bids(setting.bids, drawn)
+        bids = drawn
+        if not isinstance(setting.bids, kinds.EquilibriumBids):
+            bids = values.make_bids(setting.bids, drawn)
         return hashlib.sha256(np.stack([drawn, bids]).tobytes()).hexdigest()
 
 
