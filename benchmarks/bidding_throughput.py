@@ -1,7 +1,8 @@
 """Time and memory of bidding, in units of the simulation that it differentiates.
 
 `value_and_grad` of one agent's utility beside `simulate` with the same agents, in turn;
-medians are compared. Then how long many two-agent equilibria take, in one program.
+medians are compared: of tables, and of SmolLM2 (a minute or two). Then how long many
+two-agent equilibria take, in one program.
 
     python benchmarks/bidding_throughput.py
 """
@@ -11,6 +12,7 @@ import resource
 import statistics
 import time
 
+import decode_throughput
 import jax
 import jax.numpy as jnp
 
@@ -25,6 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vocab-size", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--equilibria", type=int, default=1_000)
+    parser.add_argument("--model-auctions", type=int, default=16, help="0 for none")
     parser.add_argument("--repeats", type=int, default=9)
     return parser.parse_args()
 
@@ -42,34 +45,61 @@ def medians(calls, repeats: int) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in times.items()}
 
 
+def compare(name: str, mechanism, pool, bids, values, size, repeats: int) -> None:
+    """Prints a row of the table."""
+    utility = bidding.utility(0, ta.total_variation())
+
+    def forward(key):
+        return ta.simulate(key, mechanism, pool, bids, **size)
+
+    def slopes(key):
+        problem = key, mechanism, pool, bids, utility
+        return bidding.value_and_grad(*problem, values=values, **size)
+
+    found = medians({"forward": forward, "slopes": slopes}, repeats)
+    ratio = found["slopes"] / found["forward"]
+    times = f"{1e3 * found['forward']:.0f} | {1e3 * found['slopes']:.0f}"
+    print(f"| {name} | {times} | {ratio:.2f} |", flush=True)
+
+
 def gradients(arguments: argparse.Namespace) -> None:
     pool = ta.agents.markov(jax.random.key(5), 3, arguments.vocab_size, 0.3)
     linear, log_linear = ta.linear(), ta.log_linear()
-    utility = bidding.utility(0, ta.total_variation())
     size = {"num_tokens": arguments.tokens, "num_auctions": arguments.auctions}
     bids, values = jnp.array([1.0, 2.0, 0.5]), jnp.array([3.0, 1.0, 2.0])
-    print("\n| mechanism | simulate, ms | value_and_grad, ms | ratio |")
+    print("\n| agents and mechanism | simulate, ms | value_and_grad, ms | ratio |")
     print("|---|---|---|---|")
     for mechanism in (
         ta.Mechanism(linear, ta.pay_your_bid()),
         ta.Mechanism(linear, ta.second_price(linear)),
         ta.Mechanism(log_linear, ta.clarke(log_linear)),
     ):
-
-        def forward(key, mechanism=mechanism):
-            return ta.simulate(key, mechanism, pool, bids, **size)
-
-        def slopes(key, mechanism=mechanism):
-            problem = key, mechanism, pool, bids, utility
-            return bidding.value_and_grad(*problem, values=values, **size)
-
-        found = medians({"forward": forward, "slopes": slopes}, arguments.repeats)
-        name = f"{mechanism.aggregation.name}, {mechanism.payment.name}"
-        ratio = found["slopes"] / found["forward"]
-        times = f"{1e3 * found['forward']:.0f} | {1e3 * found['slopes']:.0f}"
-        print(f"| {name} | {times} | {ratio:.2f} |")
+        name = f"tables, {mechanism.aggregation.name}, {mechanism.payment.name}"
+        compare(name, mechanism, pool, bids, values, size, arguments.repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"\nPeak memory of the process: {peak:.2f} GB")
+    # The language model of the next row has gigabytes of its own.
+    if arguments.model_auctions:
+        language_model(arguments)
+    print(f"\nPeak memory of the process with tables: {peak:.2f} GB")
+
+
+def language_model(arguments: argparse.Namespace) -> None:
+    checkpoint = ta.agents.load_checkpoint(decode_throughput.MODEL)
+    pool = ta.agents.from_language_model(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        decode_throughput.PROMPTS,
+        temperature=decode_throughput.TEMPERATURE,
+        top_k=decode_throughput.TOP_K,
+    )
+    linear = ta.linear()
+    size = {"num_tokens": arguments.tokens, "num_auctions": arguments.model_auctions}
+    compare(
+        f"{decode_throughput.MODEL}, linear, second_price",
+        *(ta.Mechanism(linear, ta.second_price(linear)), pool),
+        *(jnp.array(decode_throughput.BIDS), jnp.array([3.0, 1.0])),
+        *(size, arguments.repeats),
+    )
 
 
 def equilibria(arguments: argparse.Namespace) -> None:

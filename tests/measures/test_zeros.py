@@ -99,3 +99,10 @@ def test_exact_zeros_do_not_hide_what_is_infinite(name):
     wanted = [-0.25, -np.log(4 / 3), -np.inf][k]
     assert found["values"][0, k, 0] == pytest.approx(wanted)
     assert found["optimum_shortfall"][0, k] == [0, 0, np.inf][k]
+
+
+@pytest.mark.parametrize("num_agents", [2, 6])
+def test_agents_of_no_value_lose_nothing(num_agents):
+    values, log_probs = auctions(num_agents, 64, 4.0)
+    found = measured(ta.linear(), values, 0 * values, log_probs)
+    assert (found["optimum_shortfall"] == 0).all()

@@ -81,6 +81,13 @@ def test_an_agent_of_no_value_adds_nothing_even_at_infinity():
     assert float(found) == 0
 
 
+@pytest.mark.parametrize("name", VALUATIONS)
+def test_agents_of_no_value_have_nothing_to_lose(name):
+    log_probs = jnp.log(jnp.array([[1.0, 0.0], [0.0, 1.0]]))
+    best = jax.jit(ta.optimal_welfare)(getattr(ta, name)(), jnp.zeros(2), log_probs)
+    assert float(best) == 0
+
+
 def test_another_valuation_is_refused():
     class Other:
         name = "other"

@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tokenauction_jax.bidding.anarchy import PriceOfAnarchy as PriceOfAnarchy
+from tokenauction_jax.bidding.anarchy import price_of_anarchy as price_of_anarchy
 from tokenauction_jax.bidding.enumeration import exact as exact
 from tokenauction_jax.bidding.equilibrium import Equilibrium as Equilibrium
 from tokenauction_jax.bidding.equilibrium import equilibrium as equilibrium

@@ -212,14 +212,14 @@ def _mixture_shortfall(
 
     As ``sum_i w_i KL(mixture || q)``.
     """
-    total = distributions.nonzero(values.sum())
-    mixture = distributions.weighted_sum(values / total, p)
+    total = values.sum()
+    mixture = distributions.weighted_sum(values / distributions.nonzero(total), p)
     log_mixture = _finite(distributions.safe_log(mixture))
     log_q = _finite(log_q)
     divergence = _divergence(mixture, q, log_mixture - log_q, log_q)
     infinite = [_times(w, x) == jnp.inf for w, x in zip(values, forward, strict=True)]
     infinite = functools.reduce(jnp.logical_or, infinite)
-    return jnp.where(infinite, jnp.inf, total * divergence)
+    return jnp.where(infinite, jnp.inf, _times(total, divergence))
 
 
 def _geometric_shortfall(
@@ -233,8 +233,8 @@ def _geometric_shortfall(
 
     As ``sum_i w_i KL(q || mean)``; ``-inf`` where no outcome has finite welfare.
     """
-    total = distributions.nonzero(values.sum())
-    weights = (values / total)[:, None]
+    total = values.sum()
+    weights = (values / distributions.nonzero(total))[:, None]
     terms = jnp.where(weights > 0, weights * log_probs, 0)
     terms = functools.reduce(jnp.add, list(terms))
     pivot = _finite(jnp.max(terms))
@@ -243,7 +243,7 @@ def _geometric_shortfall(
     log_mean = _finite(terms) - (pivot + distributions.safe_log(total_mean))
     log_ratio = _finite(log_q) - log_mean
     divergence = _divergence(q, mean / total_mean, log_ratio, _finite(terms))
-    shortfall = jnp.where(welfare > -jnp.inf, total * divergence, jnp.inf)
+    shortfall = jnp.where(welfare > -jnp.inf, _times(total, divergence), jnp.inf)
     return jnp.where((terms > -jnp.inf).any(), shortfall, -jnp.inf)
 
 

@@ -58,7 +58,7 @@ def optimal_welfare(
 
     Args:
       valuation: `total_variation`, `forward_kl` or `reverse_kl`.
-      values: ``w`` `(n,)`, money per unit of valuation, with a positive sum.
+      values: ``w`` `(n,)`, money per unit of valuation.
       log_probs: `(n, V)`.
 
     Returns:
@@ -87,7 +87,8 @@ def optimal_welfare(
         aggregate = jax.vmap(log_linear().log_prob, (None, 0))
         log_q = aggregate(values, log_probs[None])[0]
         best = welfare(valuation, values, log_q, log_probs)
-        return jnp.where(jnp.isfinite(log_q).any(), best, -jnp.inf)
+        possible = jnp.isfinite(log_q).any() | (values == 0).all()
+        return jnp.where(possible, best, -jnp.inf)
     raise ValueError(
         "the welfare optimum is known for total_variation, forward_kl and reverse_kl, "
         f"not for {getattr(valuation, 'name', valuation)!r}"
