@@ -143,7 +143,7 @@ def test_names_are_text_whatever_they_hold(tmp_path):
     found = charts(small_results("lambda", names, rules))
     assert len(found) == 6
     for name in ("weight", "welfare", "effects"):
-        figures.save(found[name], tmp_path)
+        plots.save(found[name], tmp_path)
     for path in tmp_path.glob("*.svg"):
         assert "<script" not in path.read_text()
 
@@ -152,7 +152,7 @@ def test_the_same_results_give_the_same_files_and_settings_stay(tmp_path):
     before = dict(matplotlib.rcParams)
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        figures.save(figures.welfare(small_results("lambda")), folder)
+        plots.save(figures.welfare(small_results("lambda")), folder)
     for name in ("welfare.svg", "welfare.png"):
         assert (tmp_path / "a" / name).read_bytes() == (
             tmp_path / "b" / name

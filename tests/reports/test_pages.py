@@ -15,7 +15,7 @@ from matplotlib import image
 from small_results import NUM_AUCTIONS, small_results
 
 from tokenauction_jax.files import StoreError
-from tokenauction_jax.reports import figures, labels
+from tokenauction_jax.reports import figures, labels, writer
 from tokenauction_jax.reports import pages as report
 
 HOSTILE = '<script>document.title = "taken"</script>', "B\"'&<img src=https://x.test/y>"
@@ -245,7 +245,7 @@ def test_a_failed_write_leaves_the_earlier_report(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(figures, "save", full)
+    monkeypatch.setattr(writer, "save", full)
     with pytest.raises(StoreError, match="No space left"):
         written(tmp_path, "single", num_auctions=1)
     assert (tmp_path / "report" / "index.html").read_text("utf-8") == before

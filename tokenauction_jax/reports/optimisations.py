@@ -8,7 +8,7 @@ from tokenauction_jax.bidding.equilibrium import SURE
 from tokenauction_jax.optimisation import phases
 from tokenauction_jax.optimisation.config import BestResponse, Equilibrium, Pacing
 from tokenauction_jax.optimisation.results import Results
-from tokenauction_jax.reports import html, labels, plots
+from tokenauction_jax.reports import labels, plots, writer
 from tokenauction_jax.reports.labels import Row, agent_label, number
 from tokenauction_jax.reports.plots import Chart, Panel, Point
 from tokenauction_jax.reports.tables import Shown, Table
@@ -27,7 +27,7 @@ _KINDS = {
 def write_page(results: Results, folder: pathlib.Path) -> pathlib.Path:
     """Writes the page and its figures; see `pages.write_report`."""
     outline = results.outline
-    return html.write_page(
+    return writer.write_page(
         folder,
         charts(results),
         "optimisation.html.jinja",
@@ -37,7 +37,7 @@ def write_page(results: Results, folder: pathlib.Path) -> pathlib.Path:
         verdicts=verdicts(results),
         note=_note(results),
         answers=answers(results),
-        environment=list(html.flat(_environment(results))),
+        environment=list(writer.flat(_environment(results))),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tokenauction_jax import optimisation
-from tokenauction_jax.reports import figures, html, labels, optimisations, tables
+from tokenauction_jax.reports import figures, labels, optimisations, tables, writer
 from tokenauction_jax.reports.labels import Row
 from tokenauction_jax.reports.plots import COLOURS
 from tokenauction_jax.studies.results import Results
@@ -37,7 +37,7 @@ def write_report(
     if isinstance(results, optimisation.Results):
         return optimisations.write_page(results, folder)
     study = results.study
-    return html.write_page(
+    return writer.write_page(
         folder,
         figures.charts(results),
         "study.html.jinja",
@@ -59,7 +59,7 @@ def write_report(
         agents=[(name, i % len(COLOURS)) for i, name in enumerate(_names(results))],
         samples=_samples(results),
         performance=_plain_rows(results.performance),
-        environment=list(html.flat(results.environment)),
+        environment=list(writer.flat(results.environment)),
     )
 
 
