@@ -48,19 +48,11 @@ def verdicts(results: Results) -> list[tuple[str, bool]]:
     if not results.finished:
         found.append(("It is not finished: no gap was measured yet.", True))
     elif isinstance(goal, Pacing):
-        told = f"{_percent(gap)} ± {_percent(SURE * error)} of a budget"
-        within = f"(tolerance {_percent(goal.tolerance)})"
-        if results.converged:
-            found.append((f"Budgets are met: missed by {told} {within}.", False))
-        else:
-            found.append((f"Budgets are missed, by {told} {within}.", True))
-    elif not isinstance(goal, BestResponse):
+        off = f"off by {_percent(gap)} ± {_percent(SURE * error)}"
+        found.append(_judged(results, "budgets are met", f"{off} of a budget", "%"))
+    elif isinstance(goal, Equilibrium):
         told = f"all deviations together gain {_pair(gap, error)} a text"
-        within = f"(tolerance {goal.tolerance:g})"
-        if results.converged:
-            found.append((f"An equilibrium: {told} {within}.", False))
-        else:
-            found.append((f"No equilibrium was found: {told} {within}.", True))
+        found.append(_judged(results, "this is an equilibrium", told))
     if undefined := results.rows(stage="gap", quantity="undefined"):
         share = _percent(max(row.mean for row in undefined))
         told = f"{share} of the auctions become undefined at these bids, and count with"
@@ -71,6 +63,21 @@ def verdicts(results: Results) -> list[tuple[str, bool]]:
         told = "as it is known" if same else "which is NOT what is known"
         found.append((f"The answer is {told}{source}.", not same))
     return found
+
+
+def _judged(
+    results: Results, claim: str, told: str, unit: str = ""
+) -> tuple[str, bool]:
+    """A claim, its denial, or that more auctions would tell."""
+    goal = results.outline.goal
+    assert not isinstance(goal, BestResponse)
+    within = _percent(goal.tolerance) if unit else f"{goal.tolerance:g}"
+    about = f"{told} (tolerance {within})."
+    if results.converged:
+        return f"{claim[0].upper()}{claim[1:]}: {about}", False
+    if results.gap[0] > goal.tolerance:
+        return f"It is not so that {claim}: {about}", True
+    return f"More auctions would tell whether {claim}: {about}", True
 
 
 def answers(results: Results) -> Table:
