@@ -31,7 +31,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAG
 MODULES += sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 HEAVY = [
     *("torch", "transformers", "pandas", "pyarrow", "scipy.stats", "tyro", "flax"),
-    *("optax", "matplotlib", "xarray", "pydantic"),
+    *("optax", "matplotlib", "xarray", "pydantic", "jax", "numpy"),
 ]
 
 

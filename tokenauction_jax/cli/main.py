@@ -1,6 +1,7 @@
 """The `tokenauction` command: its subcommands, and how errors end it."""
 
 import contextlib
+import importlib
 import io
 import re
 import sys
@@ -9,24 +10,17 @@ from typing import Any, NoReturn
 
 import tyro
 
-from tokenauction_jax.cli import (
-    audit,
-    hints,
-    models,
-    optimise,
-    simulate,
-    study,
-    train,
-)
-from tokenauction_jax.outside import OutsideError
+from tokenauction_jax.cli import arguments
+from tokenauction_jax.outside import OutsideError, one_line
 
+# Each is run by the module of its name, which is imported then.
 _COMMANDS = {
-    "simulate": (simulate.Simulate, simulate.run),
-    "study": (study.StudyCommand, study.run),
-    "optimise": (optimise.Optimise, optimise.run),
-    "audit": (audit.Audit, audit.run),
-    "train": (train.Train, train.run),
-    "models": (models.Models, models.run),
+    "simulate": arguments.Simulate,
+    "study": arguments.StudyCommand,
+    "optimise": arguments.Optimise,
+    "audit": arguments.Audit,
+    "train": arguments.Train,
+    "models": arguments.Models,
 }
 
 
@@ -38,13 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")
     command = _parse(arguments)
     try:
-        for kind, run in _COMMANDS.values():
-            if isinstance(command, kind):
-                run(command)
+        _run(command)
     except OutsideError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _run(command: Any) -> None:
+    (name,) = (name for name, kind in _COMMANDS.items() if isinstance(command, kind))
+    from tokenauction_jax.cli import programs
+
+    chosen = getattr(command, "command", command)
+    if not chosen.no_cache:
+        programs.keep()
+    importlib.import_module(f"tokenauction_jax.cli.{name}").run(command)
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:
@@ -56,7 +58,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     try:
         with contextlib.redirect_stderr(told):
             return tyro.extras.subcommand_cli_from_dict(
-                {name: kind for name, (kind, _) in _COMMANDS.items()},
+                _COMMANDS,
                 prog="tokenauction",
                 description="Token auctions between language models.",
                 args=arguments,
@@ -68,5 +70,5 @@ def _parse(arguments: Sequence[str] | None) -> Any:
 
 
 def _fail(line: str) -> NoReturn:
-    hints.say(line)
+    print(f"tokenauction: {one_line(line)}", file=sys.stderr)
     sys.exit(2)

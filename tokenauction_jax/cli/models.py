@@ -1,18 +1,13 @@
 """The `tokenauction models` command."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
 from tokenauction_jax import agents
+from tokenauction_jax.cli.arguments import Models
 from tokenauction_jax.cli.displays.console import Console
-
-
-@dataclasses.dataclass(frozen=True)
-class Models:
-    """List the language models found on this machine, and how to get more."""
 
 
 def run(command: Models) -> None:

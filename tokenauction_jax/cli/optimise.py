@@ -1,33 +1,14 @@
 """The `tokenauction optimise` command."""
 
-import dataclasses
 import pathlib
 import sys
-from typing import Annotated
-
-import tyro
 
 from tokenauction_jax.cli import hints
+from tokenauction_jax.cli.arguments import Optimise
 from tokenauction_jax.cli.displays import optimise as display
 from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.optimisation import launch, reading, results
 from tokenauction_jax.optimisation.folder import Folder
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimise:
-    """Find best bids: a best response, an equilibrium, or multipliers of budgets.
-
-    Prints what was found, and writes every estimate (Parquet), tables (CSV), a manifest
-    and a page of figures into a new folder.
-    """
-
-    file: tyro.conf.Positional[str]
-    """A TOML file or a built-in one: airline, contest."""
-    out: pathlib.Path | None = None
-    """The new folder; by default called as the file."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on with the interrupted run in the folder; it ends as an uninterrupted one."""
 
 
 def run(command: Optimise) -> None:

@@ -1,13 +1,10 @@
 """The `tokenauction simulate` command."""
 
 import dataclasses
-import pathlib
-from typing import Annotated
-
-import tyro
 
 from tokenauction_jax import files
 from tokenauction_jax.cli import hints
+from tokenauction_jax.cli.arguments import Simulate
 from tokenauction_jax.cli.displays import progress
 from tokenauction_jax.cli.displays import simulate as display
 from tokenauction_jax.cli.displays.console import Console
@@ -22,35 +19,6 @@ from tokenauction_jax.studies import sweep
 
 # Weights of the first agent.
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Simulate:
-    """Let language models write a text together under token auctions.
-
-    Prints, for every rule, a sample text with each token coloured by the agent that
-    favoured it most, how often each agent is mentioned, who pays what per token,
-    welfare, revenue and entropy, each with a 95 % interval.
-    """
-
-    scenario: tyro.conf.Positional[str] = "hawaii"
-    """A TOML file or a built-in scenario: hawaii, rivals."""
-    sweep: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Vary the first agent's weight over 0, .25, .5, .75 and 1 instead of running the
-    scenario's own bids; the total bid stays."""
-    model: str | None = None
-    """A .gguf file, a Hugging Face directory, a hub name, or a name that
-    `tokenauction models` lists."""
-    bids: tuple[float, ...] | None = None
-    """Bids of the agents, in their order."""
-    num_auctions: int | None = None
-    """Texts per rule and share."""
-    num_tokens: int | None = None
-    """Cap on the tokens of a text."""
-    seed: int | None = None
-    """Of all randomness."""
-    out: pathlib.Path | None = None
-    """New folder for every text (Parquet), the summary (CSV) and a manifest."""
 
 
 def run(command: Simulate) -> None:

@@ -1,15 +1,19 @@
 """The `tokenauction study` command."""
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Annotated, Any
-
-import tyro
 
 from tokenauction_jax import files
 from tokenauction_jax.cli import hints
+from tokenauction_jax.cli.arguments import (
+    CheckStudy,
+    NewStudy,
+    ReportStudy,
+    ResumeStudy,
+    RunStudy,
+    StudyCommand,
+)
 from tokenauction_jax.cli.displays import progress
 from tokenauction_jax.cli.displays import study as display
 from tokenauction_jax.cli.displays.console import Console
@@ -21,94 +25,24 @@ from tokenauction_jax.studies.parts import Folder
 from tokenauction_jax.studies.plan import make_plan
 
 
-@dataclasses.dataclass(frozen=True)
-class New:
-    """Write a study file to start from."""
-
-    path: tyro.conf.Positional[pathlib.Path]
-    """The new TOML file."""
-    template: str = "welfare"
-    """The built-in study to copy: lambda, misreport, welfare."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """Validate a study, and print its cells, auctions, memory and time."""
-
-    study: tyro.conf.Positional[str]
-    """A TOML file or a built-in study: lambda, misreport, welfare."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Run a study into a new folder.
-
-    Every finished chunk is kept: after an interruption, `resume` goes on.
-    """
-
-    study: tyro.conf.Positional[str]
-    """A TOML file or a built-in study: lambda, misreport, welfare."""
-    out: pathlib.Path | None = None
-    """The new folder; by default the study's name."""
-    blocks_per_chunk: int | None = None
-    """How many blocks of auctions a chunk has; by default seconds of work."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Resume:
-    """Go on with an interrupted study; it ends as an uninterrupted one would."""
-
-    folder: tyro.conf.Positional[pathlib.Path]
-    """The folder of the study."""
-    study: str | None = None
-    """Its TOML file, to make sure that it is the one the folder is of."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Write figures and a page on what a study found, finished or not."""
-
-    folder: tyro.conf.Positional[pathlib.Path]
-    """The folder of the study."""
-    out: pathlib.Path | None = None
-    """Folder of the report; by default `report` in that of the study."""
-
-
-def _named(name: str) -> Any:
-    return tyro.conf.subcommand(name, prefix_name=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyCommand:
-    """Monte Carlo studies: factors that cross, intervals, resume and reports."""
-
-    command: tyro.conf.OmitArgPrefixes[
-        Annotated[New, _named("new")]
-        | Annotated[Check, _named("check")]
-        | Annotated[Run, _named("run")]
-        | Annotated[Resume, _named("resume")]
-        | Annotated[Report, _named("report")]
-    ]
-
-
 def run(study_command: StudyCommand) -> None:
     """Runs a subcommand of `tokenauction study`."""
     hints.warn_about_idle_accelerators()
     command = study_command.command
     console = Console()
-    if isinstance(command, New):
+    if isinstance(command, NewStudy):
         _new(command, console)
-    elif isinstance(command, Check):
+    elif isinstance(command, CheckStudy):
         _check(command, console)
-    elif isinstance(command, Run):
+    elif isinstance(command, RunStudy):
         _run(command, console)
-    elif isinstance(command, Resume):
+    elif isinstance(command, ResumeStudy):
         _resume(command, console)
     else:
         _report(command, console)
 
 
-def _new(command: New, console: Console) -> None:
+def _new(command: NewStudy, console: Console) -> None:
     reading.read_study(command.template)
     text = reading.study_text(command.template)
     files.check_new(command.path)
@@ -122,7 +56,7 @@ def _new(command: New, console: Console) -> None:
     )
 
 
-def _check(command: Check, console: Console) -> None:
+def _check(command: CheckStudy, console: Console) -> None:
     study = reading.read_study(command.study)
     cells = study.cells()
     with progress.Activity(Console(stderr=True)) as activity:
@@ -137,7 +71,7 @@ def _check(command: Check, console: Console) -> None:
     display.show_plan(console, study, cells, plan, cost)
 
 
-def _run(command: Run, console: Console) -> None:
+def _run(command: RunStudy, console: Console) -> None:
     out = command.out or pathlib.Path(reading.read_study(command.study).name)
     remedy = f"`tokenauction study resume {out}`, or another --out"
     with hints.if_exists(remedy), _interruptible(out, console) as listen:
@@ -149,7 +83,7 @@ def _run(command: Run, console: Console) -> None:
         )
 
 
-def _resume(command: Resume, console: Console) -> None:
+def _resume(command: ResumeStudy, console: Console) -> None:
     with _interruptible(command.folder, console) as listen:
         launch.resume(command.folder, study=command.study, listen=listen)
 
@@ -178,7 +112,7 @@ def _interruptible(folder: pathlib.Path, console: Console) -> Iterator[Listener]
     hints.end_if_undefined(found)
 
 
-def _report(command: Report, console: Console) -> None:
+def _report(command: ReportStudy, console: Console) -> None:
     from tokenauction_jax.reports import pages
 
     page = pages.write_report(

@@ -1,0 +1,206 @@
+"""What the subcommands take: light to import, so that help comes at once."""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Any
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """What all commands take."""
+
+    no_cache: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Compile everything anew, and keep no compiled programs for later runs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulate(Command):
+    """Let language models write a text together under token auctions.
+
+    Prints, for every rule, a sample text with each token coloured by the agent that
+    favoured it most, how often each agent is mentioned, who pays what per token,
+    welfare, revenue and entropy, each with a 95 % interval.
+    """
+
+    scenario: tyro.conf.Positional[str] = "hawaii"
+    """A TOML file or a built-in scenario: hawaii, rivals."""
+    sweep: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Vary the first agent's weight over 0, .25, .5, .75 and 1 instead of running the
+    scenario's own bids; the total bid stays."""
+    model: str | None = None
+    """A .gguf file, a Hugging Face directory, a hub name, or a name that
+    `tokenauction models` lists."""
+    bids: tuple[float, ...] | None = None
+    """Bids of the agents, in their order."""
+    num_auctions: int | None = None
+    """Texts per rule and share."""
+    num_tokens: int | None = None
+    """Cap on the tokens of a text."""
+    seed: int | None = None
+    """Of all randomness."""
+    out: pathlib.Path | None = None
+    """New folder for every text (Parquet), the summary (CSV) and a manifest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NewStudy(Command):
+    """Write a study file to start from."""
+
+    path: tyro.conf.Positional[pathlib.Path]
+    """The new TOML file."""
+    template: str = "welfare"
+    """The built-in study to copy: lambda, misreport, welfare."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckStudy(Command):
+    """Validate a study, and print its cells, auctions, memory and time."""
+
+    study: tyro.conf.Positional[str]
+    """A TOML file or a built-in study: lambda, misreport, welfare."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStudy(Command):
+    """Run a study into a new folder.
+
+    Every finished chunk is kept: after an interruption, `resume` goes on.
+    """
+
+    study: tyro.conf.Positional[str]
+    """A TOML file or a built-in study: lambda, misreport, welfare."""
+    out: pathlib.Path | None = None
+    """The new folder; by default the study's name."""
+    blocks_per_chunk: int | None = None
+    """How many blocks of auctions a chunk has; by default seconds of work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeStudy(Command):
+    """Go on with an interrupted study; it ends as an uninterrupted one would."""
+
+    folder: tyro.conf.Positional[pathlib.Path]
+    """The folder of the study."""
+    study: str | None = None
+    """Its TOML file, to make sure that it is the one the folder is of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportStudy(Command):
+    """Write figures and a page on what a study found, finished or not."""
+
+    folder: tyro.conf.Positional[pathlib.Path]
+    """The folder of the study."""
+    out: pathlib.Path | None = None
+    """Folder of the report; by default `report` in that of the study."""
+
+
+def _named(name: str) -> Any:
+    return tyro.conf.subcommand(name, prefix_name=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyCommand:
+    """Monte Carlo studies: factors that cross, intervals, resume and reports."""
+
+    command: tyro.conf.OmitArgPrefixes[
+        Annotated[NewStudy, _named("new")]
+        | Annotated[CheckStudy, _named("check")]
+        | Annotated[RunStudy, _named("run")]
+        | Annotated[ResumeStudy, _named("resume")]
+        | Annotated[ReportStudy, _named("report")]
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimise(Command):
+    """Find best bids: a best response, an equilibrium, or multipliers of budgets.
+
+    Prints what was found, and writes every estimate (Parquet), tables (CSV), a manifest
+    and a page of figures into a new folder.
+    """
+
+    file: tyro.conf.Positional[str]
+    """A TOML file or a built-in one: airline, contest."""
+    out: pathlib.Path | None = None
+    """The new folder; by default called as the file."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with the interrupted run in the folder; it ends as an uninterrupted one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit(Command):
+    """Search for violations of the incentive properties of auction rules.
+
+    Every property is checked on random auctions, then an adversary climbs the worst of
+    them, and counterexamples shrink to few agents, tokens and digits.
+    """
+
+    rules: tyro.conf.Positional[tuple[str, ...]] = (
+        "linear",
+        "log_linear",
+        "power_mean(0.5)",
+    )
+    """Aggregations: linear, log_linear, power_mean(ORDER), or an object of your own as
+    FILE.py:NAME or MODULE:NAME."""
+    payment: tuple[str, ...] = ()
+    """Payments: pay_your_bid, second_price, clarke, myerson(VALUATION), or an object of
+    your own; by default all that the rule has."""
+    influence: float = 1.0
+    """Exponent on the bids of the built-in rules."""
+    num_instances: int = 1000
+    """Random auctions."""
+    num_agents: int = 3
+    """Agents of each auction."""
+    vocab_size: int = 6
+    """Tokens of each auction."""
+    seed: int = 0
+    """Of all auctions."""
+    tolerance: float = 1e-3
+    """The largest violation in money, relative to its terms, to count as rounding."""
+    bid_ratio: float = 1e3
+    """The largest ratio between two bids of an auction."""
+    out: pathlib.Path | None = None
+    """New JSON file for everything found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Command):
+    """Fine-tune a language model, to bid with in auctions.
+
+    The folder becomes a checkpoint that --model takes and `transformers` loads.
+    """
+
+    data: tyro.conf.Positional[pathlib.Path]
+    """A .jsonl file with {"prompt": ..., "completion": ...} on each line, or text."""
+    out: pathlib.Path
+    """Folder of the run: checkpoints, and in the end the model."""
+    model: str = "house"
+    """Where to start: a name or path as for simulate."""
+    lora_rank: int | None = None
+    """Train a low-rank adapter of this rank instead of all weights."""
+    heldout: pathlib.Path | None = None
+    """File to measure perplexity on; by default 5 % of the data are held out."""
+    epochs: float = 3.0
+    """How often to see every example."""
+    num_steps: int | None = None
+    """Batches to learn from, instead of epochs."""
+    batch_size: int = 8
+    """Examples of a batch."""
+    learning_rate: float | None = None
+    """Its peak; by default 2e-4, or 1e-3 for an adapter."""
+    max_length: int | None = None
+    """The most tokens of an example; by default the context, but at most 512."""
+    save_every: int = 100
+    """Steps between two checkpoints and evaluations."""
+    seed: int = 0
+    """Of all randomness."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with the interrupted run in the folder; ends with the same weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Models(Command):
+    """List the language models found on this machine, and how to get more."""

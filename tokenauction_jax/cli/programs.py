@@ -1,0 +1,48 @@
+"""Compiled programs that are kept for the next run of a command."""
+
+import hashlib
+import os
+import pathlib
+import platform
+
+import jax
+import platformdirs
+
+from tokenauction_jax import files
+from tokenauction_jax.cli.hints import say
+
+# The oldest are dropped for new ones.
+_MOST_BYTES = 2**30
+
+
+def keep() -> None:
+    """Has JAX keep what it compiles in the user's cache folder, and look there first.
+
+    A folder that JAX is told by `JAX_COMPILATION_CACHE_DIR` is used as it is.
+    """
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
+        return
+    folder = pathlib.Path(platformdirs.user_cache_dir("tokenauction_jax")) / _machine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.check_writable(folder)
+    except (OSError, files.StoreError) as error:
+        reason = files.reason(error)
+        say(f"compiled programs are not kept: {folder}: {reason}; --no-cache is silent")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+    # All of them: a command runs hundreds of small programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _machine() -> str:
+    """The kind of processor: programs of another one may not run on this."""
+    told = [platform.machine(), platform.processor()]
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text("utf-8", "replace")
+        told += [line for line in text.splitlines() if line.startswith("flags")][:1]
+    except OSError:  # As on macOS and Windows.
+        told.append(os.name)
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
