@@ -23,12 +23,18 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
-from tokenauction_jax.bidding import differences
+from tokenauction_jax.bidding import differences, paths
 from tokenauction_jax.bidding.objectives import Objective, check_objective, has_reward
 from tokenauction_jax.bidding.submissions import TemperedPool
 from tokenauction_jax.bidding.texts import Numbers, Texts, sample_texts
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.simulation import Bidders
+from tokenauction_jax.simulation.bidders import (
+    check_answers,
+    check_bidders,
+    in_rows,
+)
 from tokenauction_jax.simulation.rollout import check_bids
 
 # For each leaf of the numbers, whether it varies.
@@ -63,7 +69,7 @@ def expected(
     key: jax.Array,
     mechanism: Mechanism,
     pool: AgentPool,
-    bids: ArrayLike,
+    bids: ArrayLike | Bidders,
     objective: Objective,
     *,
     values: ArrayLike,
@@ -117,8 +123,8 @@ def expected(
         *(key, mechanism, pool, bids, objective, values),
         *(num_tokens, num_auctions, first_auction),
     )
-    worth, reward = _expected(problem, gradient)
-    check_rewards((~jnp.isfinite(reward)).sum())
+    worth, answers = _expected(problem, gradient)
+    _check_answers(problem.numbers.bids, *answers)
     return worth
 
 
@@ -126,7 +132,7 @@ def value_and_grad(
     key: jax.Array,
     mechanism: Mechanism,
     pool: AgentPool,
-    bids: ArrayLike,
+    bids: ArrayLike | Bidders,
     objective: Objective,
     *,
     values: ArrayLike,
@@ -155,16 +161,19 @@ def value_and_grad(
         *(key, mechanism, pool, bids, objective, values),
         *(num_tokens, num_auctions, first_auction),
     )
-    texts, (found,) = slopes(problem, gradient, of_bids(problem))
-    check_rewards((~jnp.isfinite(texts.reward)).sum())
+    bids = problem.numbers.bids
+    if isinstance(bids, Bidders) and gradient != "differences":
+        problem = problem.with_numbers(bids=in_rows(bids))
+    texts, found = slopes(problem, gradient, of_bids(problem))
+    _check_answers(bids, texts.reward, texts.bids)
     totals = texts.totals()
     value, value_error = mean_and_error(totals, problem.certain)
-    mean, error = mean_and_error(found, problem.certain)
+    both = [mean_and_error(slope, problem.certain) for slope in found]
     return ValueAndGradient(
         value=value,
         value_error=value_error,
-        gradient=mean,
-        gradient_error=error,
+        gradient=_as_bids(problem.numbers.bids, [mean for mean, _ in both]),
+        gradient_error=_as_bids(problem.numbers.bids, [error for _, error in both]),
         undefined=(~texts.valid).sum(),
         infinite=(~jnp.isfinite(totals)).sum(),
     )
@@ -181,13 +190,22 @@ class Problem:
     # What searches take a bid as a multiple of, `(A, n)` in money.
     unit: jax.Array
     num_tokens: int = records.static_field()
+    # Whether a budget may be finite.
+    limited: bool = records.static_field(default=False)
 
     def texts(self, varies: Varies | None = None) -> Texts:
         """Samples the texts, with slopes in the numbers that vary."""
+        if isinstance(self.numbers.bids, Bidders):
+            return paths.sample_paths(*self.paths())
         return sample_texts(
             *(jax.random.clone(self.key), self.pool, self.numbers),
             *(self.num_tokens, self.first_auction, varies),
         )
+
+    def paths(self) -> tuple[Any, ...]:
+        """What `bidding.paths` needs, where policies bid."""
+        key, last = jax.random.clone(self.key), (self.first_auction, self.limited)
+        return key, self.pool, self.numbers, self.num_tokens, *last
 
     def with_numbers(self, **changes: Any) -> "Problem":
         """The same with some numbers changed."""
@@ -201,20 +219,28 @@ class Problem:
     @property
     def certain(self) -> bool:
         """Whether all auctions with the same bids are worth the same."""
-        return is_certain(self.pool, self.numbers.objective, self.num_tokens)
+        policies = isinstance(self.numbers.bids, Bidders)
+        return not policies and is_certain(
+            self.pool, self.numbers.objective, self.num_tokens
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("gradient", "varies"))
 def slopes(
     problem: Problem, gradient: str, varies: Varies
 ) -> tuple[Texts, list[jax.Array]]:
-    """Texts, and the derivative of each of them `(A, ...)` in the leaves that vary."""
+    """Texts, and the derivative of each of them `(A, ...)` in the leaves that vary.
+
+    Where policies bid, those of all together in the numbers that all share.
+    """
     if gradient == "differences":
         found = differences.by_auction(
             lambda numbers: dataclasses.replace(problem, numbers=numbers).totals(),
             *(problem.numbers, varies),
         )
         return problem.texts(), found
+    if isinstance(problem.numbers.bids, Bidders):
+        return paths.slopes(*problem.paths(), varies, myopic=gradient == "myopic")
     texts = problem.texts(varies)
     found = [slope.sum(axis=1) for slope in texts.worth_slopes]
     found = [
@@ -222,7 +248,7 @@ def slopes(
         for slope, of_reward in zip(found, texts.reward_slopes, strict=True)
     ]
     if gradient == "score_function":
-        weights = _later_worth(texts)
+        weights = texts.later()
         weigh = jax.vmap(lambda weight, score: jnp.tensordot(weight, score, 1))
         later = [weigh(weights, score) for score in texts.score]
         found = jax.tree.map(jnp.add, found, later)
@@ -230,28 +256,40 @@ def slopes(
 
 
 def of_bids(problem: Problem) -> Varies:
-    """Only the bids vary."""
-    nothing = jax.tree.map(lambda _: False, problem.numbers)
-    return tuple(jax.tree.leaves(dataclasses.replace(nothing, bids=True)))
+    """Only the bids vary, or the numbers of policies."""
+    flags = jax.tree.map(lambda _: False, problem.numbers)
+    bids: Any = True
+    if isinstance(problem.numbers.bids, Bidders):
+        policies = jax.tree.map(_is_real, problem.numbers.bids.policies)
+        bids = dataclasses.replace(flags.bids, policies=policies)
+    return tuple(jax.tree.leaves(dataclasses.replace(flags, bids=bids)))
 
 
-def _later_worth(texts: Texts) -> jax.Array:
-    """What comes after each token `(A, T)`, less its mean over the other auctions."""
-    worth, reward = (
-        jnp.where(jnp.isfinite(x), x, 0) for x in (texts.worth, texts.reward)
-    )
-    later = jnp.flip(jnp.cumsum(jnp.flip(worth, 1), 1), 1) - worth + reward[:, None]
-    later = jnp.where(texts.mask, later, 0)
-    count = texts.mask.sum(axis=0, keepdims=True) - texts.mask
-    others = (later.sum(axis=0, keepdims=True) - later) / jnp.maximum(count, 1)
-    return jnp.where(texts.mask, later - others, 0)
+def _as_bids(bids: jax.Array | Bidders, found: list[jax.Array]) -> Any:
+    """Derivatives of `of_bids` in the form of the bids, or of the policies."""
+    if not isinstance(bids, Bidders):
+        return found[0]
+    left = iter(found)
+
+    def of(x: jax.Array) -> Any:
+        if _is_real(x):
+            return next(left)
+        shape = x.shape[1:] if bids.by_auction else x.shape
+        extended = jnp.issubdtype(x.dtype, jax.dtypes.extended)
+        return np.zeros(shape, jax.dtypes.float0 if extended else x.dtype)
+
+    return jax.tree.map(of, bids.policies)
 
 
-def _expected(problem: Problem, gradient: str) -> tuple[jax.Array, jax.Array]:
-    """The mean, and the rewards `(A,)` of the texts."""
+def _is_real(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _expected(problem: Problem, gradient: str) -> tuple[jax.Array, Any]:
+    """The mean, and the rewards `(A,)` of the texts and what policies bid."""
 
     @jax.custom_vjp
-    def mean(problem: Problem) -> tuple[jax.Array, jax.Array]:
+    def mean(problem: Problem) -> tuple[jax.Array, Any]:
         return _summarize(_sample(problem))
 
     def forward(problem: Problem) -> tuple[Any, Any]:
@@ -266,7 +304,11 @@ def _expected(problem: Problem, gradient: str) -> tuple[jax.Array, jax.Array]:
             )
         flags = tuple(jax.tree.leaves(varies.numbers))
         texts, found = slopes(plain, gradient, flags)
-        return _summarize(texts), _mean_slopes(plain.numbers, flags, found)
+        together = isinstance(problem.numbers.bids, Bidders)
+        means = _mean_slopes(
+            plain.numbers, flags, found, together and gradient != "differences"
+        )
+        return _summarize(texts), means
 
     def backward(slopes: Numbers, cotangents: Any) -> tuple[Any]:
         cotangent, _ = cotangents
@@ -287,25 +329,27 @@ def _sample(problem: Problem) -> Texts:
     return problem.texts()
 
 
-def _summarize(texts: Texts) -> tuple[jax.Array, jax.Array]:
+def _summarize(texts: Texts) -> tuple[jax.Array, Any]:
     mean, _ = mean_and_error(texts.totals(), certain=True)
-    return mean, texts.reward
+    return mean, (texts.reward, texts.bids)
 
 
-def _mean_slopes(numbers: Numbers, varies: Varies, slopes: list[jax.Array]) -> Numbers:
-    """Slopes of the mean in all leaves, None for those that do not vary."""
-    leaves, tree = jax.tree.flatten(numbers)
-    left = iter(slopes)
-    found = [next(left) if v else None for v in varies]
-    # A row matters to its own auction, and other numbers to all of them.
-    shared = len(leaves) - 2
-    means = [
-        slope
-        if slope is None
-        else (slope.mean(0) if k < shared else slope / len(slope))
-        for k, slope in enumerate(found)
-    ]
-    return jax.tree.unflatten(tree, means)
+def _mean_slopes(
+    numbers: Numbers, varies: Varies, slopes: list[jax.Array], together: bool
+) -> Numbers:
+    """Slopes of the mean in all leaves, None for those that do not vary.
+
+    A row matters to its own auction, and other numbers to all of them, whose slopes may
+    be added up already.
+    """
+    size, left = len(numbers.values), iter(slopes)
+    flags = zip(varies, numbers.rows(), strict=True)
+
+    def mean(slope: jax.Array, row: bool) -> jax.Array:
+        return slope / size if row or together else slope.mean(0)
+
+    means = [mean(next(left), row) if vary else None for vary, row in flags]
+    return jax.tree.unflatten(jax.tree.structure(numbers), means)
 
 
 def mean_and_error(x: jax.Array, certain: bool) -> tuple[jax.Array, jax.Array]:
@@ -331,6 +375,14 @@ def is_certain(pool: AgentPool, objective: Objective, num_tokens: int) -> bool:
     return num_tokens == 1 and certain and not has_reward(objective)
 
 
+def _check_answers(
+    bids: jax.Array | Bidders, reward: jax.Array, answers: jax.Array | None
+) -> None:
+    if isinstance(bids, Bidders) and answers is not None:
+        check_answers(bids, answers)
+    check_rewards((~jnp.isfinite(reward)).sum())
+
+
 def check_rewards(unfit: jax.Array) -> None:
     """Raises `ValueError` if it is known that so many rewards are not finite."""
     if records.is_concrete(unfit) and unfit > 0:
@@ -344,7 +396,7 @@ def check_problem(
     key: jax.Array,
     mechanism: Mechanism,
     pool: AgentPool,
-    bids: ArrayLike,
+    bids: ArrayLike | Bidders,
     objective: Objective,
     values: ArrayLike,
     num_tokens: int,
@@ -357,19 +409,28 @@ def check_problem(
     values = base.as_float(values)
     if values.ndim == 2 and num_auctions is None:
         num_auctions = values.shape[0]
-    plain = np.ndim(bids) == values.ndim == 1
-    if plain and is_certain(pool, objective, num_tokens):
-        num_auctions = 1
-    bids = check_bids(bids, pool.num_agents, num_auctions)
-    values = check_values(values, bids)
-    temperature = jnp.ones(pool.num_agents, bids.dtype)
+    limited = False
+    if isinstance(bids, Bidders):
+        budgets = bids.budgets
+        known = records.is_concrete(*jax.tree.leaves(budgets))
+        limited = not known or bool(np.isfinite(np.asarray(budgets)).any())
+        bids = check_bidders(bids, pool.num_agents, num_auctions)
+        values = check_values(values, bids.budgets)
+    else:
+        plain = np.ndim(bids) == values.ndim == 1
+        if plain and is_certain(pool, objective, num_tokens):
+            num_auctions = 1
+        bids = check_bids(bids, pool.num_agents, num_auctions)
+        values = check_values(values, bids)
+    temperature = jnp.ones(pool.num_agents, values.dtype)
     if isinstance(pool, TemperedPool):
         temperature = pool.temperature
         pool = TemperedPool(pool.pool, jax.lax.stop_gradient(temperature))
     numbers = Numbers(mechanism, objective, temperature, bids, values)
     numbers = jax.tree.map(jnp.asarray, numbers)
-    unit = jnp.ones_like(bids)
-    return Problem(key, pool, numbers, first_auction, unit, num_tokens=num_tokens)
+    sizes = {"num_tokens": num_tokens, "limited": limited}
+    unit = jnp.ones_like(values)
+    return Problem(key, pool, numbers, first_auction, unit, **sizes)
 
 
 def _check_estimator(gradient: str) -> None:

@@ -3,10 +3,11 @@
 Given its tokens the agents' distributions are constants of a text. What a token is
 worth and how likely it was depend on few numbers (bids, values, those of the
 mechanism), so the slopes in these are taken as the text grows, and no distribution is
-kept.
+kept. Policies, whose bids depend on what came before, are in `bidding.paths`.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -18,7 +19,7 @@ from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.bidding.objectives import Objective, Outcome
 from tokenauction_jax.mechanism import distributions
 from tokenauction_jax.mechanism.base import Mechanism
-from tokenauction_jax.simulation import Rollout, simulate
+from tokenauction_jax.simulation import Bidders, Rollout, simulate
 
 T = TypeVar("T")
 
@@ -31,15 +32,25 @@ class Numbers:
       mechanism: The rules.
       objective: What texts are worth.
       temperature: `(n,)`, of the distributions that the agents submit.
-      bids: `(A, n)`, or `(n,)` of one auction.
-      values: As the bids.
+      bids: `(A, n)`, or `(n,)` of one auction; or checked `Bidders`.
+      values: `(A, n)`, or `(n,)` of one auction.
     """
 
     mechanism: Mechanism
     objective: Objective
     temperature: jax.Array
-    bids: jax.Array
+    bids: Any
     values: jax.Array
+
+    def rows(self) -> tuple[bool, ...]:
+        """For each leaf, whether it has one row an auction."""
+        flags = jax.tree.map(lambda _: False, self)
+        bids = jax.tree.map(lambda _: True, self.bids)
+        if isinstance(bids, Bidders) and not bids.by_auction:
+            bids = dataclasses.replace(bids, policies=flags.bids.policies)
+        return tuple(
+            jax.tree.leaves(dataclasses.replace(flags, bids=bids, values=True))
+        )
 
 
 @records.record
@@ -47,26 +58,48 @@ class Texts:
     """What the texts of `A` auctions are worth.
 
     Attributes:
-      worth: `(A, T)`, of each token before it was drawn; 0 after the end of a text.
+      worth: `(A, T)`, of each token before it was drawn, less what its draw took from
+        it; 0 after the end of a text.
       reward: `(A,)`, of the finished text.
       mask: `(A, T)`, True up to and including the end token.
       valid: `(A,)`, False if an auction became undefined.
+      drawn: `(A, T)`, the part of `worth` that depended on the draw: what budgets cut
+        from payments; None for 0.
       worth_slopes: Of `worth`, `(A, T, ...)` for each leaf that varies.
       reward_slopes: Of `reward`, `(A, ...)`, None where that does not depend on it.
       score: Slopes of the log-probability of each token, `(A, T, ...)`.
+      log_chance: `(A, T)`, of all that was drawn, where policies bid.
+      bids: `(A, T, n)`, of policies.
     """
 
     worth: jax.Array
     reward: jax.Array
     mask: jax.Array
     valid: jax.Array
-    worth_slopes: list[jax.Array]
-    reward_slopes: list[jax.Array | None]
-    score: list[jax.Array]
+    drawn: jax.Array | None = None
+    worth_slopes: Sequence[jax.Array] = ()
+    reward_slopes: Sequence[jax.Array | None] = ()
+    score: Sequence[jax.Array] = ()
+    log_chance: jax.Array | None = None
+    bids: jax.Array | None = None
 
     def totals(self) -> jax.Array:
         """Worth `(A,)` of each text."""
         return self.worth.sum(axis=1) + self.reward
+
+    def later(self) -> jax.Array:
+        """What a draw decided `(A, T)`, less its mean over the other auctions.
+
+        That is the worth of all later tokens, and of the token what was drawn.
+        """
+        worth, reward = finite(self.worth), finite(self.reward)
+        later = jnp.flip(jnp.cumsum(jnp.flip(worth, 1), 1), 1) - worth + reward[:, None]
+        if self.drawn is not None:
+            later += finite(self.drawn)
+        later = jnp.where(self.mask, later, 0)
+        count = self.mask.sum(axis=0, keepdims=True) - self.mask
+        others = (later.sum(axis=0, keepdims=True) - later) / jnp.maximum(count, 1)
+        return jnp.where(self.mask, later - others, 0)
 
 
 def sample_texts(
@@ -90,13 +123,12 @@ def sample_texts(
     """
     varies = varies or (False,) * len(jax.tree.leaves(numbers))
     shared = numbers.mechanism, numbers.objective, numbers.temperature
-    rows = {"bids": numbers.bids, "values": numbers.values}
     rollout = simulate(
         *(key, numbers.mechanism, pool, numbers.bids),
         num_tokens=num_tokens,
         first_auction=first_auction,
         observe=_Token(shared, varies),
-        observe_args=(rows,),
+        observe_args=(numbers.values,),
     )
     worth, *slopes = rollout.observations
     worth_slopes, score = (
@@ -114,15 +146,26 @@ def sample_texts(
     )
 
 
-def token_worth(numbers: Numbers, log_probs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Worth of one token of one auction, and ``log q`` `(V,)`."""
+def token_worth(
+    numbers: Numbers, log_probs: jax.Array, charge: Callable[[Any], Any] | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Worth of one token of one auction, and ``log q`` `(V,)`.
+
+    `charge` says what agents are charged of the expected payments.
+    """
     mechanism, bids = numbers.mechanism, numbers.bids
     log_q = mechanism.aggregation.log_prob(bids, log_probs)
     pays = mechanism.payment.expected(bids, log_probs)
+    pays = pays if charge is None else charge(pays)
     outcome = Outcome(bids, numbers.values, log_probs, log_q, pays)
     worth = jnp.asarray(numbers.objective.per_token(outcome), log_q.dtype)
     records.check_shape("per_token(outcome)", worth, ())
     return worth, log_q
+
+
+def finite(x: jax.Array) -> jax.Array:
+    """`x`, and 0 where it is infinite or NaN."""
+    return jnp.where(jnp.isfinite(x), x, 0)
 
 
 @records.record
@@ -134,14 +177,14 @@ class _Token:
 
     def __call__(
         self,
-        _bids: jax.Array,
+        bids: jax.Array,
         log_probs: jax.Array,
         _log_q: jax.Array,
         token: jax.Array,
-        rows: dict[str, jax.Array],
+        values: jax.Array,
     ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
-        numbers = Numbers(*self.shared, **rows)
-        varying, rebuild = _vary(numbers, self.varies)
+        numbers = Numbers(*self.shared, bids, values)
+        varying, rebuild = vary(numbers, self.varies)
         tempers = jax.tree.unflatten(jax.tree.structure(numbers), self.varies)
 
         def of(varying: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -169,7 +212,7 @@ def _rewards(
     """Rewards `(A,)` of texts, if any, and their slopes in all that varies."""
     flags = jax.tree.unflatten(jax.tree.structure(numbers), varies)
     own = tuple(jax.tree.leaves(flags.objective))
-    varying, rebuild = _vary(numbers.objective, own)
+    varying, rebuild = vary(numbers.objective, own)
 
     def reward(varying: list[jax.Array]) -> jax.Array | None:
         return rebuild(varying).per_text(rollout.tokens, rollout.mask)
@@ -182,7 +225,7 @@ def _rewards(
     return reward(varying), [None] * before + slopes + [None] * after
 
 
-def _vary(tree: T, varies: tuple[bool, ...]) -> tuple[list[Any], Callable[[Any], T]]:
+def vary(tree: T, varies: tuple[bool, ...]) -> tuple[list[Any], Callable[[Any], T]]:
     """The leaves that vary, and what puts others in their place."""
     leaves, structure = jax.tree.flatten(tree)
 

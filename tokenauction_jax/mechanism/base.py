@@ -142,6 +142,25 @@ class SupportsDefined(Protocol):
 
 
 @runtime_checkable
+class SupportsChance(Protocol):
+    """A payment that draws something whose chances depend on numbers."""
+
+    def log_chance(
+        self,
+        bids: ArrayLike,
+        log_probs: ArrayLike,
+        token: ArrayLike,
+        payments: ArrayLike,
+    ) -> jax.Array:
+        """How likely, given the token, was what made these payments: a log, a scalar.
+
+        Its derivative, that of the payments for what was drawn, and that of the token's
+        log-probability make the derivatives of whole texts unbiased.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsAggregation(Protocol):
     """A payment that prices the tokens of one aggregation only."""
 

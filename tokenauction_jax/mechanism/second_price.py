@@ -76,6 +76,24 @@ class SecondPrice:
         share = mean_price.share_at(quantile, odds, self.aggregation.influence)
         return jnp.where(wins, bids * share, 0)
 
+    def log_chance(
+        self,
+        bids: ArrayLike,
+        log_probs: ArrayLike,
+        token: ArrayLike,
+        payments: ArrayLike,
+    ) -> jax.Array:
+        """Log-probability that those won the token that pay, and no others.
+
+        What they pay is a fixed quantile of its law, and moves with the numbers.
+        """
+        bids, log_probs = base.check_auction(bids, log_probs)
+        scores = influence_scores(bids, self.aggregation.influence)
+        win, loss = _wins(scores, log_probs[:, base.check_token(token, log_probs)])
+        contested = influence_odds(scores).contested
+        chance = jnp.where(jnp.asarray(payments) > 0, win, loss)
+        return jnp.where(contested, distributions.safe_log(chance), 0).sum()
+
     def _mean_price(self, bids: jax.Array, odds: Odds) -> jax.Array:
         """Of a won token `(n,)`; 0 where there is no other bid to beat."""
         price = bids * mean_price.mean_share(odds, self.aggregation.influence)

@@ -256,9 +256,8 @@ def settle(
       The outcome with what is really paid, and the ledger.
     """
     budgets = bidders.budgets
-    pays = np.array([[getattr(policy, "pays", True) for policy in bidders.policies]])
     due, expected = (
-        jnp.where(pays, outcome[name], 0).astype(budgets.dtype)
+        jnp.where(payers(bidders)[None], outcome[name], 0).astype(budgets.dtype)
         for name in ("payments", "expected_payments")
     )
     expected = jnp.minimum(expected, ledger.purse.remaining)
@@ -277,6 +276,11 @@ def settle(
     bids = jnp.where(asked[:, None], ledger.offers, 0)
     paid_and_bid = {"payments": paid, "expected_payments": expected, "bids": bids}
     return outcome | paid_and_bid, ledger
+
+
+def payers(bidders: Bidders) -> np.ndarray:
+    """Which agents `(n,)` are charged at all."""
+    return np.array([getattr(policy, "pays", True) for policy in bidders.policies])
 
 
 def check_answers(bidders: Bidders, bids: jax.Array) -> None:

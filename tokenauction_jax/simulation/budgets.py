@@ -6,6 +6,8 @@ where no order could exceed the budget: if sums of what was charged are exact, b
 multiples of the budget's own spacing, or if they keep their distance from it.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,9 +80,18 @@ def _spacing(budgets: jax.Array) -> jax.Array:
     return jnp.finfo(budgets.dtype).eps / distributions.inverse_power(finite)
 
 
+@jax.custom_jvp
 def _floor(x: jax.Array, spacing: jax.Array) -> jax.Array:
-    """`x` rounded down to a multiple of `spacing`, a power of two."""
+    """`x` rounded down to a multiple of `spacing`, a power of two.
+
+    Its derivative is that of `x`: what is charged moves as a whole.
+    """
     return jnp.floor(x / spacing) * spacing
+
+
+@_floor.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    return _floor(*primals), tangents[0]
 
 
 def check_budgets(budgets: np.ndarray) -> None:

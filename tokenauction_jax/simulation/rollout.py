@@ -26,7 +26,8 @@ from tokenauction_jax.simulation.bidders import (
 )
 
 # Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token) and
-# that auction's rows of `observe_args`.
+# that auction's rows of `observe_args`. A record with a class attribute ``sees_payments
+# = True`` is given before those what the payment rule drew and what was charged, (n,).
 Observer = Callable[..., Any]
 
 
@@ -168,14 +169,11 @@ def _rollout(
     state = pool.init(
         num_auctions, key=key_pool, first_auction=first_auction, num_tokens=num_tokens
     )
-    auction = jax.vmap(functools.partial(_auction, mechanism, *observers))
+    auction = jax.vmap(functools.partial(_auction, mechanism))
+    watch = [jax.vmap(functools.partial(_observe, observer)) for observer in observers]
 
-    def step(carry: Any, position: jax.Array) -> tuple[Any, Any]:
-        state, tokens, active, valid, totals, ledger = carry
-        state, log_probs = pool.step(state, tokens)
-        records.check_shape(
-            "log_probs", log_probs, (num_auctions, pool.num_agents, pool.vocab_size)
-        )
+    def advance(carry: Any, position: jax.Array, log_probs: jax.Array) -> Any:
+        tokens, active, valid, totals, ledger = carry
         keys_token = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
         asked = active
         if isinstance(bids, Bidders):
@@ -183,33 +181,50 @@ def _rollout(
             offered, ledger = policy_bids(bids, ledger, *seen)
         else:
             offered = bids
-        token, outcome, defined = auction(keys_token, offered, log_probs, observe_args)
+        log_q, outcome, defined = auction(keys_token, offered, log_probs)
         if isinstance(bids, Bidders):
             # Where nobody bids, a rule may answer anything.
             defined = defined & (offered > 0).any(axis=1)
         valid = valid & (defined | ~active)
         active = active & defined
-        observed, added = outcome.pop("observations"), outcome.pop("totals")
-        added = jax.tree.map(lambda x: _keep(active, x), added)
-        totals = added if totals is None else jax.tree.map(jnp.add, totals, added)
-        kept = {"tokens": token, **outcome}
-        kept = {name: _keep(active, value) for name, value in kept.items()}
+        token = outcome["tokens"]
+        kept = {name: _keep(active, value) for name, value in outcome.items()}
+        due = kept["payments"]
         if isinstance(bids, Bidders):
             kept, ledger = settle(bids, ledger, asked, num_tokens, log_probs, kept)
+        seen = (offered, log_probs, log_q, token, due, kept["payments"], observe_args)
+        observed, added = (look(*seen) for look in watch)
+        added = jax.tree.map(lambda x: _keep(active, x), added)
+        totals = added if totals is None else jax.tree.map(jnp.add, totals, added)
         out = kept | {"mask": active, "observations": observed}
         if pool.end_token is not None:
             active = active & (token != pool.end_token)
-        return (state, kept["tokens"], active, valid, totals, ledger), out
+        return (kept["tokens"], active, valid, totals, ledger), out
+
+    if isinstance(bids, Bidders):
+        # For derivatives all is computed again, or they would keep several times what
+        # the pool answers.
+        advance = jax.checkpoint(advance, prevent_cse=False)
+
+    def step(carry: Any, position: jax.Array) -> tuple[Any, Any]:
+        state, carry = carry
+        state, log_probs = pool.step(state, carry[0])
+        records.check_shape(
+            "log_probs", log_probs, (num_auctions, pool.num_agents, pool.vocab_size)
+        )
+        carry, out = advance(carry, position, log_probs)
+        return (state, carry), out
 
     running = jnp.ones(num_auctions, bool)
     tokens = jnp.full(num_auctions, -1, jnp.int32)
     ledger = new_ledger(bids) if isinstance(bids, Bidders) else None
-    carry = (state, tokens, running, running, None, ledger)
+    carry = (tokens, running, running, None, ledger)
     if observers[1] is not None:
-        (*_, totals, _), _ = jax.eval_shape(step, carry, jnp.uint32(0))
+        (_, (*_, totals, _)), _ = jax.eval_shape(step, (state, carry), jnp.uint32(0))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), totals)
-        carry = (*carry[:4], zeros, ledger)
-    carry, stacked = lax.scan(step, carry, jnp.arange(num_tokens, dtype=jnp.uint32))
+        carry = (*carry[:3], zeros, ledger)
+    positions = jnp.arange(num_tokens, dtype=jnp.uint32)
+    (_, carry), stacked = lax.scan(step, (state, carry), positions)
     by_auction = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stacked)
     *_, valid, totals, ledger = carry
     if ledger is not None:
@@ -219,31 +234,40 @@ def _rollout(
 
 
 def _auction(
-    mechanism: Mechanism,
-    observe: Observer | None,
-    accumulate: Observer | None,
-    key: jax.Array,
-    bids: jax.Array,
-    log_probs: jax.Array,
-    observe_args: tuple[Any, ...],
-) -> tuple[jax.Array, dict[str, Any], jax.Array]:
-    """One auction of one token: the token, what is recorded, whether it is defined."""
+    mechanism: Mechanism, key: jax.Array, bids: jax.Array, log_probs: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+    """One auction of one token: `log_q`, what is recorded, whether it is defined."""
     key_token, key_payment = jax.random.split(key)
     payment = mechanism.payment
     log_q = mechanism.aggregation.log_prob(bids, log_probs)
     token = sampling.sample_token(key_token, log_q)
-    outcome: dict[str, Any] = {
+    outcome = {
+        "tokens": token,
         "payments": payment.realized(key_payment, bids, log_probs, token),
         "expected_payments": payment.conditional(bids, log_probs, token),
         "log_prob": log_q[token],
     }
-    for name, observer in (("observations", observe), ("totals", accumulate)):
-        seen = (bids, log_probs, log_q, token, *observe_args)
-        outcome[name] = None if observer is None else observer(*seen)
     defined = jnp.isfinite(jnp.max(log_q))
     if isinstance(payment, base.SupportsDefined):
         defined &= payment.defined(bids, log_probs)
-    return token, outcome, defined
+    return log_q, outcome, defined
+
+
+def _observe(
+    observer: Observer | None,
+    bids: jax.Array,
+    log_probs: jax.Array,
+    log_q: jax.Array,
+    token: jax.Array,
+    due: jax.Array,
+    paid: jax.Array,
+    observe_args: tuple[Any, ...],
+) -> Any:
+    """What an observer makes of one auction of one token."""
+    if observer is None:
+        return None
+    payments = (due, paid) if getattr(observer, "sees_payments", False) else ()
+    return observer(bids, log_probs, log_q, token, *payments, *observe_args)
 
 
 def _as_pytree(observer: Observer | None) -> Observer | None:
@@ -266,7 +290,10 @@ def _num_auctions(bids: jax.Array | Bidders) -> int:
 def check_bids(bids: ArrayLike, num_agents: int, num_auctions: int | None) -> jax.Array:
     """Bids `(n,)` or `(A, n)` as `(A, n)`; raises `ValueError` if they are none."""
     if isinstance(bids, Bidders):
-        raise ValueError("bids must be numbers here, got Bidders: simulate takes those")
+        raise ValueError(
+            "bids must be numbers here, got Bidders: simulate, and expected and "
+            "value_and_grad of bidding, take those"
+        )
     bids = base.as_float(bids)
     rows = rows_by_auction("bids", bids, num_agents, num_auctions)
     if records.is_concrete(bids):
