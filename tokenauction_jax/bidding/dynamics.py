@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.bidding import gradients, responses
-from tokenauction_jax.bidding.gradients import Problem, check_problem
+from tokenauction_jax.bidding.problem import Problem, check_problem
 from tokenauction_jax.bidding.responses import Aims
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import LARGEST_BID, SMALLEST_BID, Mechanism

@@ -12,8 +12,9 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.agents.tabular import TabularPool
-from tokenauction_jax.bidding.gradients import check_rewards, check_values
+from tokenauction_jax.bidding.gradients import check_rewards
 from tokenauction_jax.bidding.objectives import Objective, check_objective, has_reward
+from tokenauction_jax.bidding.problem import check_values
 from tokenauction_jax.bidding.texts import Numbers, token_worth
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import Mechanism

@@ -16,7 +16,7 @@ from tokenauction_jax.bidding.dynamics import (
     make_dynamics,
     with_bids,
 )
-from tokenauction_jax.bidding.gradients import Problem
+from tokenauction_jax.bidding.problem import Problem
 from tokenauction_jax.bidding.responses import Aims
 from tokenauction_jax.mechanism.base import Mechanism
 

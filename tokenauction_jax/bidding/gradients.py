@@ -22,23 +22,15 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
+from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.bidding import differences, paths
-from tokenauction_jax.bidding.objectives import Objective, check_objective, has_reward
-from tokenauction_jax.bidding.submissions import TemperedPool
-from tokenauction_jax.bidding.texts import Numbers, Texts, sample_texts
-from tokenauction_jax.mechanism import base
+from tokenauction_jax.bidding.objectives import Objective
+from tokenauction_jax.bidding.problem import Problem, check_problem
+from tokenauction_jax.bidding.texts import Numbers, Texts, Varies
 from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.simulation import Bidders
-from tokenauction_jax.simulation.bidders import (
-    check_answers,
-    check_bidders,
-    in_rows,
-)
-from tokenauction_jax.simulation.rollout import check_bids
+from tokenauction_jax.simulation.bidders import check_answers, in_rows
 
-# For each leaf of the numbers, whether it varies.
-Varies = tuple[bool, ...]
 ESTIMATORS = ("score_function", "myopic", "differences")
 
 
@@ -50,8 +42,9 @@ class ValueAndGradient:
       value: Mean worth of a text, in money.
       value_error: Its standard error over auctions.
       gradient: `(n,)`, the derivative of the mean in each bid (in bids of one row an
-        auction: in what is added to an agent's bids in all of them).
-      gradient_error: `(n,)`, standard errors.
+        auction: in what is added to an agent's bids in all of them). Of `Bidders` that
+        in every number of the policies, a tuple of policies.
+      gradient_error: Standard errors, of the same form.
       undefined: How many auctions became undefined; they count with what came before.
       infinite: How many texts are worth something infinite, or NaN, which the value
         then is, too. The gradient leaves the tokens out that are.
@@ -59,8 +52,8 @@ class ValueAndGradient:
 
     value: jax.Array
     value_error: jax.Array
-    gradient: jax.Array
-    gradient_error: jax.Array
+    gradient: Any
+    gradient_error: Any
     undefined: jax.Array
     infinite: jax.Array
 
@@ -96,11 +89,26 @@ def expected(
       numbers: a bias of the third derivative, a variance of the order of one over the
       step from tokens that flip. Two forward passes for each number.
 
+    Where policies bid, derivatives are also in their numbers and in the budgets. What a
+    number does to later bids on the same path, through what was spent and what policies
+    remember, is differentiated in reverse through the text; models are not, but the
+    distributions `(A, T, n, V)` are kept, and all but the models runs twice. Payments
+    that are drawn, as the second price, are part of the path: that a win becomes
+    likelier is scored as that of a token is. That holds for the rules here and those of
+    `linear`'s second price; a drawn payment of your own needs a method ``log_chance``.
+    Three things are left out, so that ``"score_function"`` is biased where they matter,
+    and ``"differences"`` is not: the *moment* at which a budget runs out and its agent
+    falls silent, where that can be at any amount (drawn payments, contexts that never
+    recur; with few possible sums it moves at exceptional numbers only); jumps of a
+    policy that compares, as in ``spent < 0.5 * budget``; and the draws of a second
+    price that is found by quadrature. What budgets cut is worth what it saves.
+
     Args:
       key: A typed PRNG key.
       mechanism: The rules.
       pool: What supplies the agents' distributions.
-      bids: Money per unit of value, `(n,)` or one row an auction, `(A, n)`.
+      bids: Money per unit of value, `(n,)` or one row an auction, `(A, n)`; or
+        `Bidders`.
       objective: What texts are worth.
       values: True values ``w``, money per unit of valuation, `(n,)` or `(A, n)`.
       num_tokens: The cap on tokens, ``T``.
@@ -114,7 +122,7 @@ def expected(
 
     Raises:
       ValueError: If a shape or a number is wrong, or a concrete result shows that a
-        reward is not finite.
+        reward is not finite or a bid of a policy out of range.
 
     Source: `docs/bidding.md`.
     """
@@ -144,7 +152,9 @@ def value_and_grad(
     """What texts are worth and the derivative in the bids, with standard errors.
 
     Arguments, estimators and errors are those of `expected`, which see. With one token
-    and deterministic agents nothing is sampled, and both errors are 0.
+    and deterministic agents nothing is sampled, and both errors are 0. Of `Bidders` it
+    is the derivative in the numbers of the policies: leaves that are no floats have a
+    derivative of 0.
 
     >>> import jax, jax.numpy as jnp, tokenauction_jax as ta
     >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
@@ -161,11 +171,10 @@ def value_and_grad(
         *(key, mechanism, pool, bids, objective, values),
         *(num_tokens, num_auctions, first_auction),
     )
-    bids = problem.numbers.bids
     if isinstance(bids, Bidders) and gradient != "differences":
-        problem = problem.with_numbers(bids=in_rows(bids))
+        problem = problem.with_numbers(bids=in_rows(problem.numbers.bids))
     texts, found = slopes(problem, gradient, of_bids(problem))
-    _check_answers(bids, texts.reward, texts.bids)
+    _check_answers(problem.numbers.bids, texts.reward, texts.bids)
     totals = texts.totals()
     value, value_error = mean_and_error(totals, problem.certain)
     both = [mean_and_error(slope, problem.certain) for slope in found]
@@ -177,52 +186,6 @@ def value_and_grad(
         undefined=(~texts.valid).sum(),
         infinite=(~jnp.isfinite(totals)).sum(),
     )
-
-
-@records.record
-class Problem:
-    """Arguments that were checked, with one row of bids and values an auction."""
-
-    key: jax.Array
-    pool: AgentPool
-    numbers: Numbers
-    first_auction: ArrayLike
-    # What searches take a bid as a multiple of, `(A, n)` in money.
-    unit: jax.Array
-    num_tokens: int = records.static_field()
-    # Whether a budget may be finite.
-    limited: bool = records.static_field(default=False)
-
-    def texts(self, varies: Varies | None = None) -> Texts:
-        """Samples the texts, with slopes in the numbers that vary."""
-        if isinstance(self.numbers.bids, Bidders):
-            return paths.sample_paths(*self.paths())
-        return sample_texts(
-            *(jax.random.clone(self.key), self.pool, self.numbers),
-            *(self.num_tokens, self.first_auction, varies),
-        )
-
-    def paths(self) -> tuple[Any, ...]:
-        """What `bidding.paths` needs, where policies bid."""
-        key, last = jax.random.clone(self.key), (self.first_auction, self.limited)
-        return key, self.pool, self.numbers, self.num_tokens, *last
-
-    def with_numbers(self, **changes: Any) -> "Problem":
-        """The same with some numbers changed."""
-        changed = dataclasses.replace(self.numbers, **changes)
-        return dataclasses.replace(self, numbers=changed)
-
-    def totals(self) -> jax.Array:
-        """Worth `(A,)` of the texts."""
-        return self.texts().totals()
-
-    @property
-    def certain(self) -> bool:
-        """Whether all auctions with the same bids are worth the same."""
-        policies = isinstance(self.numbers.bids, Bidders)
-        return not policies and is_certain(
-            self.pool, self.numbers.objective, self.num_tokens
-        )
 
 
 @functools.partial(jax.jit, static_argnames=("gradient", "varies"))
@@ -240,7 +203,9 @@ def slopes(
         )
         return problem.texts(), found
     if isinstance(problem.numbers.bids, Bidders):
-        return paths.slopes(*problem.paths(), varies, myopic=gradient == "myopic")
+        return paths.slopes(
+            *problem.paths(), varies=varies, myopic=gradient == "myopic"
+        )
     texts = problem.texts(varies)
     found = [slope.sum(axis=1) for slope in texts.worth_slopes]
     found = [
@@ -369,12 +334,6 @@ def mean_and_error(x: jax.Array, certain: bool) -> tuple[jax.Array, jax.Array]:
     return mean, jnp.sqrt(variance / size)
 
 
-def is_certain(pool: AgentPool, objective: Objective, num_tokens: int) -> bool:
-    """Whether all auctions with the same bids are worth the same, whatever is drawn."""
-    certain = isinstance(pool, SupportsCertainty) and pool.deterministic
-    return num_tokens == 1 and certain and not has_reward(objective)
-
-
 def _check_answers(
     bids: jax.Array | Bidders, reward: jax.Array, answers: jax.Array | None
 ) -> None:
@@ -392,60 +351,6 @@ def check_rewards(unfit: jax.Array) -> None:
         )
 
 
-def check_problem(
-    key: jax.Array,
-    mechanism: Mechanism,
-    pool: AgentPool,
-    bids: ArrayLike | Bidders,
-    objective: Objective,
-    values: ArrayLike,
-    num_tokens: int,
-    num_auctions: int | None,
-    first_auction: ArrayLike,
-) -> Problem:
-    """The arguments of `expected`; raises `ValueError` if one is wrong."""
-    check_objective(objective, pool.num_agents)
-    num_tokens = records.check_integer("num_tokens", num_tokens, 1)
-    values = base.as_float(values)
-    if values.ndim == 2 and num_auctions is None:
-        num_auctions = values.shape[0]
-    limited = False
-    if isinstance(bids, Bidders):
-        budgets = bids.budgets
-        known = records.is_concrete(*jax.tree.leaves(budgets))
-        limited = not known or bool(np.isfinite(np.asarray(budgets)).any())
-        bids = check_bidders(bids, pool.num_agents, num_auctions)
-        values = check_values(values, bids.budgets)
-    else:
-        plain = np.ndim(bids) == values.ndim == 1
-        if plain and is_certain(pool, objective, num_tokens):
-            num_auctions = 1
-        bids = check_bids(bids, pool.num_agents, num_auctions)
-        values = check_values(values, bids)
-    temperature = jnp.ones(pool.num_agents, values.dtype)
-    if isinstance(pool, TemperedPool):
-        temperature = pool.temperature
-        pool = TemperedPool(pool.pool, jax.lax.stop_gradient(temperature))
-    numbers = Numbers(mechanism, objective, temperature, bids, values)
-    numbers = jax.tree.map(jnp.asarray, numbers)
-    sizes = {"num_tokens": num_tokens, "limited": limited}
-    unit = jnp.ones_like(values)
-    return Problem(key, pool, numbers, first_auction, unit, **sizes)
-
-
 def _check_estimator(gradient: str) -> None:
     if gradient not in ESTIMATORS:
         raise ValueError(f"gradient must be one of {ESTIMATORS}, got {gradient!r}")
-
-
-def check_values(values: ArrayLike, bids: jax.Array) -> jax.Array:
-    """Values as `(A, n)`, like the bids."""
-    values = base.as_float(values)
-    if values.shape not in (bids.shape, bids.shape[1:]):
-        raise ValueError(
-            f"values has shape {values.shape}, expected {bids.shape[1:]} or "
-            f"{bids.shape}: one true value for each agent"
-        )
-    if records.is_concrete(values):
-        base.check_amounts("values", np.asarray(values))
-    return jnp.broadcast_to(values, bids.shape)

@@ -20,7 +20,14 @@ from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.bidding.objectives import Objective
 from tokenauction_jax.bidding.submissions import TemperedPool
-from tokenauction_jax.bidding.texts import Numbers, Texts, finite, token_worth, vary
+from tokenauction_jax.bidding.texts import (
+    Numbers,
+    Texts,
+    Varies,
+    finite,
+    token_worth,
+    vary,
+)
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.simulation import Bidders, Info, Policy, simulate
@@ -78,7 +85,7 @@ def slopes(
     num_tokens: int,
     first_auction: ArrayLike,
     limited: bool,
-    varies: tuple[bool, ...],
+    varies: Varies,
     myopic: bool,
 ) -> tuple[Texts, list[jax.Array]]:
     """Texts, and the derivative of the sum of their worths in the leaves that vary.

@@ -16,8 +16,9 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.bidding import gradients
-from tokenauction_jax.bidding.gradients import Problem, check_problem, mean_and_error
+from tokenauction_jax.bidding.gradients import mean_and_error
 from tokenauction_jax.bidding.objectives import Objective, utility
+from tokenauction_jax.bidding.problem import Problem, check_problem
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import (
     LARGEST_BID,

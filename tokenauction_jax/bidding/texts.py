@@ -22,6 +22,8 @@ from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.simulation import Bidders, Rollout, simulate
 
 T = TypeVar("T")
+# For each leaf of the numbers, whether it varies.
+Varies = tuple[bool, ...]
 
 
 @records.record
@@ -108,7 +110,7 @@ def sample_texts(
     numbers: Numbers,
     num_tokens: int,
     first_auction: ArrayLike,
-    varies: tuple[bool, ...] | None = None,
+    varies: Varies | None = None,
 ) -> Texts:
     """Samples texts.
 
@@ -173,7 +175,7 @@ class _Token:
     """Observes the worth of a token, its slopes, and those of its log-probability."""
 
     shared: tuple[Mechanism, Objective, jax.Array]
-    varies: tuple[bool, ...] = records.static_field()
+    varies: Varies = records.static_field()
 
     def __call__(
         self,
@@ -207,7 +209,7 @@ class _Token:
 
 
 def _rewards(
-    numbers: Numbers, varies: tuple[bool, ...], rollout: Rollout
+    numbers: Numbers, varies: Varies, rollout: Rollout
 ) -> tuple[jax.Array | None, list[jax.Array | None]]:
     """Rewards `(A,)` of texts, if any, and their slopes in all that varies."""
     flags = jax.tree.unflatten(jax.tree.structure(numbers), varies)
@@ -225,7 +227,7 @@ def _rewards(
     return reward(varying), [None] * before + slopes + [None] * after
 
 
-def vary(tree: T, varies: tuple[bool, ...]) -> tuple[list[Any], Callable[[Any], T]]:
+def vary(tree: T, varies: Varies) -> tuple[list[Any], Callable[[Any], T]]:
     """The leaves that vary, and what puts others in their place."""
     leaves, structure = jax.tree.flatten(tree)
 

@@ -14,7 +14,8 @@ from tokenauction_jax.bidding.dynamics import (
     make_dynamics,
     with_bids,
 )
-from tokenauction_jax.bidding.gradients import Problem, check_problem, mean_and_error
+from tokenauction_jax.bidding.gradients import mean_and_error
+from tokenauction_jax.bidding.problem import Problem, check_problem
 from tokenauction_jax.bidding.responses import Aims, Brackets, Payoffs
 from tokenauction_jax.optimisation.config import Equilibrium
 from tokenauction_jax.optimisation.game import Game
