@@ -206,15 +206,15 @@ def test_errors_are_the_spread():
 @pytest.mark.parametrize("name", ["own", "network"])
 def test_training_pays(name):
     """A few steps of an optimizer, and what they gain on other texts."""
-    own = Reacts(jnp.array([1.0, 1.0, 1.0, 1.0]), jnp.float32(0.1))
-    network = bidding.network(1.0, key=jax.random.key(0), hidden=4)
+    own = Reacts(jnp.full(4, 3.0), jnp.float32(0.1))
+    network = bidding.network(3.0, key=jax.random.key(0), hidden=4)
     first = {"own": own, "network": network}[name]
     args = {"values": VALUES, "num_tokens": 4, "num_auctions": 500}
     optimizer = optax.adam(0.1)
 
     def worth(policy, key):
-        bidders = ta.Bidders([policy, bidding.constant(1.0)], [3.0, np.inf])
-        run = (key, MECHANISMS["second_price"], POOL, bidders, UTILITY)
+        bidders = ta.Bidders([policy, bidding.constant(1.0)])
+        run = (key, MECHANISMS["pay_your_bid"], POOL, bidders, UTILITY)
         return bidding.expected(*run, **args)
 
     @jax.jit

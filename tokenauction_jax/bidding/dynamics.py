@@ -9,11 +9,15 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
-from tokenauction_jax.bidding import gradients, responses
+from tokenauction_jax.bidding import responses
+from tokenauction_jax.bidding.deviations import own_slopes, with_policies
+from tokenauction_jax.bidding.position import Position, first_position
 from tokenauction_jax.bidding.problem import Problem, check_problem
 from tokenauction_jax.bidding.responses import Aims
+from tokenauction_jax.bidding.training import Trainable, Training, make_training
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import LARGEST_BID, SMALLEST_BID, Mechanism
+from tokenauction_jax.simulation import Bidders
 
 DYNAMICS = ("mixed", "alternating", "simultaneous", "averaged")
 # Steps of mixed dynamics that are taken all at once.
@@ -22,34 +26,8 @@ _TOGETHER = 40
 # other, all of 200 contests of 2 to 12 agents with log-normal values came to rest, and
 # 197 all at once.
 _GROWTH, _GROWTH_AT_ONCE = 1.3, 1.05
-# Bids that move by less, relative to the largest, have come to rest.
-_AT_REST = 1e-6
 # Agents that had better stay out do so below this share of the largest bid.
 _OUT = 1e-4
-
-
-@records.record
-class Position:
-    """Where the dynamics are after some steps.
-
-    Attributes:
-      bids: `(n,)`, in units of the problem.
-      step: How many steps were taken.
-      moved: By how much the last one moved bids, relative to the largest.
-      memory: What the next step needs besides.
-      unfit: How many texts had a reward that is infinite or NaN.
-    """
-
-    bids: jax.Array
-    step: jax.Array
-    moved: jax.Array
-    memory: Any
-    unfit: jax.Array
-
-    @property
-    def at_rest(self) -> jax.Array:
-        """Whether the last step led nowhere."""
-        return self.moved <= _AT_REST
 
 
 @records.record
@@ -75,8 +53,7 @@ class Dynamics:
         memory: Any = jnp.ones_like(bids), jnp.zeros_like(bids)
         if self.optimizer is not None:
             memory = self.optimizer.init(bids)
-        zero, far = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, bids.dtype)
-        return Position(bids, zero, far, memory, zero)
+        return first_position(bids, memory, bids.dtype)
 
     def step(self, position: Position) -> Position:
         """After one more step."""
@@ -90,8 +67,7 @@ class Dynamics:
             found = jnp.clip(found, 0, LARGEST_BID)
             found = jnp.where(found < SMALLEST_BID, 0, found)
         moved = jnp.abs(found - bids).max() / jnp.maximum(found.max(), SMALLEST_BID)
-        unfit = jnp.maximum(position.unfit, unfit.astype(jnp.int32))
-        return Position(found, position.step + 1, moved, memory, unfit)
+        return position.after(found, moved, memory, unfit)
 
 
 def make_dynamics(
@@ -102,12 +78,13 @@ def make_dynamics(
     valuation: Aims,
     num_tokens: int,
     num_auctions: int | None,
-    start: ArrayLike | None,
+    start: ArrayLike | Bidders | None,
     name: str,
     optimizer: optax.GradientTransformation | None,
     first_auction: ArrayLike,
     unit: ArrayLike,
-) -> tuple[Dynamics, Problem]:
+    trainable: Trainable | None = None,
+) -> tuple[Dynamics | Training, Problem]:
     """What `equilibrium` does, step by step, and fresh auctions to measure it on.
 
     Raises:
@@ -127,7 +104,10 @@ def make_dynamics(
     )
     problem = responses.in_units(problem, unit)
     search, fresh = responses.split(problem)
-    return Dynamics(search, responses.as_tree(valuation), name, optimizer), fresh
+    aims = responses.as_tree(valuation)
+    if isinstance(start, Bidders):
+        return make_training(search, aims, trainable, optimizer), fresh
+    return Dynamics(search, aims, name, optimizer), fresh
 
 
 def _respond(
@@ -171,15 +151,15 @@ def _own_slopes(
 
     def own(agent: jax.Array) -> tuple[jax.Array, jax.Array]:
         aimed = responses.aimed(with_bids(problem, bids), aims, agent)
-        varies = gradients.of_bids(aimed)
-        texts, (slopes,) = gradients.slopes(aimed, "score_function", varies)
-        unfit = (~jnp.isfinite(texts.reward)).sum()
-        return (slopes * problem.unit)[:, agent].mean(), unfit
+        texts, slopes = own_slopes(aimed, agent)
+        return slopes.mean(), (~jnp.isfinite(texts.reward)).sum()
 
     slopes, unfit = jax.lax.map(own, jnp.arange(bids.size))
     return slopes, unfit.max()
 
 
-def with_bids(problem: Problem, bids: jax.Array) -> Problem:
-    """The problem with these bids `(n,)`, in its units, in all auctions."""
+def with_bids(problem: Problem, bids: Any) -> Problem:
+    """The problem with bids `(n,)`, in its units, in all auctions, or with policies."""
+    if isinstance(problem.numbers.bids, Bidders):
+        return with_policies(problem, bids)
     return problem.with_numbers(bids=bids[None] * problem.unit)

@@ -1,6 +1,7 @@
 """Bids at which no agent gains by another one: Nash equilibria in scalar bids."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +11,13 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.bidding import gradients, responses
-from tokenauction_jax.bidding.dynamics import (
-    Dynamics,
-    Position,
-    make_dynamics,
-    with_bids,
-)
+from tokenauction_jax.bidding.dynamics import Dynamics, make_dynamics, with_bids
+from tokenauction_jax.bidding.position import Position
 from tokenauction_jax.bidding.problem import Problem
 from tokenauction_jax.bidding.responses import Aims
+from tokenauction_jax.bidding.training import Trainable, Training
 from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.simulation import Bidders
 
 # Of a measured gap, the two-sided 95 % quantile of its error.
 SURE = 1.96
@@ -29,7 +28,8 @@ class Equilibrium:
     """Where bids came to rest, and how far from an equilibrium that is.
 
     Attributes:
-      bids: `(n,)`, money per unit of value; 0 for agents that stay out.
+      bids: `(n,)`, money per unit of value; 0 for agents that stay out. Or the
+        `Bidders` that were found.
       gap: The sum of what agents would gain by deviating, money per text, as
         `equilibrium_gap` measures it, on auctions that had no part in the search.
       gap_error: Its standard error.
@@ -37,17 +37,17 @@ class Equilibrium:
       converged: Whether the gap and 1.96 standard errors more are within the tolerance.
       num_steps: How many steps were taken.
       history: `(num_steps, n)`, bids after each step; those of the last one are
-        repeated.
+        repeated. Or policies, each of whose numbers has one row a step.
       undefined: How many auctions become undefined at these bids.
     """
 
-    bids: jax.Array
+    bids: Any
     gap: jax.Array
     gap_error: jax.Array
     gains: jax.Array
     converged: jax.Array
     num_steps: jax.Array
-    history: jax.Array
+    history: Any
     undefined: jax.Array
 
 
@@ -60,13 +60,14 @@ def equilibrium(
     valuation: Aims,
     num_tokens: int,
     num_auctions: int | None = None,
-    start: ArrayLike | None = None,
+    start: ArrayLike | Bidders | None = None,
     dynamics: str = "mixed",
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 200,
     tolerance: ArrayLike = 1e-4,
     first_auction: ArrayLike = 0,
     unit: ArrayLike = 1.0,
+    trainable: Trainable | None = None,
 ) -> Equilibrium:
     """Bids that are best responses to each other, if these dynamics find some.
 
@@ -80,6 +81,14 @@ def equilibrium(
     below 0 are 0. Payoffs need not be concave: a fixed point of an optimizer may be a
     local maximum, which the gap then tells.
 
+    From a start of `Bidders` an `optimizer` trains policies: the numbers of each follow
+    the derivative of its own agent's payoff, as `expected` has it, all at once. The gap
+    is then that of the best deviations to *constant* bids. What is trained are the
+    floats of all policies but those in fields called ``value``, which say what an agent
+    values, not what it does; `trainable` says otherwise. Those in fields called
+    ``amount`` or ``amounts`` that would fall below 0 are 0; nothing keeps others in
+    range. Numbers of one row an auction move by the same in all rows.
+
     It can be `vmap`ped over values and starts. With one token and deterministic agents
     nothing is sampled.
 
@@ -91,7 +100,8 @@ def equilibrium(
       valuation: As in `best_response`.
       num_tokens: The cap on tokens, ``T``.
       num_auctions: How many texts, ``A``; as in `expected`.
-      start: Bids to start from, `(n,)`; half of the (mean) values if None.
+      start: Bids to start from, `(n,)`; half of the (mean) values if None. Or
+        `Bidders`.
       dynamics: One of the above.
       optimizer: From optax; None for best responses.
       num_steps: The most steps; fewer if bids come to rest.
@@ -99,6 +109,8 @@ def equilibrium(
       first_auction: The number of the first auction.
       unit: As in `best_response`. Bids found in units of drawn `values` are an
         equilibrium of agents that know their own value and shade it by a factor.
+      trainable: Called as ``trainable(agent, name)``, whether to train what the agent's
+        policy has in its field of that name.
 
     Returns:
       An `Equilibrium`; look at `converged`.
@@ -117,41 +129,55 @@ def equilibrium(
     num_steps = records.check_integer("num_steps", num_steps, 1)
     chosen, fresh = make_dynamics(
         *(key, mechanism, pool, values, valuation, num_tokens, num_auctions, start),
-        *(dynamics, optimizer, first_auction, unit),
+        *(dynamics, optimizer, first_auction, unit, trainable),
     )
     found, unfit = _equilibrium(chosen, fresh, tolerance, num_steps)
     gradients.check_rewards(unfit)
+    if isinstance(found.bids, Bidders):
+        gradients.check_policies(with_bids(fresh, found.bids.policies))
     return found
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def _equilibrium(
-    dynamics: Dynamics, fresh: Problem, tolerance: ArrayLike, num_steps: int
+    dynamics: Dynamics | Training, fresh: Problem, tolerance: ArrayLike, num_steps: int
 ) -> tuple[Equilibrium, jax.Array]:
     """The equilibrium, and how many texts had a reward that is not finite."""
 
-    def advance(carry: tuple[Position, jax.Array]) -> tuple[Position, jax.Array]:
+    def advance(carry: tuple[Position, Any]) -> tuple[Position, Any]:
         position, history = carry
         after = dynamics.step(position)
-        return after, history.at[position.step].set(after.bids)
+        history = jax.tree.map(
+            lambda x, bids: x.at[position.step].set(bids), history, after.bids
+        )
+        return after, history
 
-    def unfinished(carry: tuple[Position, jax.Array]) -> jax.Array:
+    def unfinished(carry: tuple[Position, Any]) -> jax.Array:
         position, _ = carry
         return (position.step < num_steps) & ~position.at_rest
 
     start = dynamics.start()
-    history = jnp.zeros((num_steps, start.bids.size), start.bids.dtype)
+    history = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (num_steps, *x.shape)), start.bids
+    )
     end, history = jax.lax.while_loop(unfinished, advance, (start, history))
-    gap, worst = responses.measure_gap(with_bids(fresh, end.bids), dynamics.aims)
-    past = jnp.arange(num_steps)[:, None] >= end.step
+    measured = with_bids(fresh, end.bids)
+    gap, worst = responses.measure_gap(measured, dynamics.aims)
+    policies = isinstance(measured.numbers.bids, Bidders)
+
+    def fill(history: jax.Array, last: jax.Array) -> jax.Array:
+        past = jnp.arange(num_steps) >= end.step
+        past = past.reshape(-1, *[1] * last.ndim)
+        return jnp.where(past, last[None], history)
+
     found = Equilibrium(
-        bids=end.bids,
+        bids=measured.numbers.bids if policies else end.bids,
         gap=gap.gap,
         gap_error=gap.gap_error,
         gains=gap.gains,
         converged=gap.gap + SURE * gap.gap_error <= tolerance,
         num_steps=end.step,
-        history=jnp.where(past, end.bids[None], history),
+        history=jax.tree.map(fill, history, end.bids),
         undefined=gap.undefined,
     )
     return found, jnp.maximum(end.unfit, worst.unfit.max())

@@ -222,12 +222,10 @@ def slopes(
 
 def of_bids(problem: Problem) -> Varies:
     """Only the bids vary, or the numbers of policies."""
-    flags = jax.tree.map(lambda _: False, problem.numbers)
-    bids: Any = True
-    if isinstance(problem.numbers.bids, Bidders):
-        policies = jax.tree.map(_is_real, problem.numbers.bids.policies)
-        bids = dataclasses.replace(flags.bids, policies=policies)
-    return tuple(jax.tree.leaves(dataclasses.replace(flags, bids=bids)))
+    bids: Any = problem.numbers.bids
+    policies = isinstance(bids, Bidders)
+    flags = jax.tree.map(_is_real, bids.policies) if policies else True
+    return problem.numbers.only_bids(flags)
 
 
 def _as_bids(bids: jax.Array | Bidders, found: list[jax.Array]) -> Any:
@@ -332,6 +330,13 @@ def mean_and_error(x: jax.Array, certain: bool) -> tuple[jax.Array, jax.Array]:
         return mean, jnp.full_like(mean, 0 if certain else jnp.nan)
     variance = jnp.square(offset - off).sum(axis=0) / (size - 1)
     return mean, jnp.sqrt(variance / size)
+
+
+def check_policies(problem: Problem) -> None:
+    """Raises `ValueError` if policies are known to bid what is out of range."""
+    if isinstance(problem.numbers.bids, Bidders):
+        texts = _sample(problem)
+        _check_answers(problem.numbers.bids, texts.reward, texts.bids)
 
 
 def _check_answers(

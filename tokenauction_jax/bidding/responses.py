@@ -16,6 +16,12 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.bidding import gradients
+from tokenauction_jax.bidding.deviations import (
+    is_held,
+    own_slopes,
+    typical_bids,
+    with_bid,
+)
 from tokenauction_jax.bidding.gradients import mean_and_error
 from tokenauction_jax.bidding.objectives import Objective, utility
 from tokenauction_jax.bidding.problem import Problem, check_problem
@@ -26,6 +32,7 @@ from tokenauction_jax.mechanism.base import (
     Mechanism,
     Valuation,
 )
+from tokenauction_jax.simulation import Bidders
 
 # Bids of the grid, from so far below the least amount to so far above the largest.
 _GRID, _BELOW, _ABOVE = 96, 1e-3, 32.0
@@ -42,7 +49,8 @@ class BestResponse:
     """The best bid of one agent against the others.
 
     Attributes:
-      bid: Money per unit of value; the present bid where none is better.
+      bid: Money per unit of value; the present bid where none is better. Of an agent
+        that follows a policy the best constant one, better or not.
       gain: What changing to it gains, money per text, on auctions that had no part in
         the search.
       gain_error: Its standard error.
@@ -131,7 +139,7 @@ def best_response(
     key: jax.Array,
     mechanism: Mechanism,
     pool: AgentPool,
-    bids: ArrayLike,
+    bids: ArrayLike | Bidders,
     agent: ArrayLike,
     *,
     values: ArrayLike,
@@ -148,12 +156,16 @@ def best_response(
     derivative. With one token and deterministic agents nothing is sampled, the bid is
     right to 1e-5 and the error 0.
 
+    Against policies it is the best *constant* bid, for every token and within the
+    agent's budget, while the others follow theirs, and the gain is that over the
+    agent's own policy, 0 if that is as good. A better policy may exist.
+
     Args:
       key: A typed PRNG key. Search and gain use different auctions.
       mechanism: The rules.
       pool: What supplies the agents' distributions.
       bids: `(n,)`, or `(A, n)` where the others' bids differ from auction to auction:
-        the response is to their law (ex interim).
+        the response is to their law (ex interim). Or `Bidders`.
       agent: The number of the agent.
       values: True values, `(n,)` or `(A, n)`.
       valuation: What the agent's utility is made of; or a function from the number of
@@ -182,6 +194,7 @@ def best_response(
         *(num_tokens, num_auctions, first_auction),
     )
     problem = in_units(problem, unit)
+    gradients.check_policies(problem)
     found, gains = respond(problem, agent)
     check_payoffs(found.payoffs)
     gain, error = mean_and_error(gains, problem.certain)
@@ -200,7 +213,7 @@ def equilibrium_gap(
     key: jax.Array,
     mechanism: Mechanism,
     pool: AgentPool,
-    bids: ArrayLike,
+    bids: ArrayLike | Bidders,
     *,
     values: ArrayLike,
     valuation: Aims,
@@ -212,13 +225,14 @@ def equilibrium_gap(
     """The sum over agents of what the best unilateral deviation gains (NashConv).
 
     Each deviation is found on some auctions and measured on others, so that the gap is
-    that of bids which exist, not of luck.
+    that of bids which exist, not of luck. From policies agents deviate to constant bids
+    within their budgets: a gap of 0 is one in these deviations only.
 
     Args:
       key: A typed PRNG key.
       mechanism: The rules.
       pool: What supplies the agents' distributions.
-      bids: `(n,)` or `(A, n)`.
+      bids: `(n,)` or `(A, n)`, or `Bidders`.
       values: True values, `(n,)` or `(A, n)`.
       valuation: As in `best_response`.
       num_tokens: The cap on tokens, ``T``.
@@ -235,6 +249,7 @@ def equilibrium_gap(
         *(num_tokens, num_auctions, first_auction),
     )
     problem = in_units(problem, unit)
+    gradients.check_policies(problem)
     gap, worst = measure_gap(problem, as_tree(valuation))
     check_payoffs(worst)
     return gap
@@ -269,7 +284,7 @@ def in_units(problem: Problem, unit: ArrayLike) -> Problem:
       ValueError: If the amounts do not fit, or are none that can be bid.
     """
     amounts = base.as_float(unit)
-    shape = problem.numbers.bids.shape
+    shape = problem.unit.shape
     if amounts.shape not in ((), shape[1:], shape):
         raise ValueError(
             f"unit has shape {amounts.shape}, expected (), {shape[1:]} or {shape}"
@@ -281,8 +296,11 @@ def in_units(problem: Problem, unit: ArrayLike) -> Problem:
                 f"unit must be from {SMALLEST_BID:g} to {LARGEST_BID:g}, got {found}"
             )
     rows = jnp.broadcast_to(amounts, shape)
-    problem = dataclasses.replace(problem, unit=rows)
-    return problem.with_numbers(bids=problem.numbers.bids * rows)
+    problem, bids = dataclasses.replace(problem, unit=rows), problem.numbers.bids
+    # What policies bid is money.
+    return (
+        problem if isinstance(bids, Bidders) else problem.with_numbers(bids=bids * rows)
+    )
 
 
 def aim(aims: Aims, agent: ArrayLike) -> Objective:
@@ -318,11 +336,14 @@ def respond(problem: Problem, agent: ArrayLike) -> tuple[Search, jax.Array]:
 
 def stay_if_as_good(problem: Problem, agent: ArrayLike, found: Search) -> Search:
     """What was found, or the bid that the agent has where none is better."""
+    worth, best = problem.totals().mean(), found.payoffs.mean.max()
+    stays = worth >= best - _slack(best)
+    if isinstance(problem.numbers.bids, Bidders):
+        return dataclasses.replace(found, stays=stays)
     multiples = problem.numbers.bids[:, agent] / problem.unit[:, agent]
-    present, worth = multiples[0], problem.totals().mean()
+    present = multiples[0]
     same = jnp.abs(multiples - present) <= _TIE * jnp.finfo(worth.dtype).eps * present
-    best = found.payoffs.mean.max()
-    stays = same.all() & (worth >= best - _slack(best))
+    stays &= same.all()
     bid = jnp.where(stays, present, found.bid)
     return dataclasses.replace(found, bid=bid, stays=stays)
 
@@ -358,7 +379,7 @@ def best_bid(problem: Problem, agent: ArrayLike) -> Search:
 def ladder(problem: Problem, agent: ArrayLike) -> jax.Array:
     """Bids `(97,)`: 0, and more evenly in their logs around all that matter."""
     numbers, unit = problem.numbers, problem.unit[:, agent, None]
-    rivals = numbers.bids.at[:, agent].set(0) / unit
+    rivals = typical_bids(problem).at[:, agent].set(0) / unit
     own = numbers.values[:, agent, None] / unit
     amounts = jnp.concatenate([own.ravel(), rivals.ravel()])
     largest = jnp.maximum(amounts.max(), SMALLEST_BID / _BELOW)
@@ -370,14 +391,13 @@ def ladder(problem: Problem, agent: ArrayLike) -> jax.Array:
 
 def payoffs_of(problem: Problem, agent: ArrayLike, bids: jax.Array) -> Payoffs:
     """What some bids `(k,)` of an agent are worth to it, one after the other."""
-    rivals = problem.numbers.bids.at[:, agent].set(0)
-    contested = (rivals > 0).any(axis=1).all()
 
     def payoff(bid: jax.Array) -> Payoffs:
-        texts = with_bid(problem, agent, bid).texts()
+        moved = with_bid(problem, agent, bid)
+        texts = moved.texts()
         mean, error = mean_and_error(texts.totals(), problem.certain)
         # Without any bid there is no auction, and no text.
-        held = (bid > 0) | contested
+        held = is_held(moved, texts)
         return Payoffs(
             mean=jnp.where(held, mean, -jnp.inf),
             error=jnp.where(held, error, 0),
@@ -399,11 +419,8 @@ def halve(problem: Problem, agent: ArrayLike, brackets: Brackets) -> Brackets:
     """Brackets of half the width, around the zeros of the derivative."""
 
     def slope(bid: jax.Array) -> jax.Array:
-        moved = with_bid(problem, agent, bid)
-        _, (slopes,) = gradients.slopes(
-            moved, "score_function", gradients.of_bids(moved)
-        )
-        return (slopes * problem.unit)[:, agent].mean()
+        _, slopes = own_slopes(with_bid(problem, agent, bid), agent)
+        return slopes.mean()
 
     rises = jax.lax.map(slope, brackets.middle) > 0
     low = jnp.where(rises, brackets.middle, brackets.low)
@@ -441,9 +458,3 @@ def check_payoffs(payoffs: Payoffs) -> None:
     gradients.check_rewards(payoffs.unfit.max())
     if jnp.isnan(payoffs.mean).any():
         raise ValueError("payoffs are NaN: an objective must answer money")
-
-
-def with_bid(problem: Problem, agent: ArrayLike, bid: jax.Array) -> Problem:
-    """The problem with this bid of an agent in all auctions."""
-    bids = problem.numbers.bids.at[:, agent].set(bid * problem.unit[:, agent])
-    return problem.with_numbers(bids=bids)

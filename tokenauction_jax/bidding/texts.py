@@ -54,6 +54,13 @@ class Numbers:
             jax.tree.leaves(dataclasses.replace(flags, bids=bids, values=True))
         )
 
+    def only_bids(self, flags: Any) -> Varies:
+        """For each leaf whether it varies, if `flags` of bids or of policies do."""
+        nothing = jax.tree.map(lambda _: False, self)
+        if isinstance(self.bids, Bidders):
+            flags = dataclasses.replace(nothing.bids, policies=flags)
+        return tuple(jax.tree.leaves(dataclasses.replace(nothing, bids=flags)))
+
 
 @records.record
 class Texts:

@@ -17,6 +17,7 @@ from tokenauction_jax.bidding.dynamics import (
 from tokenauction_jax.bidding.gradients import mean_and_error
 from tokenauction_jax.bidding.problem import Problem, check_problem
 from tokenauction_jax.bidding.responses import Aims, Brackets, Payoffs
+from tokenauction_jax.bidding.training import Training
 from tokenauction_jax.optimisation.config import Equilibrium
 from tokenauction_jax.optimisation.game import Game
 
@@ -157,7 +158,9 @@ class Walk:
       goal: How many steps, and how often to measure.
     """
 
-    def __init__(self, dynamics: Dynamics, fresh: Problem, goal: Equilibrium):
+    def __init__(
+        self, dynamics: Dynamics | Training, fresh: Problem, goal: Equilibrium
+    ):
         self._dynamics, self._fresh, self._goal = dynamics, fresh, goal
         self.stage, self.num_steps = "dynamics", goal.num_steps
 
@@ -341,4 +344,4 @@ _payoffs_of = jax.jit(responses.payoffs_of)
 _halve = jax.jit(responses.halve)
 _stay_if_as_good = jax.jit(responses.stay_if_as_good)
 _gains_of = jax.jit(responses.gains_of)
-_walk = jax.jit(Dynamics.step)
+_walk = jax.jit(lambda dynamics, position: dynamics.step(position))

@@ -291,8 +291,8 @@ def check_bids(bids: ArrayLike, num_agents: int, num_auctions: int | None) -> ja
     """Bids `(n,)` or `(A, n)` as `(A, n)`; raises `ValueError` if they are none."""
     if isinstance(bids, Bidders):
         raise ValueError(
-            "bids must be numbers here, got Bidders: simulate, and expected and "
-            "value_and_grad of bidding, take those"
+            "bids must be numbers here, got Bidders: policies are sampled, with "
+            "simulate or bidding.expected"
         )
     bids = base.as_float(bids)
     rows = rows_by_auction("bids", bids, num_agents, num_auctions)
