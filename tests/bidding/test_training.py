@@ -34,7 +34,7 @@ def test_responses_to_constants_are_those_to_bids():
     """In money, and in units that differ between auctions."""
     unit = jnp.array([[1.0, 2.0], [0.5, 1.0], [2.0, 2.0], [1.0, 1.0]])
     bidders = ta.Bidders(
-        [jax.vmap(bidding.constant)(x) for x in (BIDS * unit).T], by_auction=True
+        [jax.vmap(bidding.constant)(x) for x in (BIDS[None] * unit).T], by_auction=True
     )
     found, wanted = (
         bidding.best_response(
@@ -95,28 +95,32 @@ def test_schedules_find_the_equilibrium_of_every_token():
     assert abs(found.gap) < 1e-4
 
 
-def test_deviations_keep_within_budgets_and_policies_may_be_better():
-    """A schedule that saves its money for the token at which the rival sleeps."""
-    rival = bidding.schedule([4.0, 0.1])
-    saver = bidding.schedule([0.0, 0.3])
+@pytest.mark.parametrize("name", ["better", "worse"])
+def test_deviations_are_constant_bids_within_the_budget(name):
+    """A schedule that bids when its rival sleeps is better; then nothing is gained."""
+    policy, budget = {
+        "better": (bidding.schedule([0.0, 0.3]), np.inf),
+        "worse": (bidding.constant(2.0), 0.3),
+    }[name]
     run = jax.random.key(0), PAY_YOUR_BID, APART
     text = {"values": VALUES, "num_tokens": 2, "num_auctions": 4}
 
-    def worth(policy):
-        bidders = ta.Bidders([policy, rival], [0.3, np.inf])
-        return float(bidding.expected(*run, bidders, bidding.utility(0, TV), **text))
+    def bidders(policy):
+        return ta.Bidders([policy, bidding.schedule([4.0, 0.1])], [budget, np.inf])
 
-    for policy in (saver, bidding.constant(2.0)):
-        bidders = ta.Bidders([policy, rival], [0.3, np.inf])
-        found = bidding.best_response(*run, bidders, 0, valuation=TV, **text)
-        best = worth(bidding.constant(found.bid))
-        np.testing.assert_allclose(found.payoffs.max(), best, rtol=1e-5)
-        tried = [worth(bidding.constant(x)) for x in (0.05, 0.1, 0.15, 0.3, 1.0)]
-        assert max(tried) <= best + 1e-6
-        gain = max(best - worth(policy), 0)
-        np.testing.assert_allclose(found.gain, gain, rtol=1e-4)
-    assert worth(saver) > best + 0.1
-    assert gain > 0.1
+    def worth(policy):
+        utility = bidding.utility(0, TV)
+        return float(bidding.expected(*run, bidders(policy), utility, **text))
+
+    found = bidding.best_response(*run, bidders(policy), 0, valuation=TV, **text)
+    best = worth(bidding.constant(found.bid))
+    np.testing.assert_allclose(found.payoffs.max(), best, rtol=1e-5)
+    tried = [worth(bidding.constant(x)) for x in (0.05, 0.1, 0.15, 0.3, 1.0)]
+    assert max(tried) <= best + 1e-6
+    gain = best - worth(policy)
+    assert abs(gain) > 0.1
+    assert (gain > 0) == (name == "worse")
+    np.testing.assert_allclose(found.gain, max(gain, 0), rtol=1e-4)
 
 
 def problem_of(policies, **options):

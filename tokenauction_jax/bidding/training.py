@@ -74,7 +74,7 @@ class Training:
         for agent in sorted(set(self.owners) - {-1}):
             flags = tree.unflatten(owner == agent for owner in self.owners)
             aimed = responses.aimed(problem, self.aims, agent)
-            varies = problem.numbers.only_bids(flags)
+            varies = aimed.numbers.only_bids(flags)
             texts, slopes = gradients.slopes(aimed, "score_function", varies)
             # Rows move together, by what is added to all of them.
             found += [
