@@ -13,6 +13,7 @@ from scipy import stats
 
 import tokenauction_jax as ta
 from tokenauction_jax import bidding
+from tokenauction_jax.bidding.paths import react
 
 RULE = ta.linear()
 MECHANISMS = {
@@ -157,8 +158,8 @@ def test_constants_are_bids(payment):
     agree(of_all(*args, True), of_all(*args, False))
 
 
-@pytest.mark.parametrize("gradient", ["score_function", "myopic", "differences"])
-def test_constants_are_bids_for_every_estimator(gradient):
+@pytest.mark.parametrize("gradient", ["myopic", "differences"])
+def test_constants_are_bids_for_other_estimators(gradient):
     bids = jnp.array([1.0, 2.0])
     bidders = ta.Bidders([bidding.constant(bid) for bid in bids])
     found, wanted = (
@@ -209,7 +210,7 @@ def test_training_pays(name):
     own = Reacts(jnp.full(4, 3.0), jnp.float32(0.1))
     network = bidding.network(3.0, key=jax.random.key(0), hidden=4)
     first = {"own": own, "network": network}[name]
-    args = {"values": VALUES, "num_tokens": 4, "num_auctions": 500}
+    args = {"values": VALUES, "num_tokens": 2, "num_auctions": 100}
     optimizer = optax.adam(0.1)
 
     def worth(policy, key):
@@ -217,20 +218,62 @@ def test_training_pays(name):
         run = (key, MECHANISMS["pay_your_bid"], POOL, bidders, UTILITY)
         return bidding.expected(*run, **args)
 
-    @jax.jit
-    def train(policy, state, key):
+    def step(carry, key):
+        policy, state = carry
         slopes = jax.grad(worth)(policy, key)
         updates, state = optimizer.update(jax.tree.map(jnp.negative, slopes), state)
-        return optax.apply_updates(policy, updates), state
+        return (optax.apply_updates(policy, updates), state), None
 
-    policy, state = first, optimizer.init(first)
-    for key in jax.random.split(jax.random.key(1), 30):
-        policy, state = train(policy, state, key)
+    @jax.jit
+    def train(policy, keys):
+        (policy, _), _ = jax.lax.scan(step, (policy, optimizer.init(policy)), keys)
+        return policy
+
+    first = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), first)
+    last = train(first, jax.random.split(jax.random.key(1), 20))
     worths = jax.jit(jax.vmap(worth, (None, 0)))
-    ends = [worths(x, jax.random.split(jax.random.key(2), 20)) for x in (policy, first)]
+    ends = [worths(x, jax.random.split(jax.random.key(2), 20)) for x in (last, first)]
     gains = np.asarray(ends[0] - ends[1], float)
     threshold = stats.t.isf(RATE, len(gains) - 1)
     assert gains.mean() > threshold * gains.std(ddof=1) / np.sqrt(len(gains))
+
+
+@ta.record
+class Cautious:
+    """Stops once half of its money is gone; remembers, or looks at, what it spent."""
+
+    remembers: bool = ta.static_field()
+
+    def init(self):
+        return jnp.array(False)
+
+    def bid(self, state, info):
+        late = info.spent > 0.5
+        if self.remembers:
+            return jnp.where(state, 0.0, 1.0), state | late
+        return jnp.where(late, 0.0, 1.0), state
+
+
+@pytest.mark.parametrize(
+    ("policy", "reacts"),
+    [
+        (bidding.constant(1.0), False),
+        (bidding.platform(1.0), False),
+        (bidding.schedule([1.0, 2.0]), False),
+        (Reacts(jnp.ones(4), jnp.float32(0)), True),
+        (Cautious(True), True),
+        (Cautious(False), True),
+        (bidding.adaptive_pacing(1.0, 0.1), True),
+        (bidding.network(1.0, key=jax.random.key(0)), True),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_whether_policies_look_at_payments(policy, reacts):
+    """Comparisons count, of which derivatives see nothing; rows change nothing."""
+    policies = (bidding.constant(1.0), policy)
+    assert react(ta.Bidders(policies), POOL, 4) == reacts
+    rows = jax.tree.map(lambda x: jnp.stack([x, x]), policies)
+    assert react(ta.Bidders(rows, by_auction=True), POOL, 4) == reacts
 
 
 def test_platforms_pay_nothing():

@@ -55,7 +55,7 @@ def sample_paths(
     bidders: Bidders = numbers.bids
     pays = tuple(payers(bidders).tolist())
     draws = isinstance(numbers.mechanism.payment, base.SupportsChance)
-    draws = draws and (limited or _react(bidders, pool, num_tokens))
+    draws = draws and (limited or react(bidders, pool, num_tokens))
     if isinstance(pool, TemperedPool):
         pool = dataclasses.replace(pool, temperature=numbers.temperature)
     rollout = simulate(
@@ -143,7 +143,7 @@ class _Token:
         return whole, whole - ahead, chance
 
 
-def _react(bidders: Bidders, pool: AgentPool, num_tokens: int) -> bool:
+def react(bidders: Bidders, pool: AgentPool, num_tokens: int) -> bool:
     """Whether what policies bid or remember depends on what was paid.
 
     They are traced for several payments at once: whether there are several answers is
