@@ -99,6 +99,16 @@ def test_enumeration():
         bidding.exact(**GOOD | rewarded)
 
 
+def test_policies_are_not_enumerated():
+    bidders = ta.Bidders([bidding.constant(1.0), bidding.constant(2.0)])
+    with pytest.raises(ValueError, match="got Bidders: policies are sampled, with"):
+        bidding.exact(**GOOD | {"bids": bidders})
+    given = GOOD | {"bids": bidders, "key": jax.random.key(0)}
+    for function in (bidding.expected, bidding.value_and_grad):
+        with pytest.raises(ValueError, match="need num_auctions"):
+            function(**given)
+
+
 def test_derivatives_in_pools():
     def mean(table):
         pool = ta.agents.tabular(table)

@@ -6,13 +6,14 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
-from tokenauction_jax.bidding.gradients import Problem, check_problem, mean_and_error
+from tokenauction_jax.bidding.gradients import check_policies, mean_and_error
 from tokenauction_jax.bidding.objectives import welfare
+from tokenauction_jax.bidding.problem import Problem, check_problem
 from tokenauction_jax.measures.columns import VALUATIONS
 from tokenauction_jax.measures.divergences import divergence_measures
 from tokenauction_jax.mechanism.base import Mechanism, Valuation
 from tokenauction_jax.mechanism.optimum import optimal_welfare
-from tokenauction_jax.simulation import simulate
+from tokenauction_jax.simulation import Bidders, simulate
 
 
 @records.record
@@ -47,7 +48,7 @@ def price_of_anarchy(
     key: jax.Array,
     mechanism: Mechanism,
     pool: AgentPool,
-    bids: ArrayLike,
+    bids: ArrayLike | Bidders,
     *,
     values: ArrayLike,
     valuation: Valuation,
@@ -70,7 +71,8 @@ def price_of_anarchy(
       key: A typed PRNG key.
       mechanism: The rules.
       pool: What supplies the agents' distributions.
-      bids: Money per unit of value, `(n,)` or `(A, n)`, such as `equilibrium` finds.
+      bids: Money per unit of value, `(n,)` or `(A, n)`, such as `equilibrium` finds;
+        or `Bidders`.
       values: True values, `(n,)` or `(A, n)`.
       valuation: `total_variation`, `forward_kl` or `reverse_kl`.
       num_tokens: The cap on tokens, ``T``.
@@ -93,6 +95,7 @@ def price_of_anarchy(
         *(key, mechanism, pool, bids, welfare(valuation), values),
         *(num_tokens, num_auctions, first_auction),
     )
+    check_policies(problem)
     return _measure(problem, valuation)
 
 

@@ -93,15 +93,15 @@ def expected(
     number does to later bids on the same path, through what was spent and what policies
     remember, is differentiated in reverse through the text; models are not, but the
     distributions `(A, T, n, V)` are kept, and all but the models runs twice. Payments
-    that are drawn, as the second price, are part of the path: that a win becomes
-    likelier is scored as that of a token is. That holds for the rules here and those of
-    `linear`'s second price; a drawn payment of your own needs a method ``log_chance``.
-    Three things are left out, so that ``"score_function"`` is biased where they matter,
-    and ``"differences"`` is not: the *moment* at which a budget runs out and its agent
-    falls silent, where that can be at any amount (drawn payments, contexts that never
-    recur; with few possible sums it moves at exceptional numbers only); jumps of a
-    policy that compares, as in ``spent < 0.5 * budget``; and the draws of a second
-    price that is found by quadrature. What budgets cut is worth what it saves.
+    that are drawn, as the second price, belong to the path: where later bids look at
+    them, the chance of what was drawn is scored as that of a token is. (A drawn payment
+    of your own has a method ``log_chance`` for it, as `SecondPrice` does.) What budgets
+    cut counts as saved. Not in these derivatives, but in ``"differences"``, is what
+    jumps: the moment at which a budget runs out, if contexts or draws can move it, a
+    comparison in a policy, and the draws of a second price found by quadrature. Where
+    sums of payments are few, as in tables that pay their bids, they jump at exceptional
+    numbers only and elsewhere nothing is biased; but the worth is then a saw, whose
+    slopes do not lead to its maximum.
 
     Args:
       key: A typed PRNG key.
