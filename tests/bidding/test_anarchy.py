@@ -235,3 +235,15 @@ def test_refusals():
         lost(CONTEST, pool, [1.0, 1.0], [1.0, 1.0], "total_variation")
     with pytest.raises(ValueError, match="need num_auctions"):
         lost(CONTEST, pool, [1.0, 1.0], [1.0, 1.0], num_tokens=2)
+
+
+def test_constant_policies_are_bids():
+    pool = ta.agents.markov(jax.random.key(1), 2, 3, 1.0)
+    bidders = ta.Bidders([ta.bidding.constant(1.0), ta.bidding.constant(2.0)])
+    found, wanted = (
+        lost(CONTEST, pool, bids, [2.0, 1.0], num_tokens=2, num_auctions=20)
+        for bids in (bidders, [1.0, 2.0])
+    )
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), found, wanted
+    )

@@ -313,3 +313,23 @@ def test_memory_is_that_of_the_distributions():
     compiled = jax.jit(jax.grad(worth)).lower(jnp.ones(num_tokens)).compile()
     kept = 4 * size * num_tokens * 2 * vocabulary
     assert compiled.memory_analysis().temp_size_in_bytes < 3 * kept
+
+
+def test_infinite_worths_have_no_slope():
+    """Under forward KL an agent that is silent, or has spent all, is infinitely sad."""
+    pool = ta.agents.tabular(jnp.log(jnp.eye(2)))
+    run = jax.random.key(0), MECHANISMS["pay_your_bid"], pool
+
+    def worth(amount, budget, values, mechanism, factor):
+        bidders = ta.Bidders([bidding.constant(amount), bidding.constant(1.0)], budget)
+        objective = factor * bidding.utility(0, ta.forward_kl())
+        args = (run[0], mechanism, pool, bidders, objective)
+        return bidding.expected(*args, values=values, num_tokens=3, num_auctions=4)
+
+    args = (1.0, jnp.array([1.5, jnp.inf]), VALUES, run[1], 1.0)
+    found, slopes = jax.value_and_grad(worth, (0, 1, 2, 3, 4))(*args)
+    assert found == -jnp.inf
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
+    # For two tokens half of the text is its own; it pays 1.5 in all.
+    np.testing.assert_allclose(slopes[2], [-2 * np.log(2), 0], rtol=1e-5)
+    np.testing.assert_allclose(slopes[1], [-1, 0], rtol=1e-5)

@@ -127,15 +127,21 @@ class _Token:
         paid: jax.Array,
         values: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        unused = jnp.ones_like(bids)
-        numbers = Numbers(self.mechanism, self.objective, unused, bids, values)
-
-        def worth(spared: jax.Array) -> jax.Array:
+        def worth(spared: jax.Array, objective: Objective, values: Any) -> jax.Array:
             # On average what is expected, less what was spared, is what is paid.
-            charge = lambda pays: jnp.where(np.array(self.pays), pays - spared, 0)  # noqa: E731
-            return token_worth(numbers, log_probs, charge)[0]
+            def charge(pays: jax.Array) -> jax.Array:
+                return jnp.where(np.array(self.pays), pays - spared, 0)
 
-        whole, ahead = worth(due - paid), worth(jnp.zeros_like(due))
+            rest = objective, jnp.ones_like(bids), bids, values
+            return token_worth(Numbers(self.mechanism, *rest), log_probs, charge)[0]
+
+        weights = self.objective, values
+        # What is infinite has no slope: it is reported as what it is.
+        known = jnp.isfinite(worth(due - paid, *lax.stop_gradient(weights)))
+        weights = jax.tree.map(
+            lambda x: jnp.where(known, x, lax.stop_gradient(x)), weights
+        )
+        whole, ahead = (worth(x, *weights) for x in (due - paid, jnp.zeros_like(due)))
         chance = log_q[token]
         payment = self.mechanism.payment
         if self.draws and isinstance(payment, base.SupportsChance):
