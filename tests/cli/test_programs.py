@@ -8,6 +8,9 @@ import sys
 import pytest
 from tiny_checkpoint import write_checkpoint
 
+from tokenauction_jax import agents
+from tokenauction_jax.cli import arguments
+
 # Prints the events of JAX's own counters after a command.
 COUNTED = """
 import collections, json, sys
@@ -102,3 +105,8 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "tokenauction: compiled programs are not kept: " in done.stderr
     assert file.read_text() == "mine"
+
+
+def test_the_default_model_is_the_house_model():
+    """Written out, because the constant brings JAX."""
+    assert arguments.Train(data=None, out=None).model == agents.HOUSE

@@ -18,6 +18,7 @@ def run(command: Train) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = dataclasses.asdict(command)
     data, out = options.pop("data"), options.pop("out")
+    del options["no_cache"]  # Not the training's.
     checkpoint = agents.load_checkpoint(options.pop("model"))
     console = Console()
     with display.TrainingProgress(Console(stderr=True)) as progress:
