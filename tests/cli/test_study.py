@@ -17,7 +17,7 @@ import tiny_study
 import tokenauction_jax as ta
 from tokenauction_jax.cli import main
 from tokenauction_jax.reports.tables import headline
-from tokenauction_jax.studies import launch, manifest, parts, results
+from tokenauction_jax.studies import launch, parts, provenance, results
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -199,8 +199,8 @@ def test_a_changed_study_is_refused_with_the_difference(whole, file, tmp_path, c
 
 
 def test_another_version_is_refused(whole, capsys, monkeypatch):
-    now = manifest.environment() | {"backend": "abacus"}
-    monkeypatch.setattr(manifest, "environment", lambda: now)
+    now = provenance.environment() | {"backend": "abacus"}
+    monkeypatch.setattr(provenance, "environment", lambda: now)
     assert "backend was cpu, is abacus" in failure(capsys, "resume", whole)
 
 
