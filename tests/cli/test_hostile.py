@@ -121,6 +121,31 @@ def test_studies_and_reports_show_names(capsys, live, tmp_path, monkeypatch):
         assert visible(text, keep="\n") == text
 
 
+def test_optimise_shows_names(capsys, live, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool.py").write_text(
+        "import jax.numpy as jnp, tokenauction_jax as ta\n"
+        "mine = lambda: ta.agents.tabular(jnp.log(jnp.eye(2)))\n"
+    )
+    names = ", ".join(toml(HOSTILE + str(i)) for i in range(2))
+    (tmp_path / "game.toml").write_text(
+        f"description = {toml(HOSTILE)}\nnum_tokens = 1\nnum_auctions = 1\n"
+        f'[agents]\nkind = "pool"\npool = "pool.py:mine"\nnames = [{names}]\n'
+        '[values]\nkind = "fixed"\namounts = [2.0, 1.0]\n'
+        '[rule]\naggregation = "linear"\npayment = "pay_your_bid"\n'
+        '[goal]\nkind = "best_response"\n'
+    )
+    main(["optimise", "game.toml"])
+    printed, _ = check_shown(capsys, live)
+    assert "[/b][red]" in printed
+    with (tmp_path / "game" / "tables" / "answers.csv").open(newline="") as file:
+        (_, row) = csv.reader(file)
+    assert row[0].startswith("'=1+1\\x1b[2J")
+    page = (tmp_path / "game" / "report" / "index.html").read_text("utf-8")
+    assert visible(page, keep="\n") == page
+    assert "<script" not in page
+
+
 LONG = "x" * 5000
 DEEP = "/".join([HOSTILE.replace("/", "")] * 40)
 WORDS = (HOSTILE, LONG, DEEP, "\udc80", "a b " * 900)
@@ -133,6 +158,7 @@ COMMANDS = (
     *(["audit", "{}"], ["audit", "{}:x"], ["audit", "{}.py:x"], ["audit", "a:{}"]),
     *(["audit", "linear", "--payment", "{}"], ["audit", "--out", "{}/x"]),
     *(["audit", "linear", "--payment", "myerson({})"], ["audit", "power_mean({})"]),
+    *(["optimise", "{}"], ["optimise", "contest", "--resume", "--out", "{}"]),
     *(["train", "{}"], ["train", "{}", "--out", "x"]),
     ["train", "x.jsonl", "--out", "x", "--model", "{}"],
 )

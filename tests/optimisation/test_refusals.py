@@ -81,6 +81,13 @@ def test_names_of_pools_with_a_reference():
         reading.validate(GOOD | {"agents": agents})
 
 
+def test_values_without_a_factor():
+    values = np.ones((8, 2))
+    values[3, 1] = 0
+    with pytest.raises(OptimisationError, match="values: 0 has no factor"):
+        ta.optimisation.run(GOOD | {"values": values})
+
+
 def test_rewards_that_are_not_finite():
     """What comes up while it runs ends in one line, too."""
 

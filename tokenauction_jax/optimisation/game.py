@@ -10,7 +10,7 @@ from tokenauction_jax import bidding
 from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.bidding.responses import Aims
 from tokenauction_jax.mechanism import Mechanism, Valuation
-from tokenauction_jax.optimisation.config import Optimisation
+from tokenauction_jax.optimisation.config import Optimisation, OptimisationError
 
 
 class Game(NamedTuple):
@@ -47,11 +47,17 @@ def build(chosen: Optimisation) -> Game:
     Raises:
       CheckpointError: If a language model cannot be loaded.
       ScenarioError: If its agents or prompts do not fit.
+      OptimisationError: If values differ between auctions and one is 0.
     """
     population = chosen.population
     values, bids = population.draw(0, chosen.num_auctions)
     unit: Any = 1.0
     if chosen.in_factors:
+        if not values.all():
+            raise OptimisationError(
+                "values: 0 has no factor, and they differ between auctions: leave out "
+                "agents that value nothing"
+            )
         unit, bids = values, bids / values
     else:
         values, bids = values[0], bids[0]
