@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
-from tokenauction_jax.bidding import responses
+from tokenauction_jax.bidding import responses, search
 from tokenauction_jax.bidding.deviations import own_slopes, with_policies
 from tokenauction_jax.bidding.position import Position, first_position
 from tokenauction_jax.bidding.problem import Problem, check_problem
@@ -103,11 +103,11 @@ def make_dynamics(
         *(num_tokens, num_auctions, first_auction),
     )
     problem = responses.in_units(problem, unit)
-    search, fresh = responses.split(problem)
+    first, fresh = search.split(problem)
     aims = responses.as_tree(valuation)
     if isinstance(start, Bidders):
-        return make_training(search, aims, trainable, optimizer), fresh
-    return Dynamics(search, aims, name, optimizer), fresh
+        return make_training(first, aims, trainable, optimizer), fresh
+    return Dynamics(first, aims, name, optimizer), fresh
 
 
 def _respond(
@@ -126,7 +126,7 @@ def _respond(
         seen = jnp.where(at_once, before, bids)
         problem = with_bids(dynamics.problem, seen)
         aimed = responses.aimed(problem, dynamics.aims, agent)
-        found = responses.best_bid(aimed, agent)
+        found = search.best_bid(aimed, agent)
         way = found.bid - seen[agent]
         share = 1 / (position.step + 1).astype(way.dtype)
         if name != "averaged":

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tokenauction_jax.bidding import responses
+from tokenauction_jax.bidding import responses, search
 from tokenauction_jax.bidding.dynamics import (
     Dynamics,
     Position,
@@ -16,7 +16,8 @@ from tokenauction_jax.bidding.dynamics import (
 )
 from tokenauction_jax.bidding.gradients import mean_and_error
 from tokenauction_jax.bidding.problem import Problem, check_problem
-from tokenauction_jax.bidding.responses import Aims, Brackets, Payoffs
+from tokenauction_jax.bidding.responses import Aims
+from tokenauction_jax.bidding.search import Brackets, Payoffs
 from tokenauction_jax.bidding.training import Training
 from tokenauction_jax.optimisation.config import Equilibrium
 from tokenauction_jax.optimisation.game import Game
@@ -86,10 +87,10 @@ class Search:
 
     def __init__(self, problem: Problem, aims: Aims, agent: int):
         self._problem = responses.aimed(problem, aims, agent)
-        self._agent, self._grid = agent, responses.ladder(self._problem, agent)
+        self._agent, self._grid = agent, search.ladder(self._problem, agent)
         self._tried = -(-self._grid.size // _TOGETHER)
         self.stage = "search"
-        self.num_steps = self._tried + responses.NUM_HALVINGS + 1
+        self.num_steps = self._tried + search.NUM_HALVINGS + 1
 
     def start(self) -> Any:
         """Nothing was tried."""
@@ -107,19 +108,19 @@ class Search:
             # As many as in other steps, so that one program does them all.
             bids = jnp.resize(self._grid[at], (_TOGETHER,))
             tried: Payoffs = _payoffs_of(self._problem, self._agent, bids)
-            responses.check_payoffs(tried)
+            search.check_payoffs(tried)
             size = self._grid[at].size
             payoffs = jax.tree.map(
                 lambda x, new: x.at[at].set(new[:size].astype(x.dtype)), payoffs, tried
             )
             if step + 1 == self._tried:
-                brackets = responses.best_brackets(self._grid, payoffs)
+                brackets = search.best_brackets(self._grid, payoffs)
             return (payoffs, brackets, best), self._rows(step, bids, tried, size)
         if step + 1 < self.num_steps:
             brackets = _halve(self._problem, self._agent, brackets)
             return (payoffs, brackets, best), []
         inside: Payoffs = _payoffs_of(self._problem, self._agent, brackets.middle)
-        found = responses.choose(self._grid, payoffs, brackets, inside)
+        found = search.choose(self._grid, payoffs, brackets, inside)
         found = _stay_if_as_good(self._problem, self._agent, found)
         rows = self._rows(step, brackets.middle, inside, brackets.middle.size)
         return (payoffs, brackets, (found.bid, found.stays)), rows
@@ -171,7 +172,7 @@ class Walk:
     def step(self, state: Position, step: int) -> tuple[Position, list[Row]]:
         """One step, and what the agents get there."""
         state = _walk(self._dynamics, state)
-        responses.check_payoffs(_nothing(state.unfit))
+        search.check_payoffs(_nothing(state.unfit))
         rows = payoff_rows(
             *(self.stage, step, self._fresh, self._dynamics.aims, state.bids)
         )
@@ -179,7 +180,7 @@ class Walk:
         if every and step % every == 0:
             problem = with_bids(self._fresh, state.bids)
             gap, worst = responses.measure_gap(problem, self._dynamics.aims)
-            responses.check_payoffs(worst)
+            search.check_payoffs(worst)
             about = (self.stage, step, -1, -1, float("nan"))
             rows.append(Row(*about, "gap", float(gap.gap), float(gap.gap_error)))
         return state, rows
@@ -262,8 +263,8 @@ class Gap:
 def best_response_phases(game: Game, agent: int) -> Iterator[Any]:
     """The search for the best response, and its gain."""
     problem = problem_of(game)
-    search, fresh = responses.split(problem)
-    found = yield Search(search, game.aims, agent)
+    first, fresh = search.split(problem)
+    found = yield Search(first, game.aims, agent)
     yield Gap(fresh, game.aims, found, [agent])
 
 
@@ -280,10 +281,10 @@ def equilibrium_phases(game: Game, goal: Equilibrium) -> Iterator[Any]:
     )
     found = yield Walk(dynamics, fresh, goal)
     problem = with_bids(fresh, jnp.asarray(found["bids"]))
-    search, measured = responses.split(problem)
+    first, measured = search.split(problem)
     agents = list(range(game.pool.num_agents))
     for agent in agents:
-        found = yield Search(search, dynamics.aims, agent)
+        found = yield Search(first, dynamics.aims, agent)
     yield Gap(measured, dynamics.aims, found, agents)
 
 
@@ -340,8 +341,8 @@ def _nothing(unfit: jax.Array) -> Payoffs:
     return Payoffs(zero, zero, zero, unfit)
 
 
-_payoffs_of = jax.jit(responses.payoffs_of)
-_halve = jax.jit(responses.halve)
-_stay_if_as_good = jax.jit(responses.stay_if_as_good)
-_gains_of = jax.jit(responses.gains_of)
+_payoffs_of = jax.jit(search.payoffs_of)
+_halve = jax.jit(search.halve)
+_stay_if_as_good = jax.jit(search.stay_if_as_good)
+_gains_of = jax.jit(search.gains_of)
 _walk = jax.jit(lambda dynamics, position: dynamics.step(position))

@@ -121,7 +121,7 @@ def _best_responses(results: Results) -> Chart | None:
         own = sorted((row for row in tried if row.agent == agent), key=lambda x: x.bid)
         best, present = _best_and_present(results, agent)
         marks.append((present, best))
-        # From so far below all amounts that matter; see `responses.ladder`.
+        # From so far below all amounts that matter; see `bidding.search`.
         interesting = [32 * next(row.bid for row in own if row.bid > 0), best, present]
         limit = _SHOWN * max(x for x in interesting if math.isfinite(x))
         points = [(row.bid, _interval(row)) for row in own if row.bid <= limit]
