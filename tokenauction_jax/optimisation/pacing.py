@@ -127,9 +127,8 @@ class Texts:
         )
         spent = jnp.cumsum(rollout.payments, axis=1)
         totals, errors = mean_and_error(spent[:, -1], certain=False)
-        gains, gain_errors = mean_and_error(
-            worth - rollout.expected_payments.sum(axis=1), certain=False
-        )
+        # What is expected is an upper bound where budgets cut.
+        gains, gain_errors = mean_and_error(worth - spent[:, -1], certain=False)
         rows = []
         for agent in range(game.pool.num_agents):
             about = (self.stage, step, agent, -1, float("nan"))
