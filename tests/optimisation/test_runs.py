@@ -7,6 +7,8 @@ import time
 
 import damage
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import tokenauction_jax as ta
@@ -99,6 +101,26 @@ def test_every_damage_to_every_file(equilibrium, tmp_path):
     # What was found can be read without the file and the tables.
     assert "read" in ends["tables/answers.csv"]
     assert "read" in ends["optimisation.toml"]
+
+
+@pytest.mark.parametrize("what", ["rows", "state"])
+def test_an_edited_history(equilibrium, tmp_path, what):
+    """A whole Parquet file, in which one number or the state was changed."""
+    place = equilibrium.killed(2, tmp_path / "run")
+    file = place / "history.parquet"
+    table = pq.read_table(file)
+    about = dict(table.schema.metadata)
+    if what == "state":
+        about[b"state"] = about[b"state"].replace(b'"step": ', b'"step": 1')
+    else:
+        means = table["mean"].to_numpy().copy()
+        means[0] += 1e-9
+        column = table.column_names.index("mean")
+        table = table.set_column(column, "mean", pa.array(means))
+    pq.write_table(table.replace_schema_metadata(about), file)
+    for call in (ta.optimisation.load, ta.optimisation.resume):
+        with pytest.raises(StoreError, match="its checksum is not that of what was"):
+            call(place)
 
 
 def test_a_history_of_another_run(equilibrium, tmp_path):
