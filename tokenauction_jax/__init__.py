@@ -7,6 +7,7 @@ Paes Leme, Xu, Zuo; arXiv 2310.10826).
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tokenauction_jax.compiler import avoid_wrong_sums as _avoid_wrong_sums
 from tokenauction_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from tokenauction_jax.simulation import Policy as Policy
     from tokenauction_jax.simulation import Rollout as Rollout
     from tokenauction_jax.simulation import simulate as simulate
+
+_avoid_wrong_sums()
 
 # All are imported at first use: a command that only prints its help needs no JAX.
 _ROOMS = (
