@@ -183,7 +183,7 @@ def test_expected_payments_bound_what_is_paid_on_average():
     """They are the mean of it where no draw can exceed what is left."""
     budgets = np.array([0.4, 3.0, 0.5], np.float32)
     bidders = constants(budgets)
-    rollout = run(MECHANISMS["second_price"], bidders, num_auctions=5000)
+    rollout = run(MECHANISMS["second_price"], bidders, num_auctions=20_000)
     before = rollout.payments.cumsum(1) - rollout.payments
     surprise = rollout.payments - rollout.expected_payments
     for agent in range(3):

@@ -67,3 +67,18 @@ class SupportsCertainty(Protocol):
     def deterministic(self) -> bool:
         """Whether the answers depend on the text alone, and not on a key."""
         ...
+
+
+@runtime_checkable
+class SupportsBlocks(Protocol):
+    """A pool that says whether its auctions may be run in blocks, one after another.
+
+    Then `init` is called once for each block, with the number of its first auction, and
+    all of a block stays in the cache of a CPU. Language models are better off with all
+    auctions at once: they read their weights anew for each block.
+    """
+
+    @property
+    def divisible(self) -> bool:
+        """Whether blocks get what the auctions of one call would."""
+        ...

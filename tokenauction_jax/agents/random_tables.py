@@ -5,6 +5,7 @@ keeps the ones that it had.
 """
 
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ class RandomPool:
     family: str = records.static_field()
     num_agents: int = records.static_field()
     vocab_size: int = records.static_field()
+    divisible: ClassVar[bool] = True
 
     @property
     def end_token(self) -> None:

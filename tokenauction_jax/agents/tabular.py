@@ -19,6 +19,7 @@ class TabularPool:
     start: int = records.static_field()
     end_token: int | None = records.static_field()
     deterministic: ClassVar[bool] = True
+    divisible: ClassVar[bool] = True
 
     @property
     def num_agents(self) -> int:

@@ -8,7 +8,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
+from tokenauction_jax.agents.pool import (
+    AgentPool,
+    SupportsBlocks,
+    SupportsCertainty,
+)
 from tokenauction_jax.mechanism import base, distributions
 
 
@@ -36,6 +40,11 @@ class SubmittedPool:
     def deterministic(self) -> bool:
         """Whether the pool is."""
         return isinstance(self.pool, SupportsCertainty) and self.pool.deterministic
+
+    @property
+    def divisible(self) -> bool:
+        """As the pool that it changes."""
+        return isinstance(self.pool, SupportsBlocks) and self.pool.divisible
 
     def init(self, num_auctions: int, **options: Any) -> Any:
         """The state of the pool."""

@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax.mechanism import base, distributions, sampling
 from tokenauction_jax.mechanism.influence import (
     as_floats,
     influence_scores,
@@ -40,6 +41,18 @@ class Linear:
         scaled = scale_logs(shares, log_probs)
         return distributions.log_mixture(shares.mantissa, scaled)
 
+    def sample(
+        self, key: jax.Array, bids: ArrayLike, log_probs: ArrayLike
+    ) -> tuple[jax.Array, jax.Array]:
+        """A token, and its log-probability; no logarithm of any other."""
+        bids, log_probs = base.check_auction(bids, log_probs)
+        shares = normalized(influence_scores(bids, self.influence))
+        # Of shares that underflow no token is likely enough to be drawn.
+        masses = distributions.weighted_sum(as_floats(shares), jnp.exp(log_probs))
+        token = sampling.sample_from_masses(key, lax.stop_gradient(masses))
+        drawn = scale_logs(shares, log_probs[:, token][:, None])
+        return token, distributions.log_mixture(shares.mantissa, drawn)[0]
+
 
 @records.record
 class LogLinear:
@@ -56,10 +69,28 @@ class LogLinear:
     def log_prob(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """``log q`` `(V,)` of bids `(n,)`, `log_probs` `(n, V)`; see `log_linear`."""
         bids, log_probs = base.check_auction(bids, log_probs)
+        return _normalize(self._log_weights(bids, log_probs), bids)
+
+    def sample(
+        self, key: jax.Array, bids: ArrayLike, log_probs: ArrayLike
+    ) -> tuple[jax.Array, jax.Array]:
+        """A token, and its log-probability; one exponential for each token."""
+        bids, log_probs = base.check_auction(bids, log_probs)
+        log_weights = self._log_weights(bids, log_probs)
+        base.check_defined(jnp.isfinite(log_weights).any(), bids)
+        largest = lax.stop_gradient(jnp.max(log_weights))
+        largest = jnp.where(jnp.isneginf(largest), 0, largest)
+        masses = jnp.exp(log_weights - largest)
+        token = sampling.sample_from_masses(key, lax.stop_gradient(masses))
+        total = distributions.nonzero(distributions.sum_last(masses))
+        return token, log_weights[token] - largest - jnp.log(total)
+
+    def _log_weights(self, bids: jax.Array, log_probs: jax.Array) -> jax.Array:
+        """Log of the weighted geometric mean `(V,)`, ``-inf`` where it is vetoed."""
         weights = self.weights(bids)
         vetoed = ~(weights > 0).any() | has_veto(bids, log_probs).any(0)
         mean = distributions.weighted_sum(weights, finite_logs(log_probs))
-        return _normalize(jnp.where(vetoed, -jnp.inf, mean), bids)
+        return jnp.where(vetoed, -jnp.inf, mean)
 
 
 @records.record
@@ -144,6 +175,17 @@ def power_mean(order: ArrayLike, influence: ArrayLike = 1.0) -> PowerMean:
     if records.is_concrete(number) and not abs(float(number)) < float("inf"):
         raise ValueError(f"order must be finite, got {number}")
     return PowerMean(number, _check_influence(influence))
+
+
+def draw(
+    key: jax.Array, aggregation: base.Aggregation, bids: jax.Array, log_probs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """A token of any rule's aggregate, and its log-probability: two scalars."""
+    if isinstance(aggregation, base.SupportsSample):
+        return aggregation.sample(key, bids, log_probs)
+    log_q = aggregation.log_prob(bids, log_probs)
+    token = sampling.sample_token(key, log_q)
+    return token, log_q[token]
 
 
 def has_veto(bids: jax.Array, log_probs: jax.Array) -> jax.Array:

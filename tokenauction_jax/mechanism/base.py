@@ -98,6 +98,21 @@ class SupportsInfluence(Protocol):
 
 
 @runtime_checkable
+class SupportsSample(Protocol):
+    """An aggregation that draws without the log-probabilities of all tokens."""
+
+    def sample(
+        self, key: jax.Array, bids: jax.Array, log_probs: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """A token of the aggregate, and its log-probability: two scalars.
+
+        The log-probability is ``-inf`` or NaN in undefined auctions, and has the
+        derivatives of ``log_prob(bids, log_probs)[token]``.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsStableSample(Protocol):
     """A monotone aggregation with a stable sampler of its own."""
 

@@ -21,8 +21,10 @@ from tokenauction_jax.mechanism.aggregation import (
 )
 from tokenauction_jax.mechanism.influence import (
     Scores,
+    as_floats,
     influence_odds,
     influence_scores,
+    normalized,
     rest_mean,
 )
 
@@ -151,39 +153,51 @@ def _linear_divergence(scores: Scores, log_probs: jax.Array) -> jax.Array:
 def _log_linear_divergence(
     scores: Scores, log_probs: jax.Array, bids: jax.Array
 ) -> jax.Array:
-    """``KL(q || r_i)`` `(n,)` of log-linear aggregation, ``r_i`` without agent i."""
+    """``KL(q || r_i)`` `(n,)` of log-linear aggregation, ``r_i`` without agent i.
+
+    q is r tilted by the agent, ``log(q / r) = x`` up to a constant, which drops out of
+    ``mean(x) + log mean(exp(-x))``, means over q. It is chosen so that the mean of x is
+    next to 0: what is left is the sum of terms ``exp(-x) - 1 + x >= 0``, which keep
+    their digits however small the agent.
+    """
     vetoes = has_veto(bids, log_probs)
-    base.check_defined(~vetoes.any(0).all(), bids)
+    count = vetoes.sum(0)
+    vetoed, by_others = count > 0, count[None] > vetoes.astype(count.dtype)
+    base.check_defined(~vetoed.all(), bids)
     logs = finite_logs(log_probs)
-    by_others = distributions.sum_of_others(vetoes.astype(jnp.int32)) > 0
-    log_r = distributions.normalize(
-        jnp.where(by_others, -jnp.inf, rest_mean(scores, logs))
-    )
-    r = jnp.exp(log_r)
-    both = ~by_others & ~vetoes
-    # q is r tilted by the agent: log(q / r) = shift - log sum_t r exp(shift). The shift
-    # of q's likeliest token is taken off first: where that has nearly all of r, only
-    # differences to it matter.
+    weights = as_floats(normalized(scores))
+    log_weights = distributions.weighted_sum(weights, logs)
+    log_weights = jnp.where(vetoed, -jnp.inf, log_weights)
+    top = jnp.argmax(log_weights)
+    pivot = jnp.where(vetoed[top], 0, lax.stop_gradient(log_weights[top]))
+    masses = jnp.exp(log_weights - pivot)
+    total = distributions.nonzero(distributions.sum_last(masses))
+    q = masses / total
+    # Where one token has nearly all of q, only differences to its tilt matter.
+    rest = rest_mean(scores, logs)
     share = influence_odds(scores).share[:, None]
-    pull = jnp.where(both, share * (logs - jnp.where(by_others, 0, log_r)), 0)
-    tilted = jnp.where(both, log_r + pull, -jnp.inf)
-    top = lax.stop_gradient(jnp.max(tilted, axis=-1, keepdims=True))
-    top = jnp.where(jnp.isneginf(top), 0, top)
-    at_top = jnp.max(jnp.where(tilted == top, pull, -jnp.inf), axis=-1, keepdims=True)
-    at_top = jnp.where(jnp.isneginf(at_top), 0, at_top)
-    shift = jnp.where(both, pull - at_top, 0)
-    # r exp(shift), relative to that of this token.
-    ratio = jnp.exp(tilted - top)
-    total = distributions.nonzero(distributions.sum_last(ratio))[:, None]
-    # The sum of r exp(shift) less that of r, where both nearly are 1.
-    small = both & (jnp.abs(shift) < 1)
-    gained = r * jnp.expm1(jnp.where(small, shift, 0))
-    gained = jnp.where(small, gained, jnp.exp(top - at_top) * ratio - r)
-    change = distributions.sum_last(gained)[:, None]
-    near = jnp.abs(change) < 0.5
-    log_total = jnp.log1p(jnp.where(near, change, 0))
-    log_total = jnp.where(near, log_total, top - at_top + jnp.log(total))
-    log_ratio = jnp.where(both, shift - log_total, 0)
-    terms = distributions.divergence_terms(ratio / total, r, log_ratio)
+    x = jnp.where(vetoed[None], 0, share * (logs - rest))
+    at_top = lax.stop_gradient(x[:, top][:, None])
+    middle = lax.stop_gradient(_mean(q, x - at_top))[:, None]
+    x = jnp.where(vetoed[None], 0, (x - at_top) - middle)
+    # q exp(-x), which is r but for a factor, also where only the agent vetoes.
+    log_scale = pivot + jnp.log(total)
+    log_r = jnp.where(vetoed[None], rest + at_top + middle, log_weights[None] - x)
+    log_r -= log_scale
+    log_r = jnp.where(by_others, -jnp.inf, log_r)
+    largest = lax.stop_gradient(jnp.max(log_r, axis=-1))
+    far = largest > 1
+    shift = jnp.where(far, largest, 0)
+    r = jnp.exp(log_r - shift[:, None])
+    mean = _mean(q, x)
+    gap = distributions.sum_last(distributions.divergence_terms(q[None], r, x))
+    excess = jnp.where(far, 0, gap - mean)
+    near = gap + (jnp.log1p(excess) - excess)
+    beyond = mean + shift + distributions.safe_log(distributions.sum_last(r))
     # Undefined auctions charge nothing.
-    return jnp.where(both.any(-1), distributions.sum_last(terms), 0)
+    return jnp.where(vetoed.all(), 0, jnp.where(far, beyond, near))
+
+
+def _mean(q: jax.Array, x: jax.Array) -> jax.Array:
+    """Means `(n,)` of `x` `(n, V)` over q."""
+    return jnp.dot(x, q, precision=lax.Precision.HIGHEST)

@@ -18,12 +18,7 @@ SAMPLER = "exponential race in two levels, 64-bit uniforms, keys by auction"
 
 
 def sample_token(key: jax.Array, log_q: ArrayLike) -> jax.Array:
-    """Draws one token from `log_q`, exact in the tails.
-
-    A race of exponential clocks, first between blocks of tokens and then within the
-    winning block: token ``t`` is drawn with a probability within a relative 1e-5 of
-    ``q(t)`` (float32) for ``q(t)`` down to 1e-18, and never if ``q(t) = 0``. The cost
-    is one ``exp`` per token of the vocabulary and O(sqrt(V)) random numbers.
+    """Draws one token from `log_q`, exact in the tails; see `sample_from_masses`.
 
     Args:
       key: A typed PRNG key, consumed here.
@@ -34,15 +29,37 @@ def sample_token(key: jax.Array, log_q: ArrayLike) -> jax.Array:
     """
     log_q = jnp.asarray(log_q)
     records.check_shape("log_q", log_q, (None,))
-    size = log_q.shape[0]
-    width = 1 << ((max(size - 1, 1).bit_length() + 1) // 2)
     largest = jnp.max(log_q)
     masses = jnp.exp(log_q - jnp.where(jnp.isneginf(largest), 0, largest))
-    blocks = jnp.pad(masses, (0, -size % width)).reshape(-1, width)
-    rows = blocks.shape[0]
-    high, low = _random_words(key, rows + width)
-    block = _race(high[:rows], low[:rows], blocks.sum(-1))
-    return block * width + _race(high[rows:], low[rows:], blocks[block])
+    return sample_from_masses(key, masses)
+
+
+def sample_from_masses(key: jax.Array, masses: jax.Array) -> jax.Array:
+    """Draws one token in proportion to `masses`, exact in the tails.
+
+    A race of exponential clocks, first between the columns of a table of the tokens and
+    then within the column that won: token ``t`` is drawn with a probability within a
+    relative 1e-5 of ``q(t)`` (float32) for ``q(t)`` down to 1e-18, and never if
+    ``q(t) = 0``. It takes a sum over the vocabulary and O(sqrt(V)) random numbers.
+
+    Args:
+      key: A typed PRNG key, consumed here.
+      masses: `(V,)`, not negative; the largest of 1e-20 at least and 1e20 at most.
+
+    Returns:
+      The token, an int32 scalar; 0 if all masses are 0.
+    """
+    size = masses.shape[0]
+    # Sums down the columns are plain vector code; along the rows they took as long as
+    # everything else.
+    width = 1 << ((max(size - 1, 1).bit_length() + 1) // 2)
+    padding = -size % width
+    table = jnp.pad(masses, (0, padding)) if padding else masses
+    table = table.reshape(-1, width)
+    high, low = _random_words(key, width + table.shape[0])
+    column = _race(high[:width], low[:width], table.sum(0))
+    row = _race(high[width:], low[width:], table[:, column])
+    return row * width + column
 
 
 def two_sided_uniform(

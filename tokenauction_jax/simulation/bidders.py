@@ -131,6 +131,20 @@ def rows_by_auction(
     return jnp.broadcast_to(x[None], (num_auctions, num_agents))
 
 
+def rows_of(bids: jax.Array | Bidders) -> Any:
+    """What of bids has one row an auction."""
+    if not isinstance(bids, Bidders) or bids.by_auction:
+        return bids
+    return bids.budgets
+
+
+def with_rows(bids: jax.Array | Bidders, rows: Any) -> jax.Array | Bidders:
+    """The bids of some auctions, of `rows_of` them."""
+    if not isinstance(bids, Bidders) or bids.by_auction:
+        return rows
+    return dataclasses.replace(bids, budgets=rows)
+
+
 def check_rows(name: str, tree: Any, num_auctions: int) -> None:
     """Raises `ValueError` unless every array of `tree` has one row an auction."""
     for leaf in jax.tree.leaves(tree):

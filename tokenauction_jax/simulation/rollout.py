@@ -11,8 +11,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.agents.pool import AgentPool
-from tokenauction_jax.mechanism import base, sampling
+from tokenauction_jax.agents.pool import AgentPool, SupportsBlocks
+from tokenauction_jax.mechanism import base
+from tokenauction_jax.mechanism.aggregation import draw
 from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.simulation.bidders import (
     Bidders,
@@ -22,8 +23,11 @@ from tokenauction_jax.simulation.bidders import (
     new_ledger,
     policy_bids,
     rows_by_auction,
+    rows_of,
     settle,
+    with_rows,
 )
+from tokenauction_jax.simulation.blocks import cache_size, in_blocks, is_spread
 
 # Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token) and
 # that auction's rows of `observe_args`. A record with a class attribute ``sees_payments
@@ -82,6 +86,7 @@ def simulate(
     observe: Observer | None = None,
     accumulate: Observer | None = None,
     observe_args: tuple[Any, ...] = (),
+    block_size: int | None = None,
 ) -> Rollout:
     """Runs token auctions, each until its text ends or has `num_tokens` tokens.
 
@@ -109,6 +114,9 @@ def simulate(
         `Rollout.totals`: of many observations no array `(A, T, ...)` is ever made.
       observe_args: Further arguments of both, pytrees of arrays `(A, ...)`: each
         auction is given its row, for example its agents' true values.
+      block_size: How many auctions are computed side by side once their agents have
+        answered; None for as many as fit into the cache of a CPU, and for all on other
+        devices, or where the bids lie on several devices.
 
     Returns:
       A `Rollout`.
@@ -142,16 +150,21 @@ def simulate(
     observers = tuple(map(_as_pytree, (observe, accumulate)))
     number = records.auction_numbers(first_auction, size)[0]
     check_rows("observe_args", observe_args, size)
+    if block_size is not None:
+        block_size = records.check_integer("block_size", block_size, 1)
+    elif is_spread(bids, observe_args):
+        block_size = size
     rollout = _rollout(
         *(key, mechanism, pool, bids, number, observers, observe_args),
         num_tokens=num_tokens,
+        block_size=block_size,
     )
     if isinstance(bids, Bidders):
         check_answers(bids, rollout.bids)
     return rollout
 
 
-@functools.partial(jax.jit, static_argnames="num_tokens")
+@functools.partial(jax.jit, static_argnames=("num_tokens", "block_size"))
 def _rollout(
     key: jax.Array,
     mechanism: Mechanism,
@@ -161,19 +174,51 @@ def _rollout(
     observers: tuple[Observer | None, Observer | None],
     observe_args: tuple[Any, ...],
     num_tokens: int,
+    block_size: int | None,
 ) -> Rollout:
     num_auctions = _num_auctions(bids)
-    key_auctions, key_pool = jax.random.split(key)
+    size = block_size or cache_size(num_auctions, pool)
     numbers = records.auction_numbers(first_auction, num_auctions)
+
+    def texts(rows: Any) -> Rollout:
+        numbers, own_bids, own_args = rows
+        offers = with_rows(bids, own_bids)
+        args = (key, mechanism, pool, offers, numbers, observers, own_args)
+        return _texts(*args, num_tokens, size)
+
+    # Whole texts of a block if possible: what does not change from token to token is
+    # then computed once, and what the pool answers stays in the cache as well.
+    divisible = isinstance(pool, SupportsBlocks) and pool.divisible
+    rows = (numbers, rows_of(bids), observe_args)
+    return in_blocks(texts, rows, size if divisible else num_auctions)
+
+
+def _texts(
+    key: jax.Array,
+    mechanism: Mechanism,
+    pool: AgentPool,
+    all_bids: jax.Array | Bidders,
+    numbers: jax.Array,
+    observers: tuple[Observer | None, Observer | None],
+    all_args: tuple[Any, ...],
+    num_tokens: int,
+    block_size: int,
+) -> Rollout:
+    """Texts of the auctions of these numbers; their mechanism works in blocks."""
+    num_auctions = numbers.size
+    key_auctions, key_pool = jax.random.split(key)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key_auctions, numbers)
     state = pool.init(
-        num_auctions, key=key_pool, first_auction=first_auction, num_tokens=num_tokens
+        num_auctions, key=key_pool, first_auction=numbers[0], num_tokens=num_tokens
     )
     auction = jax.vmap(functools.partial(_auction, mechanism))
     watch = [jax.vmap(functools.partial(_observe, observer)) for observer in observers]
 
-    def advance(carry: Any, position: jax.Array, log_probs: jax.Array) -> Any:
+    def advance(position: jax.Array, rows: Any) -> Any:
+        """One token of some auctions, of which `rows` are all that they have."""
+        carry, keys, own_bids, log_probs, observe_args = rows
         tokens, active, valid, totals, ledger = carry
+        bids = with_rows(all_bids, own_bids)
         keys_token = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
         asked = active
         if isinstance(bids, Bidders):
@@ -201,7 +246,7 @@ def _rollout(
             active = active & (token != pool.end_token)
         return (kept["tokens"], active, valid, totals, ledger), out
 
-    if isinstance(bids, Bidders):
+    if isinstance(all_bids, Bidders):
         # For derivatives all is computed again, or they would keep several times what
         # the pool answers.
         advance = jax.checkpoint(advance, prevent_cse=False)
@@ -212,12 +257,13 @@ def _rollout(
         records.check_shape(
             "log_probs", log_probs, (num_auctions, pool.num_agents, pool.vocab_size)
         )
-        carry, out = advance(carry, position, log_probs)
+        rows = (carry, keys, rows_of(all_bids), log_probs, all_args)
+        carry, out = in_blocks(functools.partial(advance, position), rows, block_size)
         return (state, carry), out
 
     running = jnp.ones(num_auctions, bool)
     tokens = jnp.full(num_auctions, -1, jnp.int32)
-    ledger = new_ledger(bids) if isinstance(bids, Bidders) else None
+    ledger = new_ledger(all_bids) if isinstance(all_bids, Bidders) else None
     carry = (tokens, running, running, None, ledger)
     if observers[1] is not None:
         (_, (*_, totals, _)), _ = jax.eval_shape(step, (state, carry), jnp.uint32(0))
@@ -239,17 +285,18 @@ def _auction(
     """One auction of one token: `log_q`, what is recorded, whether it is defined."""
     key_token, key_payment = jax.random.split(key)
     payment = mechanism.payment
-    log_q = mechanism.aggregation.log_prob(bids, log_probs)
-    token = sampling.sample_token(key_token, log_q)
+    token, log_prob = draw(key_token, mechanism.aggregation, bids, log_probs)
     outcome = {
         "tokens": token,
         "payments": payment.realized(key_payment, bids, log_probs, token),
         "expected_payments": payment.conditional(bids, log_probs, token),
-        "log_prob": log_q[token],
+        "log_prob": log_prob,
     }
-    defined = jnp.isfinite(jnp.max(log_q))
+    defined = jnp.isfinite(log_prob)
     if isinstance(payment, base.SupportsDefined):
         defined &= payment.defined(bids, log_probs)
+    # For observers; if nobody looks it is not computed.
+    log_q = mechanism.aggregation.log_prob(bids, log_probs)
     return log_q, outcome, defined
 
 
