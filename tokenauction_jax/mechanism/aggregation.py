@@ -77,8 +77,8 @@ class LogLinear:
         """A token, and its log-probability; one exponential for each token."""
         bids, log_probs = base.check_auction(bids, log_probs)
         log_weights = self._log_weights(bids, log_probs)
-        base.check_defined(jnp.isfinite(log_weights).any(), bids)
-        largest = lax.stop_gradient(jnp.max(log_weights))
+        largest = distributions.max_last(log_weights)
+        base.check_defined(largest > -jnp.inf, bids)
         largest = jnp.where(jnp.isneginf(largest), 0, largest)
         masses = jnp.exp(log_weights - largest)
         token = sampling.sample_from_masses(key, lax.stop_gradient(masses))

@@ -145,6 +145,16 @@ class SupportsCriticalBid(Protocol):
 
 
 @runtime_checkable
+class SupportsCertainty(Protocol):
+    """A payment that says whether it is known once the token is."""
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether `realized` is `conditional`, which then is computed once for both."""
+        ...
+
+
+@runtime_checkable
 class SupportsDefined(Protocol):
     """A payment that leaves some auctions without a price."""
 

@@ -46,6 +46,7 @@ class Myerson:
     aggregation: base.Aggregation
     valuation: base.Valuation
     name: ClassVar[str] = "myerson"
+    deterministic: ClassVar[bool] = True
 
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """``integral_0^b_i s x_i'(s) ds`` `(n,)`, in money per token."""

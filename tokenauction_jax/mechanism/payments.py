@@ -34,6 +34,7 @@ class PayYourBid:
     """See `pay_your_bid`."""
 
     name: ClassVar[str] = "pay_your_bid"
+    deterministic: ClassVar[bool] = True
 
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """The bids `(n,)`."""
@@ -61,6 +62,7 @@ class Clarke:
 
     aggregation: Linear | LogLinear
     name: ClassVar[str] = "clarke"
+    deterministic: ClassVar[bool] = True
 
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """The loss that each agent causes the others `(n,)`, in money per token."""
@@ -163,29 +165,34 @@ def _log_linear_divergence(
     vetoes = has_veto(bids, log_probs)
     count = vetoes.sum(0)
     vetoed, by_others = count > 0, count[None] > vetoes.astype(count.dtype)
-    base.check_defined(~vetoed.all(), bids)
     logs = finite_logs(log_probs)
     weights = as_floats(normalized(scores))
     log_weights = distributions.weighted_sum(weights, logs)
     log_weights = jnp.where(vetoed, -jnp.inf, log_weights)
-    top = jnp.argmax(log_weights)
-    pivot = jnp.where(vetoed[top], 0, lax.stop_gradient(log_weights[top]))
+    pivot = distributions.max_last(log_weights)
+    defined = pivot > -jnp.inf
+    base.check_defined(defined, bids)
+    pivot = jnp.where(defined, pivot, 0)
     masses = jnp.exp(log_weights - pivot)
     total = distributions.nonzero(distributions.sum_last(masses))
     q = masses / total
-    # Where one token has nearly all of q, only differences to its tilt matter.
-    rest = rest_mean(scores, logs)
+    # Kept: XLA would compute them anew in each of the next passes, which took 2.5
+    # times as long on a CPU.
+    rest = lax.optimization_barrier(rest_mean(scores, logs))
     share = influence_odds(scores).share[:, None]
     x = jnp.where(vetoed[None], 0, share * (logs - rest))
-    at_top = lax.stop_gradient(x[:, top][:, None])
-    middle = lax.stop_gradient(_mean(q, x - at_top))[:, None]
-    x = jnp.where(vetoed[None], 0, (x - at_top) - middle)
+    x = lax.optimization_barrier(x)
+    # Twice: where one token has nearly all of q, only differences to its tilt matter,
+    # and their mean is far smaller than it.
+    first = lax.stop_gradient(_mean(q, x))[:, None]
+    second = lax.stop_gradient(_mean(q, x - first))[:, None]
+    x = jnp.where(vetoed[None], 0, (x - first) - second)
     # q exp(-x), which is r but for a factor, also where only the agent vetoes.
     log_scale = pivot + jnp.log(total)
-    log_r = jnp.where(vetoed[None], rest + at_top + middle, log_weights[None] - x)
+    log_r = jnp.where(vetoed[None], rest + first + second, log_weights[None] - x)
     log_r -= log_scale
     log_r = jnp.where(by_others, -jnp.inf, log_r)
-    largest = lax.stop_gradient(jnp.max(log_r, axis=-1))
+    largest = distributions.max_last(log_r)
     far = largest > 1
     shift = jnp.where(far, largest, 0)
     r = jnp.exp(log_r - shift[:, None])
@@ -195,7 +202,7 @@ def _log_linear_divergence(
     near = gap + (jnp.log1p(excess) - excess)
     beyond = mean + shift + distributions.safe_log(distributions.sum_last(r))
     # Undefined auctions charge nothing.
-    return jnp.where(vetoed.all(), 0, jnp.where(far, beyond, near))
+    return jnp.where(defined, jnp.where(far, beyond, near), 0)
 
 
 def _mean(q: jax.Array, x: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
+from tokenauction_jax.mechanism import distributions
 
 # What results record of how they were drawn.
 SAMPLER = "exponential race in two levels, 64-bit uniforms, keys by auction"
@@ -29,7 +30,7 @@ def sample_token(key: jax.Array, log_q: ArrayLike) -> jax.Array:
     """
     log_q = jnp.asarray(log_q)
     records.check_shape("log_q", log_q, (None,))
-    largest = jnp.max(log_q)
+    largest = distributions.max_last(log_q)
     masses = jnp.exp(log_q - jnp.where(jnp.isneginf(largest), 0, largest))
     return sample_from_masses(key, masses)
 

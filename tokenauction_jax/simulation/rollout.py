@@ -286,10 +286,13 @@ def _auction(
     key_token, key_payment = jax.random.split(key)
     payment = mechanism.payment
     token, log_prob = draw(key_token, mechanism.aggregation, bids, log_probs)
+    expected = paid = payment.conditional(bids, log_probs, token)
+    if not (isinstance(payment, base.SupportsCertainty) and payment.deterministic):
+        paid = payment.realized(key_payment, bids, log_probs, token)
     outcome = {
         "tokens": token,
-        "payments": payment.realized(key_payment, bids, log_probs, token),
-        "expected_payments": payment.conditional(bids, log_probs, token),
+        "payments": paid,
+        "expected_payments": expected,
         "log_prob": log_prob,
     }
     defined = jnp.isfinite(log_prob)
