@@ -179,11 +179,12 @@ def _rollout(
     num_auctions = _num_auctions(bids)
     size = block_size or cache_size(num_auctions, pool)
     numbers = records.auction_numbers(first_auction, num_auctions)
+    keys = tuple(jax.random.split(key))
 
     def texts(rows: Any) -> Rollout:
         numbers, own_bids, own_args = rows
         offers = with_rows(bids, own_bids)
-        args = (key, mechanism, pool, offers, numbers, observers, own_args)
+        args = (keys, mechanism, pool, offers, numbers, observers, own_args)
         return _texts(*args, num_tokens, size)
 
     # Whole texts of a block if possible: what does not change from token to token is
@@ -194,7 +195,7 @@ def _rollout(
 
 
 def _texts(
-    key: jax.Array,
+    keys: tuple[jax.Array, ...],
     mechanism: Mechanism,
     pool: AgentPool,
     all_bids: jax.Array | Bidders,
@@ -206,8 +207,8 @@ def _texts(
 ) -> Rollout:
     """Texts of the auctions of these numbers; their mechanism works in blocks."""
     num_auctions = numbers.size
-    key_auctions, key_pool = jax.random.split(key)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key_auctions, numbers)
+    key_auctions, key_pool = keys
+    keys_auction = jax.vmap(jax.random.fold_in, (None, 0))(key_auctions, numbers)
     state = pool.init(
         num_auctions, key=key_pool, first_auction=numbers[0], num_tokens=num_tokens
     )
@@ -257,7 +258,7 @@ def _texts(
         records.check_shape(
             "log_probs", log_probs, (num_auctions, pool.num_agents, pool.vocab_size)
         )
-        rows = (carry, keys, rows_of(all_bids), log_probs, all_args)
+        rows = (carry, keys_auction, rows_of(all_bids), log_probs, all_args)
         carry, out = in_blocks(functools.partial(advance, position), rows, block_size)
         return (state, carry), out
 
