@@ -23,7 +23,7 @@ def test_the_library_examples_run(capsys):
     assert "[0.4" in printed
     assert scope["rollout"].tokens.shape == (1000, 32)
     exec(EXAMPLES[1], scope)
-    assert re.search("Alpha Airlines|Beta Resort", capsys.readouterr().out)
+    assert re.search("Alpha|Beta", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,14 @@ def test_gradients_are_finite_at_zero_probability(name):
     for args in arguments:
         for which in range(len(args)):
             assert np.isfinite(jax.grad(function, which)(*args)).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 64, 100, 1000])
+def test_max_last(size):
+    x = np.random.default_rng(size).normal(size=(5, 3, size)).astype(np.float32)
+    x[0] = -np.inf
+    x[1, 0, size // 2] = np.inf
+    x[2, 1, -1] = np.nan
+    found = jax.jit(distributions.max_last)(x)
+    np.testing.assert_array_equal(found, x.max(axis=-1))
+    assert not jax.grad(lambda x: distributions.max_last(x).sum())(x[3]).any()

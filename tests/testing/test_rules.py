@@ -1,5 +1,7 @@
 """Aggregations and valuations: what is right passes, what is wrong is named."""
 
+from typing import ClassVar
+
 import faults
 import impostors
 import jax
@@ -111,6 +113,54 @@ def test_poor_weights_are_rejected(change, match):
 def test_weights_that_are_not_in_use_are_rejected(fault):
     match = "probabilities at other bids of the same weight is"
     rejection(match, testing.check_aggregation, faults.Aggregation(**fault))
+
+
+@ta.record
+class Sampled:
+    """Linear aggregation that draws after a change of the distribution."""
+
+    change: object = ta.static_field()
+    name: ClassVar[str] = "sampled"
+    monotone: ClassVar[bool] = True
+
+    def weights(self, bids):
+        return LINEAR.weights(bids)
+
+    def log_prob(self, bids, log_probs):
+        return LINEAR.log_prob(bids, log_probs)
+
+    def sample(self, key, bids, log_probs):
+        token, log_prob = LINEAR.sample(key, bids, log_probs)
+        return self.change(token, log_prob, log_probs)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda t, q, p: (t + 8, q), "a token that does not exist"),
+        (lambda t, q, p: (t, q + 0.01), "the probability of the token of sample"),
+        (lambda t, q, p: (t, jnp.nan * q), "sample has NaN in a defined auction"),
+        (
+            lambda t, q, p: (p[0].argmax(), LINEAR.log_prob(jnp.ones(3), p)[0]),
+            "the probability of the token of sample",
+        ),
+    ],
+    ids=["foreign", "off", "undefined", "other"],
+)
+def test_poor_draws_are_rejected(change, match):
+    rejection(match, testing.check_aggregation, Sampled(change))
+
+
+def test_draws_of_another_law_are_rejected():
+    """Those of equal bids, which tell how likely they should have been."""
+
+    @ta.record
+    class Even(Sampled):
+        def sample(self, key, bids, log_probs):
+            token, _ = LINEAR.sample(key, jnp.ones_like(bids), log_probs)
+            return token, self.log_prob(bids, log_probs)[token]
+
+    rejection("the frequency of tokens by sample", testing.check_aggregation, Even(0))
 
 
 def test_numbers_must_be_leaves():

@@ -212,15 +212,16 @@ def _texts(
     state = pool.init(
         num_auctions, key=key_pool, first_auction=numbers[0], num_tokens=num_tokens
     )
+    kind = jax.random.key_impl(key_auctions)
     auction = jax.vmap(functools.partial(_auction, mechanism))
     watch = [jax.vmap(functools.partial(_observe, observer)) for observer in observers]
 
     def advance(position: jax.Array, rows: Any) -> Any:
         """One token of some auctions, of which `rows` are all that they have."""
-        carry, keys, own_bids, log_probs, observe_args = rows
+        carry, key_data, own_bids, log_probs, observe_args = rows
         tokens, active, valid, totals, ledger = carry
         bids = with_rows(all_bids, own_bids)
-        keys_token = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+        keys_token = jax.random.wrap_key_data(key_data, impl=kind)
         asked = active
         if isinstance(bids, Bidders):
             seen = position, num_tokens, tokens, log_probs
@@ -258,7 +259,10 @@ def _texts(
         records.check_shape(
             "log_probs", log_probs, (num_auctions, pool.num_agents, pool.vocab_size)
         )
-        rows = (carry, keys_auction, rows_of(all_bids), log_probs, all_args)
+        # As numbers: JAX's check for keys that are used twice does not know slices.
+        data = jax.vmap(jax.random.fold_in, (0, None))(keys_auction, position)
+        data = jax.random.key_data(data)
+        rows = (carry, data, rows_of(all_bids), log_probs, all_args)
         carry, out = in_blocks(functools.partial(advance, position), rows, block_size)
         return (state, carry), out
 

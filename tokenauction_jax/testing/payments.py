@@ -61,10 +61,11 @@ def check_payment(
     """Checks that a payment is finite, not negative, and agrees with itself.
 
     `expected` is the mean of `conditional` over tokens, and `conditional` that of
-    `realized` over keys. The agents' order does not matter and payments scale with
-    bids. The rule is a pytree, answers alike compiled, `vmap`ped or neither, and
-    `expected` has finite gradients where the aggregation has finite first and second
-    ones. Undefined auctions may raise `ValueError` on concrete values.
+    `realized` over keys, or is it if the class says ``deterministic = True``. The
+    agents' order does not matter and payments scale with bids. The rule is a pytree,
+    answers alike compiled, `vmap`ped or neither, and `expected` has finite gradients
+    where the aggregation has finite first and second ones. Undefined auctions may raise
+    `ValueError` on concrete values.
 
     The mean of `conditional` is exact, over the whole vocabulary: a fault of 0.1 % of a
     payment is found for certain. Each draw is paired with its conditional mean, and the
@@ -179,7 +180,10 @@ def _examine_payment(
     what = "the negative part of realized given a token"
     subject.agree(what, np.minimum(pays, 0), 0, drawn, unit[rows])
     _check_means(subject, drawn, given, pays)
-    if (pays != given[:, :, None]).any():
+    draws = (pays != given[:, :, None]).any()
+    if draws and getattr(payment, "deterministic", False):
+        subject.fail("deterministic is True, but realized differs from conditional")
+    if draws:
         _check_mean_over_tokens(subject, Rules(aggregation, payment), drawn, given)
     return subject, plain["expected"], rows, pays
 

@@ -22,6 +22,7 @@ from tokenauction_jax.testing.auctions import (
     random_changes,
     random_rivals,
 )
+from tokenauction_jax.testing.samplers import check_sample
 from tokenauction_jax.testing.subject import OUTCOME, Methods, Subject, batched
 
 # Random instances that the search for violations of monotonicity starts from.
@@ -44,7 +45,8 @@ def check_aggregation(aggregation: base.Aggregation, *, seed: int = 0) -> None:
     All this is exact: a fault of 0.1 % is found. The rule is a pytree of its numbers,
     answers alike compiled, `vmap`ped or neither, and has finite gradients. One that
     claims to be `monotone` is, on random instances and on what an adversary makes of
-    the worst of them.
+    the worst of them. One with a `sample` of its own draws what `log_prob` says, by
+    Bernstein's bound, which finds every token that is wrong by 0.05.
 
     Args:
       aggregation: The rule.
@@ -75,6 +77,8 @@ def check_aggregation(aggregation: base.Aggregation, *, seed: int = 0) -> None:
     subject.agree_all(batched(_influence, aggregation, shown), shown)
     subject.check_transformations(undefined)
     subject.check_gradients("weights", "log_prob")
+    if isinstance(aggregation, base.SupportsSample):
+        check_sample(subject, seed)
     if monotone:
         check_monotone(subject, seed)
 

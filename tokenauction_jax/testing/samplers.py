@@ -1,6 +1,7 @@
 """Checks of stable samplers."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,12 @@ from tokenauction_jax.testing.auctions import (
     seeded_key,
     take,
 )
-from tokenauction_jax.testing.subject import Subject, aggregate_paths
+from tokenauction_jax.testing.subject import (
+    OUTCOME,
+    Subject,
+    aggregate_paths,
+    batched,
+)
 
 # Auctions, and draws in each.
 _SAMPLED, _SAMPLES = 16, 8192
@@ -87,15 +93,55 @@ def check_stable_sampler(
             f"{np.flatnonzero(p[row] > path[row, 0])} it draws {tokens[row, number]}",
             take(auctions, row),
         )
+    what = f"the frequency of tokens by {name}, for own bid and token,"
+    _check_frequencies(subject, what, auctions, tokens, path, defined)
+    _check_leaning(subject, name, auctions, tokens, path, halves)
+
+
+def check_sample(subject: Subject[base.Aggregation], seed: int) -> None:
+    """Checks a rule's own `sample` against its `log_prob`."""
+    auctions = take(random_auctions(seed), slice(_SAMPLED))
+    auctions |= {"seed": (np.arange(_SAMPLED) + _SAMPLED * seed).astype(np.uint32)}
+
+    def draw(rule: Any, x: Arrays) -> tuple[jax.Array, jax.Array]:
+        keys = jax.random.split(seeded_key(x["seed"]), _SAMPLES)
+        return jax.vmap(rule.sample, (0, None, None))(keys, x["bids"], x["log_probs"])
+
+    tokens, log_probs = batched(draw, subject.rule, auctions)
+    law = batched(OUTCOME["log_prob"], subject.rule, auctions).astype(float)
+    defined = law.any(axis=-1)
+    foreign = (tokens < 0) | (tokens >= TOKENS)
+    subject.forbid("sample draws a token that does not exist", foreign, auctions)
+    wrong = np.where(defined[:, None], np.isnan(log_probs), np.isfinite(log_probs))
+    what = "sample has NaN in a defined auction, or a number in an undefined one,"
+    subject.forbid(what, wrong, auctions)
+    due = np.take_along_axis(law, tokens, axis=-1)
+    found = np.where(defined[:, None], np.exp(log_probs.astype(float)), due)
+    what = "the probability of the token of sample"
+    subject.agree(what, found, due, auctions)
+    what = "the frequency of tokens by sample"
+    _check_frequencies(subject, what, auctions, tokens, law, defined)
+
+
+def _check_frequencies(
+    subject: Subject,
+    what: str,
+    auctions: Arrays,
+    tokens: np.ndarray,
+    law: np.ndarray,
+    defined: np.ndarray,
+) -> None:
+    """Holds draws `(A, S, ...)` against their law `(A, ..., V)`, by Bernstein's bound.
+
+    Undefined auctions `(A,)` have none.
+    """
     drawn = (tokens[..., None] == np.arange(TOKENS)).mean(axis=1)
-    drawn = np.where(defined[..., None], drawn, path)
+    drawn = np.where(defined.reshape(-1, *[1] * (law.ndim - 1)), drawn, law)
     log_term = math.log(4 * drawn.size / FALSE_ALARM)
     # Rounding may take a probability past 1.
-    chance = np.sqrt(2 * path * np.maximum(1 - path, 0) * log_term / _SAMPLES)
+    chance = np.sqrt(2 * law * np.maximum(1 - law, 0) * log_term / _SAMPLES)
     chance += 2 * log_term / (3 * _SAMPLES)
-    what = f"the frequency of tokens by {name}, for own bid and token,"
-    subject.agree(what, drawn, path, auctions, chance=chance)
-    _check_leaning(subject, name, auctions, tokens, path, halves)
+    subject.agree(what, drawn, law, auctions, chance=chance)
 
 
 def _check_leaning(
