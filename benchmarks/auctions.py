@@ -31,7 +31,7 @@ def simulate(
     pool: Any,
     bids: jax.Array,
     count: int,
-    **size: int,
+    **size: Any,
 ) -> Contender:
     """`ta.simulate` with another key in each round."""
 

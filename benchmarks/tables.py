@@ -10,8 +10,8 @@ from benchmarks.figures import Case, Figure, Part, Spread
 from tokenauction_jax.cli.displays.console import Console
 from tokenauction_jax.cli.displays.numbers import duration
 
-# Of a line with all columns.
-WIDTH = 150
+# Characters of a line with all columns.
+WIDTH = 160
 
 
 def console() -> Console:
@@ -26,7 +26,7 @@ def show_part(screen: Console, part: Part) -> None:
     for case in part.cases:
         screen.print(_case_table(case))
         if case.note:
-            screen.print(f"{case.note}", style="dim")
+            screen.print(case.note, style="dim")
         screen.print()
     for line in part.left_out:
         screen.print(line, style="yellow")
@@ -38,8 +38,8 @@ def show_part(screen: Console, part: Part) -> None:
 def _case_table(case: Case) -> Table:
     rows = [_row(case, figure) for figure in case.figures]
     columns = [
-        *(f"us a {case.unit}", "least to most", f"{case.unit}s a second"),
-        *("first call", "times the first", "peak memory"),
+        *(f"us per {case.unit}", "least to most", "per second"),
+        *("first call", "time / first row", "peak memory"),
     ]
     return table(case.title, columns, rows)
 

@@ -22,8 +22,9 @@ USES = (language_models.NEEDS,)
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Auctions of tables and of the model, equilibria, and rounds."""
+    """Payments, auctions of tables and of the models, equilibria, and rounds."""
 
+    payments: tuple[str, ...] = ("pay_your_bid", "second_price", "clarke")
     num_auctions: int = 10_000
     vocab_size: int = 64
     num_tokens: int = 16
@@ -34,22 +35,33 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(num_auctions=2_000, models=(), equilibria=20, rounds=3)
+QUICK = Sizes(
+    payments=("second_price",),
+    num_auctions=5_000,
+    models=(),
+    equilibria=20,
+    rounds=3,
+)
 
 
 def measure(sizes: Sizes) -> Iterator[Case]:
     """Gradients of three mechanisms and of each model, and equilibria."""
     pool = ta.agents.markov(jax.random.key(5), 3, sizes.vocab_size, 0.3)
-    second_price, clarke = auctions.linear_second_price(), auctions.log_linear_clarke()
-    first_price = ta.Mechanism(second_price.aggregation, ta.pay_your_bid())
-    for mechanism in (first_price, second_price, clarke):
+    mechanisms = {
+        "pay_your_bid": ta.Mechanism(ta.linear(), ta.pay_your_bid()),
+        "second_price": auctions.linear_second_price(),
+        "clarke": auctions.log_linear_clarke(),
+    }
+    for payment in sizes.payments:
         bids, values = jnp.array([1.0, 2.0, 0.5]), jnp.array([3.0, 1.0, 2.0])
-        yield _gradients(sizes, "tables", mechanism, pool, bids, values)
+        yield _gradients(sizes, "tables", mechanisms[payment], pool, bids, values)
     for model in filter(language_models.available, sizes.models):
         agents = language_models.pool(ta.agents.load_checkpoint(model), 2)
         bids, values = language_models.bids(2), jnp.array([3.0, 1.0])
-        yield _gradients(sizes, model, second_price, agents, bids, values)
-    yield _equilibria(sizes, first_price)
+        mechanism = mechanisms["second_price"]
+        yield _gradients(sizes, model, mechanism, agents, bids, values)
+    if sizes.equilibria:
+        yield _equilibria(sizes, mechanisms["pay_your_bid"])
 
 
 def _gradients(
@@ -61,7 +73,7 @@ def _gradients(
     values: jax.Array,
 ) -> Case:
     count = sizes.num_auctions if agents == "tables" else sizes.model_auctions
-    size = {"num_tokens": sizes.num_tokens, "num_auctions": count}
+    size: dict[str, Any] = {"num_tokens": sizes.num_tokens, "num_auctions": count}
     utility = bidding.utility(0, ta.total_variation())
 
     def slopes(turn: int) -> Any:
@@ -101,11 +113,12 @@ def _equilibria(sizes: Sizes, mechanism: ta.Mechanism) -> Case:
         lambda turn: solve(log_probs, values),
         sizes.equilibria,
     )
-    figures, found = take_turns([contender], 3), solve(log_probs, values)
+    figures, found = take_turns([contender], sizes.rounds), solve(log_probs, values)
     return Case(
         f"equilibria, {auctions.rules(mechanism)}, n 2, V {sizes.vocab_size}",
         "equilibrium",
         {"n": 2, "V": sizes.vocab_size, "T": 1},
         figures,
-        note=f"largest gap {found.gap.max():.1e}, {found.converged.mean():.1%} converged",
+        note=f"largest gap {found.gap.max():.1e}, "
+        f"{found.converged.mean():.1%} converged",
     )

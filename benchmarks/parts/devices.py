@@ -17,7 +17,6 @@ from benchmarks.harness import take_turns
 
 USES = ()
 _PRETEND = "--xla_force_host_platform_device_count"
-_MOST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Sizes:
     num_agents: int = 3
     vocab_size: int = 64
     num_tokens: int = 4
+    most_devices: int = 8
     rounds: int = 5
 
 
@@ -38,9 +38,9 @@ def measure(sizes: Sizes) -> Iterator[Case]:
     """A case for 1, 2, 4, ... devices; before any other use of JAX in its process."""
     flags = os.environ.get("XLA_FLAGS", "")
     if _PRETEND not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_PRETEND}={_MOST}"
+        os.environ["XLA_FLAGS"] = f"{flags} {_PRETEND}={sizes.most_devices}"
     size = sizes.num_auctions, sizes.num_agents
-    devices = jax.local_devices()
+    devices = jax.local_devices()[: sizes.most_devices]
     pool = ta.agents.markov(jax.random.key(0), size[1], sizes.vocab_size, 1.0)
     bids = jax.random.gamma(jax.random.key(1), 2.0, size)
     for count in (2**k for k in range(len(devices).bit_length())):
@@ -57,8 +57,11 @@ def measure(sizes: Sizes) -> Iterator[Case]:
             f"T {sizes.num_tokens}",
             "auction",
             {
-                "A": size[0], "n": size[1], "V": sizes.vocab_size,
-                "T": sizes.num_tokens, "devices": count,
+                "A": size[0],
+                "n": size[1],
+                "V": sizes.vocab_size,
+                "T": sizes.num_tokens,
+                "devices": count,
             },
             take_turns([contender], sizes.rounds),
             along=["devices"],

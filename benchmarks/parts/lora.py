@@ -52,7 +52,8 @@ def measure(sizes: Sizes) -> Iterator[Case]:
 
 def _random_adapter(key: jax.Array, model: Any, rank: int) -> ta.agents.Adapter:
     """An adapter that changes the answers, as training would."""
-    factors = dict(ta.agents.new_adapter(key, model, rank).factors)
+    key, key_factors = jax.random.split(key)
+    factors = dict(ta.agents.new_adapter(key_factors, model, rank).factors)
     for path, (_, up) in factors.items():
         key, key_up = jax.random.split(key)
         up = 0.01 * jax.random.normal(key_up, up.shape)

@@ -48,7 +48,7 @@ def _contenders(sizes: Sizes, vocab_size: int) -> Iterator[Contender]:
     bids = jax.random.uniform(jax.random.key(1), size, minval=0.5, maxval=2.0)
     logits = jax.random.normal(jax.random.key(2), (*size, vocab_size))
     log_probs = jax.nn.log_softmax(logits)
-    tokens = jax.random.randint(keys[0], size[:1], 0, vocab_size)
+    tokens = jax.random.randint(jax.random.key(3), size[:1], 0, vocab_size)
     pay = _pay, (ta.second_price(rule), keys, bids, log_probs, tokens), sizes.calls
     fewer = max(1, sizes.calls * 64 // vocab_size)
     draw = _draw, (rule, keys, bids, log_probs), fewer

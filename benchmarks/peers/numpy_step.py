@@ -22,7 +22,7 @@ from benchmarks.peers.numpy_study_plain import (
 Array = np.ndarray[Any, np.dtype[Any]]
 Rng = np.random.Generator
 # Tokens `(A,)`, realised and mean payments `(A, n)`, log-probabilities `(A,)`.
-Outcome = tuple[Array, Array, Array, Array]
+Outcome = tuple[Array, ...]
 # Bytes of the logits of a block, which stay in the cache of a core.
 _BLOCK = 2**19
 

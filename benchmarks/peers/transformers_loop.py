@@ -1,5 +1,6 @@
 """The auctions of language models in a loop around `transformers`."""
 
+import inspect
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def load(checkpoint: Checkpoint, dtype: str) -> Any:
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         write_directory(Path(folder), model, tokenizer, base=checkpoint.raw_config)
         transformers.utils.logging.disable_progress_bar()
-        found = transformers.AutoModelForCausalLM.from_pretrained(
+        found: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype)
         )
     return found.eval().to(device())
@@ -66,6 +67,10 @@ def make_run(
         by_agent = kept.unflatten(0, (len(prompts), num_auctions))
         return auction(by_agent.transpose(0, 1), rows)[0]
 
+    # It is called `cache` from transformers 5.24 on.
+    takes = inspect.signature(model.forward).parameters
+    cache_name = "cache" if "cache" in takes else "past_key_values"
+
     @torch.inference_mode()
     def run(seed: int) -> Any:
         torch.manual_seed(seed)
@@ -81,10 +86,9 @@ def make_run(
         for _ in range(num_tokens - 1):
             read, place = texts[-1].repeat(len(prompts))[:, None], place + 1
             mask = torch.cat([mask, torch.ones_like(read)], 1)
-            logits = model(
-                read, attention_mask=mask, position_ids=place, past_key_values=cache
-            ).logits[:, -1]
-            texts.append(draw(logits))
+            where = {"attention_mask": mask, "position_ids": place}
+            out = model(read, **where, **{cache_name: cache})
+            texts.append(draw(out.logits[:, -1]))
         return torch.stack(texts, dim=1).cpu()
 
     return run
