@@ -36,7 +36,8 @@ class Sizes:
     rounds: int = 9
 
 
-FULL, QUICK = Sizes(), Sizes(rounds=3)
+FULL = Sizes()
+QUICK = Sizes(((32_768, 3, 64), (2_048, 3, 1_024), (128, 3, 49_152)), rounds=3)
 
 
 @ta.record
