@@ -73,14 +73,14 @@ def show(screen: Console, old: Report, found: Sequence[Change], new: Report) -> 
     by_case = itertools.groupby(beyond, lambda change: change.place[:2])
     for (part, case), changed in by_case:
         screen.print(table(f"{part}: {case}", columns, map(_row, changed)))
-    missing = max(len(list(old.rows())), len(list(new.rows()))) - len(found)
+    missing = dict(old.rows()).keys() ^ dict(new.rows()).keys()
     counts = [
         f"{len(found) - len(beyond)} figures within the spread",
         *(
             f"{sum(change.verdict == verdict for change in beyond)} {verdict}"
             for verdict in ("slower", "faster")
         ),
-        f"{missing} without a counterpart",
+        f"{len(missing)} without a counterpart",
     ]
     screen.print(", ".join(counts))
 

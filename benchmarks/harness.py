@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import importlib.util
 import multiprocessing
 import os
 import pathlib
@@ -12,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import jax
@@ -19,6 +19,7 @@ import jax
 from benchmarks import peers
 from benchmarks.figures import Figure, Part, Role
 from tokenauction_jax.environment import environment, peak_memory
+from tokenauction_jax.outside import OutsideError
 
 T = TypeVar("T")
 _SHORT = 3.0
@@ -93,8 +94,14 @@ def alone(function: Callable[..., T], *arguments: Any) -> T:
     There nothing is compiled yet, nothing is held, and the peak of memory is its own.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(function, *arguments).result()
+    except BrokenProcessPool:
+        raise OutsideError(
+            f"the process of {function.__name__}{arguments} was ended from outside, "
+            "perhaps for its memory: free some, or use --quick"
+        ) from None
 
 
 def run_part(name: str, quick: bool) -> Part:

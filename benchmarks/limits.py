@@ -111,7 +111,9 @@ def _blocks(logits: jax.Array) -> Contender:
 def matrix_products(flops_of_unit: float, dtype: DTypeLike) -> Contender:
     """The rate of large square matrix products, two operations a multiplication."""
     width = _WIDTH.get(jax.default_backend(), _MOST_WIDTH)
-    matrix, multiply = jnp.ones((width, width), dtype), jax.jit(jnp.dot)
+    # Of zeros or ones a chip multiplies more before it is too hot.
+    matrix = jax.random.normal(jax.random.key(0), (width, width), dtype)
+    multiply = jax.jit(jnp.dot)
     count = 2 * width**3 / flops_of_unit
     return Contender(
         "peak of matrix products",

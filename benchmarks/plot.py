@@ -1,5 +1,6 @@
 """Throughput against the sizes that cases vary, a panel for each."""
 
+import math
 import pathlib
 from collections import defaultdict
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from benchmarks.figures import Report, Spread
 from tokenauction_jax import files
@@ -72,11 +74,25 @@ def _panel(axes: Axes, x: str, lines: Curves) -> None:
             *(sizes, middle, [below, above]),
             color=COLOURS[k % len(COLOURS)],
             marker=MARKERS[k % len(MARKERS)],
+            linestyle="-" if k < len(COLOURS) else "--",
             markersize=4,
             label=name,
         )
-    axes.set(xscale="log", yscale="log", xlabel=x, ylabel="tokens of texts per second")
-    ticks = sorted({size for points in lines.values() for size, _ in points})
+    axes.set(xscale="log", yscale="log", xlabel=x, ylabel="tokens of texts / s")
+    ticks = _apart({size for points in lines.values() for size, _ in points})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _apart(sizes: set[int]) -> list[int]:
+    """Those whose labels do not meet on a logarithmic axis."""
+    smallest, *rest = sorted(sizes)
+    kept, span = [smallest], math.log(max(sizes) / smallest)
+    for size in rest:
+        if math.log(size / kept[-1]) > span / 7:
+            kept.append(size)
+    return kept

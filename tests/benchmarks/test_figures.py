@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import time
 
 import pytest
@@ -185,3 +186,8 @@ def test_a_call_may_know_its_time():
 
     (figure,) = harness.take_turns([harness.Contender("x", "ours", call, 1)], 2)
     assert (figure.first, figure.seconds, figure.memory) == (9.0, [4.0, 5.0], 3)
+
+
+def test_a_process_that_is_killed_is_told():
+    with pytest.raises(ValueError, match=r"abort.* was ended from outside"):
+        harness.alone(os.abort)
