@@ -31,7 +31,7 @@ class Sizes:
     rounds: int = 5
 
 
-FULL, QUICK = Sizes(), Sizes(num_auctions=2**15, most_devices=4, rounds=3)
+FULL, QUICK = Sizes(), Sizes(num_auctions=2**15, most_devices=2, rounds=3)
 
 
 def measure(sizes: Sizes) -> Iterator[Case]:

@@ -38,7 +38,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(grown={"A": (50_000,), "n": (8,), "V": (256,), "T": (16,)}, rounds=3)
+QUICK = Sizes(grown={"A": (50_000,), "n": (8,), "T": (16,)}, rounds=3)
 
 
 def measure(sizes: Sizes) -> Iterator[Case]:

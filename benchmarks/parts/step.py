@@ -37,7 +37,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(((32_768, 3, 64), (2_048, 3, 1_024), (128, 3, 49_152)), rounds=3)
+QUICK = Sizes(((16_384, 3, 64), (1_024, 3, 1_024), (64, 3, 49_152)), rounds=3)
 
 
 @ta.record

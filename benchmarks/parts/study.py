@@ -67,8 +67,8 @@ FULL = Sizes()
 QUICK = Sizes(
     studies=(20_000,),
     compared=20_000,
-    peer_auctions=1019,
-    chunks=(1019,),
+    peer_auctions=507,
+    chunks=(507,),
     dtypes=("float32",),
     rounds=2,
 )

@@ -20,7 +20,7 @@ def installed(package: str) -> bool:
 def left_out(packages: Sequence[str]) -> list[str]:
     """A line for each package that is missing."""
     return [
-        f"{package} is not installed, and what needs it is left out: {_INSTALL[package]}"
+        f"{package} is missing, and what needs it left out: {_INSTALL[package]}"
         for package in packages
         if not installed(package)
     ]
