@@ -129,10 +129,10 @@ def decoder_products(config: DecoderConfig, rows: int, dtype: DTypeLike) -> Cont
     Projections that read the same are fused. The count is 1.
     """
     shapes = product_shapes(config)
-    keys = jax.random.split(jax.random.key(0), len(shapes))
-    pairs = zip(keys, shapes, strict=True)
-    weights = [jax.random.normal(key, shape, dtype) for key, shape in pairs]
-    inputs = {size: jnp.ones((rows, size), dtype) for size, _ in shapes}
+    most = max(map(math.prod, shapes))
+    numbers = jax.random.normal(jax.random.key(0), (most,), dtype)
+    weights = [numbers[: math.prod(shape)].reshape(shape) for shape in shapes]
+    inputs = {size: jnp.resize(numbers, (rows, size)) for size, _ in shapes}
 
     @jax.jit
     def multiply(inputs: dict[int, jax.Array], weights: list[jax.Array]):

@@ -76,7 +76,7 @@ def make_run(
         torch.manual_seed(seed)
         places = (real.cumsum(1) - 1).clamp(min=0)
         out = model(padded, attention_mask=real, position_ids=places, logits_to_keep=1)
-        cache = out.past_key_values
+        cache = getattr(out, cache_name)
         cache.batch_repeat_interleave(num_auctions)
         logits = out.logits[:, -1].repeat_interleave(num_auctions, 0)
         repeated = (

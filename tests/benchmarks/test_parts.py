@@ -17,7 +17,7 @@ TINY = {
     "step": {"shapes": ((64, 3, 16),), "rounds": 1},
     "scaling": {
         "base": {"A": 20, "n": 2, "V": 5, "T": 2},
-        "grown": {"A": (40,)},
+        "grown": {"A": ()},
         "rounds": 1,
     },
     "devices": {
@@ -43,8 +43,7 @@ TINY = {
         "vocab_size": 5,
         "num_tokens": 2,
         "payments": ("pay_your_bid",),
-        "models": ("house",),
-        "model_auctions": 2,
+        "models": (),
         "equilibria": 0,
         "rounds": 1,
     },

@@ -7,7 +7,7 @@ import pytest
 from reference import aggregation, payments
 
 import tokenauction_jax as ta
-from benchmarks import auctions
+from benchmarks import auctions, language_models
 from benchmarks.parts import step
 from benchmarks.peers import numpy_step
 
@@ -98,3 +98,34 @@ def test_log_linear_pays_clarke():
     expected, _ = payments.clarke_log_linear(bids, aggregation.renormalize(logits))
     np.testing.assert_allclose(paid, expected.astype(float), rtol=2e-3, atol=2e-5)
     np.testing.assert_array_equal(paid, mean)
+
+
+@pytest.mark.parametrize("aggregation", ["linear", "log_linear"])
+def test_the_loop_around_transformers_writes_our_texts(aggregation):
+    """Agents with one prompt and their likeliest tokens leave nothing to chance."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from benchmarks.peers import transformers_loop
+
+    checkpoint = ta.agents.load_checkpoint("house")
+    mechanism = {
+        "linear": auctions.linear_second_price,
+        "log_linear": auctions.log_linear_clarke,
+    }[aggregation]()
+    prompt, *_ = language_models.prompts(1)
+    pool = ta.agents.from_language_model(
+        *(checkpoint.model, checkpoint.tokenizer, [prompt] * 2), top_k=1
+    )
+    size = {"num_auctions": 3, "num_tokens": 8}
+    ours = ta.simulate(jax.random.key(0), mechanism, pool, [1.0, 2.0], **size)
+    run = transformers_loop.make_run(
+        transformers_loop.load(checkpoint, "float32"),
+        [checkpoint.tokenizer.encode_prompt(prompt)] * 2,
+        [1.0, 2.0],
+        aggregation=aggregation,
+        temperature=1.0,
+        top_k=1,
+        **size,
+    )
+    np.testing.assert_array_equal(run(0), ours.tokens)
+    assert ours.mask.all()
