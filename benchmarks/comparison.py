@@ -86,10 +86,7 @@ def show(screen: Console, old: Report, found: Sequence[Change], new: Report) -> 
 
 
 def _row(change: Change) -> list[str]:
-    old, new = (
-        spread_cells(type(x.each)(*(1e6 * each for each in x.each)))
-        for x in (change.old, change.new)
-    )
+    old, new = (spread_cells(x.each.times(1e6)) for x in (change.old, change.new))
     return [change.place[2], old[0], *new, digits(change.ratio), change.verdict]
 
 

@@ -23,6 +23,10 @@ class Spread(NamedTuple):
     low: float
     high: float
 
+    def times(self, factor: float) -> "Spread":
+        """Of the same numbers in another unit."""
+        return Spread(*(factor * x for x in self))
+
 
 def spread(numbers: list[float]) -> Spread:
     """The median of some numbers, and the ends of their range."""

@@ -48,7 +48,7 @@ def _row(case: Case, figure: Figure) -> list[str]:
     each = figure.each
     return [
         figure.name,
-        *spread_cells(Spread(*(1e6 * x for x in each))),
+        *spread_cells(each.times(1e6)),
         digits(1 / each.median),
         duration(figure.first),
         _ratio(case, figure),
@@ -60,10 +60,11 @@ def _ratio(case: Case, figure: Figure) -> str:
     """What the others are of the first figure, or the share that it reaches of them."""
     if figure is case.figures[0]:
         return ""
-    middle, range_ = spread_cells(case.ratio(figure))
+    ratio = case.ratio(figure)
     if figure.role == "limit":
-        return f"{100 * case.ratio(figure).median:.0f} % of it reached"
-    return f"{middle} ({range_})"
+        return f"{100 * ratio.median:.0f} % of it reached"
+    middle, ends = spread_cells(ratio)
+    return f"{middle} ({ends})"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

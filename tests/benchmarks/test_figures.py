@@ -1,6 +1,7 @@
 """How times are kept, shown and compared."""
 
 import dataclasses
+import doctest
 import io
 import json
 import os
@@ -148,6 +149,10 @@ def test_the_plot_has_a_panel_for_each_size(tmp_path):
     path = tmp_path / "a.png"
     assert plot.save(report(), path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_digits_of_a_number():
+    assert doctest.testmod(tables) == (0, 1)
 
 
 def test_nothing_varies_and_nothing_is_plotted(tmp_path):
