@@ -29,13 +29,13 @@ os.linesep = "\\r\\n"
 warnings.filterwarnings("error", category=EncodingWarning, module="tokenauction_jax")
 
 import tokenauction_jax
+from tokenauction_jax import environment
 from tokenauction_jax.cli import main
-from tokenauction_jax.studies import session
 
 for module in pkgutil.walk_packages(tokenauction_jax.__path__, "tokenauction_jax."):
     importlib.import_module(module.name)
 
-session._STATUS = pathlib.Path("no /proc")
+environment._STATUS = pathlib.Path("no /proc")
 file, folder = sys.argv[1:]
 main(["study", "run", file, "--out", folder])
 main(["simulate", "--num-auctions", "2", "--num-tokens", "3"])

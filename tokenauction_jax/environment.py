@@ -1,7 +1,11 @@
 """What a result must record for a rerun: versions, devices, number formats."""
 
+import contextlib
 import importlib.metadata
+import pathlib
 import platform
+import re
+import sys
 from typing import Any
 
 import jax
@@ -9,6 +13,7 @@ import jax
 from tokenauction_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "tokenizers")
+_STATUS = pathlib.Path("/proc/self/status")
 
 
 def environment() -> dict[str, Any]:
@@ -24,3 +29,19 @@ def environment() -> dict[str, Any]:
         "x64": bool(jax.config.read("jax_enable_x64")),
         "random_bits": str(jax.random.key_impl(jax.random.key(0))),
     }
+
+
+def peak_memory() -> int | None:
+    """The most bytes of memory that this process has had, None if not known."""
+    # Where there is a `/proc`; the system's other count starts at the size of the
+    # process that started this one.
+    with contextlib.suppress(OSError):
+        status = _STATUS.read_text("utf-8")
+        if peak := re.search(r"VmHWM:\s*(\d+) kB", status):
+            return int(peak[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # As on Windows.
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

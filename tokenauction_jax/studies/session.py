@@ -4,9 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import math
-import pathlib
-import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -19,6 +16,7 @@ import pyarrow as pa
 import pydantic
 
 from tokenauction_jax import measures
+from tokenauction_jax.environment import peak_memory
 from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.statistics import Statistics
 from tokenauction_jax.studies import contrasts, samples
@@ -26,7 +24,6 @@ from tokenauction_jax.studies.plan import Plan
 
 # Seconds over which the rate is taken.
 _RECENT = 15.0
-_STATUS = pathlib.Path("/proc/self/status")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +152,7 @@ class Session:
     def summary(self) -> dict[str, Any]:
         """What this session did, for the folder's log."""
         seconds = time.perf_counter() - self._clock
-        peak = _peak_memory()
+        peak = peak_memory()
         entry = Entry(
             started=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self._began)),
             auctions=self._ran,
@@ -179,22 +176,6 @@ class Session:
         if self._on_progress is not None:
             done, total = self._done.copy(), self._plan.num_auctions
             self._on_progress(Progress(done, total, rate, self._statistics))
-
-
-def _peak_memory() -> int | None:
-    """The most bytes of memory that this process has had, None if not known."""
-    # Where there is a `/proc`; the system's other count starts at the size of the
-    # process that started this one.
-    with contextlib.suppress(OSError):
-        status = _STATUS.read_text("utf-8")
-        if peak := re.search(r"VmHWM:\s*(\d+) kB", status):
-            return int(peak[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # As on Windows.
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _whole(

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-PROGRAM = "from tokenauction_jax.studies import session; print(session._peak_memory())"
+PROGRAM = "from tokenauction_jax import environment; print(environment.peak_memory())"
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc").exists(), reason="needs /proc")

@@ -9,7 +9,16 @@ the tokens of a text are a loop. Beyond `p`, `q` and their logarithms, and the v
 from typing import Any
 
 import numpy as np
-from numpy_study import SPREAD, TOLERANCE, VALUATIONS, Array, Key, Moments, Rng
+
+from benchmarks.peers.numpy_study import (
+    SPREAD,
+    TOLERANCE,
+    VALUATIONS,
+    Array,
+    Key,
+    Moments,
+    Rng,
+)
 
 # Averaged over the tokens of a text; all others are summed.
 MEANS = ("entropy", "weight", "robustly_gains", "robustly_loses")

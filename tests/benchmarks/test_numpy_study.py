@@ -1,42 +1,28 @@
-"""The NumPy peers of `benchmarks/` against the reference measures."""
-
-import importlib
-import sys
-from pathlib import Path
+"""The NumPy peers of a study against the reference measures."""
 
 import numpy as np
 import pytest
-
 from reference import measures, payments
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+from benchmarks.peers import numpy_study, numpy_study_plain
 
 
-def load(name):
-    """A module, imported as in a run from `benchmarks/`."""
-    sys.path.insert(0, FOLDER)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(FOLDER)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def study():
     """The tuned peer."""
-    return load("numpy_study")
+    return numpy_study
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def plain():
     """The peer from the definitions."""
-    return load("numpy_study_plain")
+    return numpy_study_plain
 
 
-@pytest.fixture(scope="module", params=["numpy_study", "numpy_study_plain"])
+@pytest.fixture(params=[numpy_study, numpy_study_plain], ids=["tuned", "plain"])
 def peer(request):
     """Each of them."""
-    return load(request.param)
+    return request.param
 
 
 def table(kind, agents=3, vocabulary=8):
@@ -70,7 +56,7 @@ def draw(
         values = np.exp(0.5 * rng.standard_normal((n, auctions)))
     values = values.astype(dtype)
     bids = values if bids is None else bids.astype(dtype)
-    if peer.__name__ == "numpy_study_plain":
+    if peer is numpy_study_plain:
         rows = log_probs.astype(dtype).swapaxes(0, 1)
         found, tokens, paid = peer.measure_texts(
             rows, bids.T, values.T, num_tokens, rng
@@ -193,7 +179,7 @@ def test_payments_follow_their_law(peer):
     q, *r = mixtures / [[bids.sum()], *rest.sum(1, keepdims=True)]
     for token in range(4):
         p = np.exp(log_probs[:, token])
-        if peer.__name__ == "numpy_study":
+        if peer is numpy_study:
             ratio = np.tile((p / q[token])[:, None], (1, 1, draws))
             paid = peer.payments(bids[:, None], ratio, rng)[0][0]
         else:
@@ -215,7 +201,7 @@ def test_tokens_follow_the_aggregate(peer, vocabulary):
     rng = np.random.default_rng(4)
     many, tokens = np.tile(q, (chunk, 1)), np.empty((draws // chunk, chunk), int)
     for out in tokens:
-        if peer.__name__ == "numpy_study":
+        if peer is numpy_study:
             work = peer.Workspace(3, vocabulary, chunk, 1, np.float64)
             peer.draw(work, many, rng.random(chunk), out)
         else:
