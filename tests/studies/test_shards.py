@@ -8,25 +8,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_study import TEXT, check_line, part, refused
+from small_study import TEXT, check_line, content, part, refused
 
 import tokenauction_jax as ta
 from tokenauction_jax import files
 from tokenauction_jax.statistics import Statistics
 from tokenauction_jax.studies import StudyError, part_format, provenance, results
 from tokenauction_jax.studies.shards import Shard
-
-# What records when and where a study ran.
-APART = (".lock", "sessions.jsonl")
-
-
-def content(folder):
-    """The bytes of all files that the numbers of a study are in."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in APART
-    }
 
 
 @pytest.fixture(scope="module")

@@ -192,20 +192,29 @@ class Processes:
 
 @contextlib.contextmanager
 def _held(folder: pathlib.Path, index: int, wait: float) -> Iterator[None]:
-    """Holds the lock of a process."""
-    name = f"{files.LOCK}-{index}"
-    with files.lock(folder, name, wait):
-        yield
-    (folder / name).unlink(missing_ok=True)
+    """Holds the lock of a process, whose file is gone afterwards."""
+    with files.lock(folder, _lock_name(index), wait):
+        try:
+            yield
+        finally:
+            # Windows keeps what is open.
+            with contextlib.suppress(OSError):
+                (folder / _lock_name(index)).unlink()
 
 
 def _is_held(folder: pathlib.Path, index: int) -> bool:
     """Whether a process is there."""
+    if not files.exists(folder / _lock_name(index)):
+        return False
     try:
-        with _held(folder, index, wait=0):
+        with files.lock(folder, _lock_name(index)):
             return False
     except StoreError:
         return True
+
+
+def _lock_name(index: int) -> str:
+    return f"{files.LOCK}-{index}"
 
 
 def _named(indices: Sequence[int], count: int) -> str:
