@@ -78,6 +78,12 @@ class SharedStudy(Command):
     join_timeout: float = 300.0
     """Seconds to wait until all processes are there."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether there are other processes."""
+        given = (self.coordinator, self.num_processes, self.process_id)
+        return self.distributed or given != (None, None, None)
+
 
 @dataclasses.dataclass(frozen=True)
 class RunStudy(SharedStudy):

@@ -32,8 +32,8 @@ from tokenauction_jax.studies.processes import Processes
 def run(study_command: StudyCommand) -> None:
     """Runs a subcommand of `tokenauction study`."""
     command = study_command.command
-    if not isinstance(command, SharedStudy) or _processes(command) is None:
-        # Else JAX would be in use before the processes are together.
+    # JAX must not be in use before several processes are together.
+    if not (isinstance(command, SharedStudy) and command.is_shared):
         hints.warn_about_idle_accelerators()
     console = Console()
     if isinstance(command, NewStudy):
@@ -104,9 +104,9 @@ def _resume(command: ResumeStudy, console: Console) -> None:
 
 def _processes(command: SharedStudy) -> Processes | None:
     """Those that run the study together, None if this is the only one."""
-    given = (command.coordinator, command.num_processes, command.process_id)
-    if not command.distributed and given == (None, None, None):
+    if not command.is_shared:
         return None
+    given = (command.coordinator, command.num_processes, command.process_id)
     return Processes(*given, timeout=command.join_timeout)
 
 

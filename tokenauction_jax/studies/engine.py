@@ -167,8 +167,15 @@ def num_threads() -> int:
     devices = len(jax.local_devices())
     if jax.default_backend() == "cpu":
         # XLA hardly splits the small operations of a block over the cores.
-        return max(devices, os.cpu_count() or 1)
+        return max(devices, _num_cores())
     return devices
+
+
+def _num_cores() -> int:
+    """The cores that this process may use: of a host, a scheduler may give it some."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Workers:
