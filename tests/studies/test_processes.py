@@ -37,15 +37,21 @@ def write_part(*arguments):
 parts.Folder.write_part = write_part
 main(["study", *sys.argv[1:]])
 """
+# As it is installed: nothing else imports JAX before the command does.
+PLAIN = """
+import sys
+from tokenauction_jax.cli import main
+main(["study", *sys.argv[2:]])
+"""
 OTHER = re.compile("SLURM|OMPI|KUBERNETES|JAX_COORDINATOR|TF_CPP")
 
 
-def start(*arguments, killed_after=-1):
+def start(*arguments, killed_after=-1, program=PROGRAM):
     cache = jax.config.jax_compilation_cache_dir
     # No cluster but the one of the test, and no settings of this process's JAX.
     environment = {k: v for k, v in os.environ.items() if not OTHER.match(k)}
     environment |= {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": cache}
-    command = [sys.executable, "-c", PROGRAM, killed_after, *arguments]
+    command = [sys.executable, "-c", program, killed_after, *arguments]
     return subprocess.Popen(
         list(map(str, command)),
         env=environment,
@@ -66,7 +72,7 @@ def end(process, code=0):
     return out, lines
 
 
-def together(count, *arguments, killed=(), absent=(), timeout=120):
+def together(count, *arguments, killed=(), absent=(), timeout=120, program=PROGRAM):
     """Starts processes that know each other, but for some that never come."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -77,6 +83,7 @@ def together(count, *arguments, killed=(), absent=(), timeout=120):
         start(
             *(*arguments, *common, "--process-id", index),
             killed_after=2 if index in killed else -1,
+            program=program,
         )
         for index in range(count)
         if index not in absent
@@ -171,7 +178,8 @@ def test_a_process_that_never_joins_is_named(file, tmp_path):
     out = tmp_path / "study"
     arguments = ("run", file, "--out", out)
     for count, absent in ((3, [2]), (2, [0])):
-        for process in together(count, *arguments, absent=absent, timeout=8):
+        how = {"absent": absent, "timeout": 8, "program": PLAIN}
+        for process in together(count, *arguments, **how):
             (line,) = end(process, code=2)[1]
             assert f"process {absent[0]} of {count} (counted from 0) did not" in line
             assert "join within 8 s" in line
