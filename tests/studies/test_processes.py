@@ -82,7 +82,7 @@ def together(count, *arguments, killed=(), absent=(), timeout=120, program=PROGR
     return [
         start(
             *(*arguments, *common, "--process-id", index),
-            killed_after=2 if index in killed else -1,
+            killed_after=1 if index in killed else -1,
             program=program,
         )
         for index in range(count)
@@ -160,7 +160,7 @@ def test_a_killed_process_is_named(file, whole, killed, count, then, tmp_path):
             assert f"process {killed} of {count} (counted from 0) ended before" in line
             assert "resume the study in it" in line
     share = range(killed, 9, count)
-    left = list(share[2:])
+    left = list(share[1:])
     assert left
     assert sorted({*range(9)} - {*parts.Folder(out).finished()}) == left
     again = start("resume", out) if then == 1 else None

@@ -212,6 +212,9 @@ def _go_on(
 ) -> Results:
     manifest, owns = folder.manifest, processes is None or processes.index == 0
     on_progress = listen(study, manifest.plan) if listen and owns else None
+    if owns:
+        # What processes that were killed could not list.
+        folder.gather()
     done = set(folder.finished() if finished is None else finished)
     left = [chunk for chunk in manifest.chunks if chunk not in done]
     share = processes.share.of(left) if processes else left
