@@ -65,7 +65,8 @@ def end(process, code=0):
     """What a process printed, and the lines of the command in its errors."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
-    lines = err.splitlines()
+    # But for progress, which a slow machine tells.
+    lines = [line for line in err.splitlines() if "auctions/s" not in line]
     for line in lines:
         assert line.startswith("tokenauction: ")
         check_line(line)
