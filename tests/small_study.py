@@ -52,6 +52,15 @@ def kept(folder):
     return {x: (folder / x).read_bytes() for x in files.read_checksums(folder)}
 
 
+def content(folder):
+    """The bytes of all files of a study, but for what records when and where it ran."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (files.LOCK, "sessions.jsonl")
+    }
+
+
 def mend(folder):
     """Makes the checksums those of the files as they are now."""
     names = files.read_checksums(folder)

@@ -96,13 +96,17 @@ def checksum(data: Any) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_checksums(folder: pathlib.Path) -> dict[str, str]:
+def read_checksums(folder: pathlib.Path, name: str = CHECKSUMS) -> dict[str, str]:
     """The checksums of a folder's files by their names; none if there is no list.
+
+    Args:
+      folder: Which.
+      name: Of the list.
 
     Raises:
       StoreError: If the list is damaged.
     """
-    path = folder / CHECKSUMS
+    path = folder / name
     try:
         text = read(path).decode("utf-8", "replace")
     except FileNotFoundError:
@@ -129,14 +133,21 @@ def damaged_list(path: pathlib.Path, line: int) -> StoreError:
     )
 
 
-def write_checksums(folder: pathlib.Path, sums: Mapping[str, str]) -> None:
+def write_checksums(
+    folder: pathlib.Path, sums: Mapping[str, str], name: str = CHECKSUMS
+) -> None:
     """Replaces the list of a folder's checksums.
+
+    Args:
+      folder: Which.
+      sums: By the names of its files.
+      name: Of the list.
 
     Raises:
       OSError: If it cannot be written.
     """
     lines = "".join(f"{total}  {name}\n" for name, total in sums.items())
-    write(folder / CHECKSUMS, lines)
+    write(folder / name, lines)
 
 
 def scratch_name(name: str) -> str:
@@ -173,19 +184,24 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path) -> Iterator[None]:
+def lock(folder: pathlib.Path, name: str = LOCK, wait: float = 0.0) -> Iterator[None]:
     """Holds a folder, which is made if it is not there, against other processes.
+
+    Args:
+      folder: Which.
+      name: Of the file that is locked.
+      wait: Seconds to wait for another process; for ever if negative.
 
     Raises:
       StoreError: If another process holds it, or it cannot be made.
     """
     import filelock  # Brings asyncio, which nothing else needs.
 
-    path = folder / LOCK
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The system frees it however the process ends; the file says nothing.
-        held = filelock.FileLock(path, timeout=0).acquire()
+        held = filelock.FileLock(path, timeout=wait).acquire()
     except filelock.Timeout:
         raise StoreError(f"{folder} is being run by another process") from None
     except OSError as error:

@@ -184,6 +184,32 @@ def test_control_c_leaves_everything_so_far_usable(folder, file):
     assert "summary.csv" in tables(folder / "stopped")
 
 
+def test_shards_are_merged_into_one_run(whole, file, tmp_path, capsys):
+    shards = [tmp_path / "1", tmp_path / "2"]
+    for k, shard in enumerate(shards, 1):
+        extra = ("--out", shard, "--shard", f"{k}/2", "--blocks-per-chunk", 1)
+        study("run", file, *extra)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert f"this is shard {k}/2, to put all together: tokenauction st" in printed
+    study("resume", shards[0])
+    study("report", shards[0])
+    page = (shards[0] / "report" / "index.html").read_text()
+    assert "shard 1/2: 1,476 auctions so far" in page
+    out = tmp_path / "out"
+    study("merge", *shards, "--out", out)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2,500 auctions in each cell" in printed
+    assert f"tokenauction study report {out}" in printed
+    assert tables(out) == tables(whole)
+    error = failure(capsys, "merge", *shards, "--out", out)
+    assert "exists and is kept" in error
+    assert "another --out" in error
+    error = failure(capsys, "merge", shards[0], "--out", tmp_path / "x")
+    assert "1 of 2 shards are missing: 2" in error
+    error = failure(capsys, "run", file, "--out", tmp_path / "x", "--shard", "3/2")
+    assert "a shard is K/N with K from 1 to N, such as 3/16: got '3/2'" in error
+
+
 def test_a_changed_study_is_refused_with_the_difference(whole, file, tmp_path, capsys):
     changed = tmp_path / "tiny.toml"
     changed.write_text(file.read_text().replace("num_tokens = 3", "num_tokens = 4"))

@@ -1,6 +1,7 @@
 """The same numbers however a study is cut, spread and interrupted."""
 
 import functools
+import os
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from tokenauction_jax.measures import Column
 from tokenauction_jax.scenarios import population
 from tokenauction_jax.scenarios.values import draw_values
 from tokenauction_jax.statistics.moments import Statistics
-from tokenauction_jax.studies import results
+from tokenauction_jax.studies import engine, results
 from tokenauction_jax.studies.plan import make_plan, precise_enough
 from tokenauction_jax.studies.reading import read_study, validate_study
 
@@ -277,6 +278,14 @@ def test_a_study_stops_once_it_is_precise_enough(folder):
     again = tiny_study.run(path, folder / "stop")
     assert again.num_auctions == found.num_auctions
     assert again.folder.sessions()[-1]["auctions"] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not on this system")
+def test_no_more_threads_than_a_scheduler_gives_cores(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr(os, "cpu_count", lambda: 128)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4, 5})
+    assert engine.num_threads() == 3
 
 
 UNDEFINED = """

@@ -62,8 +62,31 @@ class CheckStudy(Command):
     """A TOML file or a built-in study: lambda, misreport, welfare."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SharedStudy(Command):
+    """What a study takes that several processes run together, in one folder."""
+
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """This is one of several processes, started by SLURM, Open MPI, Kubernetes or on a
+    TPU pod, which share the folder and the work."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where nothing of these tells it."""
+    num_processes: int | None = None
+    """How many processes there are, likewise."""
+    process_id: int | None = None
+    """Which of them this is, from 0 on, likewise."""
+    join_timeout: float = 300.0
+    """Seconds to wait until all processes are there."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there are other processes."""
+        given = (self.coordinator, self.num_processes, self.process_id)
+        return self.distributed or given != (None, None, None)
+
+
 @dataclasses.dataclass(frozen=True)
-class RunStudy(Command):
+class RunStudy(SharedStudy):
     """Run a study into a new folder.
 
     Every finished chunk is kept: after an interruption, `resume` goes on.
@@ -75,16 +98,29 @@ class RunStudy(Command):
     """The new folder; by default the study's name."""
     blocks_per_chunk: int | None = None
     """How many blocks of auctions a chunk has; by default seconds of work."""
+    shard: str | None = None
+    """K/N, such as 3/16: run this share of the study into a folder of its own, where no
+    other process is; `merge` makes one of all."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ResumeStudy(Command):
+class ResumeStudy(SharedStudy):
     """Go on with an interrupted study; it ends as an uninterrupted one would."""
 
     folder: tyro.conf.Positional[pathlib.Path]
     """The folder of the study."""
     study: str | None = None
     """Its TOML file, to make sure that it is the one the folder is of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeStudy(Command):
+    """Put all shards of a study together, as if one process had run it."""
+
+    folders: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    """The folders of the shards."""
+    out: pathlib.Path
+    """The new folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +146,7 @@ class StudyCommand:
         | Annotated[CheckStudy, _named("check")]
         | Annotated[RunStudy, _named("run")]
         | Annotated[ResumeStudy, _named("resume")]
+        | Annotated[MergeStudy, _named("merge")]
         | Annotated[ReportStudy, _named("report")]
     ]
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -41,9 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: Any) -> None:
     (name,) = (name for name, kind in _COMMANDS.items() if isinstance(command, kind))
+    chosen = getattr(command, "command", command)
+    if isinstance(chosen, arguments.SharedStudy) and chosen.is_shared:
+        # Read when JAX is imported: who is missing is told in one line, and not by the
+        # log of what brings the processes together as well.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tokenauction_jax.cli import programs
 
-    chosen = getattr(command, "command", command)
     if not chosen.no_cache:
         programs.keep()
     importlib.import_module(f"tokenauction_jax.cli.{name}").run(command)

@@ -66,7 +66,9 @@ def write_report(
 def _status(results: Results) -> str:
     if results.finished:
         return "finished"
-    return f"interrupted: {results.num_auctions:,} auctions so far"
+    shard = results.manifest.get("shard")
+    what = f"shard {shard['index']}/{shard['count']}" if shard else "interrupted"
+    return f"{what}: {results.num_auctions:,} auctions so far"
 
 
 def _intervals(results: Results) -> str:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from tokenauction_jax.studies.launch import resume as resume
     from tokenauction_jax.studies.launch import run as run
     from tokenauction_jax.studies.levels import Level as Level
+    from tokenauction_jax.studies.merging import merge as merge
+    from tokenauction_jax.studies.processes import Processes as Processes
     from tokenauction_jax.studies.reading import read_study as read_study
     from tokenauction_jax.studies.results import Results as Results
     from tokenauction_jax.studies.results import load as load
@@ -16,10 +18,12 @@ if TYPE_CHECKING:
 # Tables and figures bring pandas and Matplotlib: imported at first use.
 _LAZY = {
     "Level": "levels",
+    "Processes": "processes",
     "Results": "results",
     "Study": "config",
     "StudyError": "config",
     "load": "results",
+    "merge": "merging",
     "read_study": "reading",
     "resume": "launch",
     "run": "launch",

@@ -31,8 +31,8 @@ from tokenauction_jax.studies.session import Progress, Session
 class Parts(Protocol):
     """Where the parts of a study are: a folder, or memory."""
 
-    def num_parts(self) -> int:
-        """How many chunks are finished."""
+    def finished(self) -> Sequence[int]:
+        """The chunks that are finished, in their order."""
         ...
 
     def statistics(self) -> Statistics | None:
@@ -62,8 +62,9 @@ def run(
     plan: Plan,
     on_progress: Callable[[Progress], None] | None = None,
     devices: Sequence[Any] | None = None,
+    chunks: Sequence[int] | None = None,
 ) -> bool:
-    """Runs what is left of a study, part by part.
+    """Runs what is left of a study, or of a share of it, part by part.
 
     Args:
       study: What to run.
@@ -72,6 +73,7 @@ def run(
       plan: How it is cut.
       on_progress: Called after every block.
       devices: To run on; by default all of this process.
+      chunks: Which of them; by default all that are not finished.
 
     Returns:
       Whether it stopped before the last auction, being as precise as wanted.
@@ -81,22 +83,24 @@ def run(
     """
     outline = study.outline()
     total = parts.statistics()
+    finished = parts.finished()
+    if chunks is None:
+        chunks = [k for k in range(plan.num_chunks) if k not in set(finished)]
     session = Session(cells, plan, outline.comparisons, on_progress)
-    chunks = range(parts.num_parts(), plan.num_chunks)
-    session.show(total, chunks.start)
+    session.begin(total, finished, chunks)
     stopped = precise_enough(outline, plan, total)
     with _Workers(study, cells, plan, devices) as workers:
         try:
             ahead: list[Future[measures.Texts]] = []
-            for chunk in () if stopped else chunks:
+            for place, chunk in enumerate(() if stopped else chunks, 1):
                 # The next chunk runs while this one's statistics are taken.
                 waiting = ahead or workers.start(chunk)
-                ahead = workers.start(chunk + 1) if chunk + 1 in chunks else []
+                ahead = workers.start(chunks[place]) if place < len(chunks) else []
                 part, kept = session.finish(chunk, waiting)
                 with session.overhead():
                     parts.write_part(chunk, part, kept)
                     total = part.totals() if total is None else total.merge(part)
-                session.show(total, chunk + 1)
+                session.show(total)
                 if stopped := precise_enough(outline, plan, total):
                     break
         finally:
@@ -163,8 +167,15 @@ def num_threads() -> int:
     devices = len(jax.local_devices())
     if jax.default_backend() == "cpu":
         # XLA hardly splits the small operations of a block over the cores.
-        return max(devices, os.cpu_count() or 1)
+        return max(devices, _num_cores())
     return devices
+
+
+def _num_cores() -> int:
+    """The cores that this process may use: of a host, a scheduler may give it some."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Workers:

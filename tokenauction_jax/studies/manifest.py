@@ -2,11 +2,14 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from tokenauction_jax.files import StoreError
 from tokenauction_jax.studies.config import Outline, Study
 from tokenauction_jax.studies.plan import Plan
 from tokenauction_jax.studies.provenance import Provenance
+from tokenauction_jax.studies.shards import Shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,17 +19,37 @@ class Manifest(Provenance):
     Attributes:
       outline: What a reader must know.
       plan: How it is cut.
+      shard: Which of its chunks the folder is for, None if for all.
     """
 
     outline: Outline
     plan: Plan
+    shard: Shard | None = None
 
     @classmethod
     def of(
-        cls, study: Study, plan: Plan, base: pathlib.Path | None = None
+        cls,
+        study: Study,
+        plan: Plan,
+        base: pathlib.Path | None = None,
+        shard: Shard | None = None,
     ) -> "Manifest":
         """The manifest of a study that runs here and now."""
-        return cls.here(study.canonical(), base, outline=study.outline(), plan=plan)
+        about = {"outline": study.outline(), "plan": plan, "shard": shard}
+        return cls.here(study.canonical(), base, **about)
+
+    def content(self) -> dict[str, Any]:
+        """As plain values, which JSON takes."""
+        content = super().content()
+        if self.shard is None:
+            del content["shard"]
+        return content
+
+    @property
+    def chunks(self) -> Sequence[int]:
+        """The chunks that the folder is for."""
+        every = range(self.plan.num_chunks)
+        return self.shard.of(every) if self.shard else every
 
     def check_plan(self, study: Study, plan: Plan, folder: pathlib.Path) -> None:
         """Raises `StoreError` unless all but sizes and labels follow from the study."""
@@ -55,3 +78,9 @@ class Manifest(Provenance):
             or not len(plan.agents) == len(plan.texts) == len(outline.levels) > 0
         ):
             raise ValueError("its plan is not that of its outline")
+        try:
+            _ = outline.comparisons
+        except KeyError:
+            raise ValueError("the levels of its factors do not cross") from None
+        if self.shard and not (self.shard.index <= self.shard.count <= plan.num_chunks):
+            raise ValueError("its shard is not one of its plan")

@@ -21,9 +21,9 @@ class Memory:
         self._auctions: list[pa.Table] = []
         self._sessions: list[dict[str, Any]] = []
 
-    def num_parts(self) -> int:
-        """How many chunks are finished."""
-        return len(self._parts)
+    def finished(self) -> range:
+        """The chunks that are finished, in their order."""
+        return range(len(self._parts))
 
     def statistics(self) -> Statistics | None:
         """Running total of all finished chunks, None if there are none."""

@@ -51,6 +51,13 @@ _PAIRS = pa.schema(
         *((name, _NUMBERS) for name in ("cross", *_PARTIAL)),
     ]
 )
+# Incompressible numbers but for their exponents.
+_PAIR_OPTIONS: dict[str, Any] = {
+    "use_dictionary": False,
+    "column_encoding": dict.fromkeys(
+        (f"{name}.list.element" for name in ("cross", *_PARTIAL)), "BYTE_STREAM_SPLIT"
+    ),
+}
 
 
 class Shape(NamedTuple):
@@ -306,14 +313,23 @@ def _groups(file: pq.ParquetFile, shape: Shape) -> list[range]:
 
 
 def pairs_to_parquet(statistics: Statistics, about: Mapping[str, str]) -> pa.Buffer:
-    """The file of a chunk's pairs: incompressible numbers but for their exponents."""
-    lists = (f"{name}.list.element" for name in ("cross", *_PARTIAL))
-    return to_parquet(
-        to_pair_tables(statistics),
-        about,
-        use_dictionary=False,
-        column_encoding=dict.fromkeys(lists, "BYTE_STREAM_SPLIT"),
-    )
+    """The file of a chunk's pairs."""
+    return to_parquet(to_pair_tables(statistics), about, **_PAIR_OPTIONS)
+
+
+def restamped(file: pq.ParquetFile, about: Mapping[str, str]) -> pa.Buffer:
+    """The file of a chunk as it would have been written with other metadata."""
+    schema = pa.schema((x.name, _renamed(x.type)) for x in file.schema_arrow)
+    groups = map(file.read_row_group, range(file.num_row_groups))
+    options = _PAIR_OPTIONS if schema.names == _PAIRS.names else {}
+    return to_parquet((group.cast(schema) for group in groups), about, **options)
+
+
+def _renamed(kind: pa.DataType) -> pa.DataType:
+    """A type as it was written: Parquet has a name of its own for what is in a list."""
+    if pa.types.is_list(kind):
+        return pa.list_(_renamed(kind.value_type))
+    return kind
 
 
 def to_parquet(

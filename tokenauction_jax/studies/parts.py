@@ -20,27 +20,38 @@ from tokenauction_jax import files
 from tokenauction_jax.files import CHECKSUMS, ExistsError, StoreError
 from tokenauction_jax.statistics import Moments, PairMoments, Statistics
 from tokenauction_jax.studies import part_format, reading, samples
-from tokenauction_jax.studies.chunk_files import KINDS, ChunkFiles
+from tokenauction_jax.studies.chunk_files import AHEAD, KINDS, ChunkFiles
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.manifest import Manifest
 from tokenauction_jax.studies.memory import Mergeable, merged, total
 from tokenauction_jax.studies.plan import Plan
 from tokenauction_jax.studies.session import Entry
+from tokenauction_jax.studies.shards import Shard
 
 _MANIFEST, _STUDY = "manifest.json", "study.toml"
 _SESSIONS = "sessions.jsonl"
 
 
 class Folder:
-    """A study's folder on disk."""
+    """A study's folder on disk.
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
+    Args:
+      path: Where it is.
+      lists: Whether this process owns the list of finished chunks, if it writes any.
+    """
+
+    def __init__(self, path: pathlib.Path, *, lists: bool = True):
+        self.path, self._lists = path, lists
 
     @property
     def manifest_path(self) -> pathlib.Path:
         """Where the manifest is."""
         return self.path / _MANIFEST
+
+    @property
+    def study_path(self) -> pathlib.Path:
+        """Where the study's file is kept, if it has one."""
+        return self.path / _STUDY
 
     @functools.cached_property
     def manifest(self) -> Manifest:
@@ -77,20 +88,25 @@ class Folder:
                 f"cannot write {self.path}: {files.reason(error)}"
             ) from None
         files.check_writable(self.path)
-        if CHECKSUMS in names or any(self._holds(kind) for kind in KINDS):
+        if CHECKSUMS in names or any(map(self._holds, (*KINDS, AHEAD))):
             raise StoreError(
                 f"{self.path} has parts of a study, but no {_MANIFEST}: restore that "
                 "from a copy, or choose another folder"
             )
         own = {_MANIFEST, _STUDY}
-        if others := names - own - {files.LOCK, *map(files.scratch_name, own), *KINDS}:
+        own |= {*map(files.scratch_name, own), *KINDS, AHEAD}
+        if others := {x for x in names - own if not x.startswith(files.LOCK)}:
             raise StoreError(
                 f"{self.path} holds {min(others)}, which is not a study's: choose "
                 "another folder"
             )
 
     def create(
-        self, study: Study, plan: Plan, file: str | pathlib.Path | None = None
+        self,
+        study: Study,
+        plan: Plan,
+        file: str | pathlib.Path | None = None,
+        shard: Shard | None = None,
     ) -> None:
         """Makes the folder with the study's manifest, and its file if it has one.
 
@@ -100,6 +116,7 @@ class Folder:
           study: What will run.
           plan: How it is cut.
           file: What it was read from.
+          shard: Which of its chunks will be here, None for all.
 
         Raises:
           StoreError: If the folder has a study already or cannot be made.
@@ -110,7 +127,7 @@ class Folder:
             if file is not None:
                 self._keep_study(reading.study_text(file))
             base = None if file is None else reading.study_folder(file)
-            content = Manifest.of(study, plan, base).content()
+            content = Manifest.of(study, plan, base, shard).content()
             files.write_json(self.manifest_path, content)
         except OSError as error:
             reason = files.reason(error)
@@ -122,7 +139,7 @@ class Folder:
         return any(place.iterdir()) if place.is_dir() else files.exists(place)
 
     def _keep_study(self, text: str) -> None:
-        path = self.path / _STUDY
+        path = self.study_path
         if files.exists(path) and files.read(path) != text.encode():
             raise StoreError(f"{path} is another study: choose another folder")
         files.write(path, text)
@@ -142,7 +159,7 @@ class Folder:
                 "giving the study"
             )
         name = self.manifest.outline.name
-        study = reading.read_study(self.path / _STUDY, name, pathlib.Path(base))
+        study = reading.read_study(self.study_path, name, pathlib.Path(base))
         self.manifest.check_config(study.canonical(), self.path)
         return study
 
@@ -163,15 +180,35 @@ class Folder:
     @functools.cached_property
     def _chunks(self) -> ChunkFiles:
         """The finished chunks, as of when they are first asked for."""
-        return ChunkFiles(self.path, self.manifest)
+        return ChunkFiles(self.path, self.manifest, lists=self._lists)
 
-    def num_parts(self) -> int:
-        """How many chunks are finished.
+    def finished(self) -> list[int]:
+        """The chunks that are finished, in their order.
 
         Raises:
           StoreError: If the list of finished files is damaged.
         """
-        return self._chunks.count() if files.exists(self.manifest_path) else 0
+        return self._chunks.finished() if files.exists(self.manifest_path) else []
+
+    def num_parts(self) -> int:
+        """How many chunks are finished."""
+        return len(self.finished())
+
+    def gather(self) -> None:
+        """Lists the chunks that other processes finished until now.
+
+        Raises:
+          StoreError: If the list is damaged or cannot be written.
+        """
+        self._chunks.gather()
+
+    def copies(self, chunk: int, whole: "Folder") -> Iterator[tuple[str, pa.Buffer]]:
+        """The files of a finished chunk of a shard, as the folder of all has them.
+
+        Raises:
+          StoreError: If one is missing, damaged, or of another study or chunk.
+        """
+        return self._chunks.copies(chunk, whole._chunks.about(chunk))
 
     def write_part(
         self, chunk: int, statistics: Statistics, auctions: pa.Table | None
@@ -224,7 +261,7 @@ class Folder:
             shape = self._shape(chunk)
             return self._chunks.read("pairs", chunk, lambda file: decode(file, shape))
 
-        return merged(map(read, range(self.num_parts())))
+        return merged(map(read, self.finished()))
 
     def read_auctions(self) -> pa.Table | None:
         """The auctions that were kept whole, None if there are none.
@@ -241,8 +278,8 @@ class Folder:
 
             return self._chunks.read("auctions", chunk, decode)
 
-        plan, chunks = self.manifest.plan, range(self.num_parts())
-        tables = [read(chunk) for chunk in chunks if plan.kept_auctions(chunk)]
+        plan = self.manifest.plan
+        tables = [read(chunk) for chunk in self.finished() if plan.kept_auctions(chunk)]
         return pa.concat_tables(tables) if tables else None
 
     def _shape(self, chunk: int) -> part_format.Shape:
@@ -257,7 +294,7 @@ class Folder:
 
     def statistics(self) -> Statistics | None:
         """Running total of all finished chunks, None if there are none."""
-        return total(self.read_part(chunk) for chunk in range(self.num_parts()))
+        return total(map(self.read_part, self.finished()))
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Adds a line on one session of running.
@@ -269,7 +306,9 @@ class Folder:
         before = files.read(path) if files.exists(path) else b""
         # A line that was cut short stays one of its own.
         end = b"" if before.endswith(b"\n") or not before else b"\n"
-        files.write(path, before + end + json.dumps(entry).encode() + b"\n")
+        # Added to, as other processes may log at the same time.
+        with path.open("ab") as file:
+            file.write(end + json.dumps(entry).encode() + b"\n")
 
     def sessions(self) -> list[dict[str, Any]]:
         """What `log` was given; lines that cannot be read are left out.

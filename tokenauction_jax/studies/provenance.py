@@ -102,25 +102,32 @@ class Provenance:
 
     @property
     def stamp(self) -> str:
-        """SHA-256 of all that numbers depend on: not of where the file was."""
+        """SHA-256 of all that numbers depend on: not of where the file was.
+
+        Nor of which share of it this is: its parts are those of the whole.
+        """
         content = self.content() | {"base": None}
+        content.pop("shard", None)
         return files.checksum(json.dumps(content, sort_keys=True).encode())
 
     def check_config(self, canonical: str, folder: pathlib.Path) -> None:
         """Raises `StoreError` with a diff unless this is what the folder is of."""
         if files.checksum(canonical.encode()) == self.digest:
             return
-        now = canonical.splitlines()
-        diff = [
-            line
-            for line in difflib.unified_diff(self.config, now, n=0, lineterm="")
-            if not line.startswith(("---", "+++", "@@"))
-        ]
-        shown = textwrap.shorten(", ".join(diff), _LONGEST, placeholder=" ...")
+        shown = self.config_difference(canonical.splitlines())
         raise StoreError(
             f"{folder} was run with another configuration ({shown}): "
             "undo the change, or run it into another folder"
         )
+
+    def config_difference(self, config: Sequence[str]) -> str:
+        """What is different in another configuration, in short."""
+        diff = [
+            line
+            for line in difflib.unified_diff(self.config, config, n=0, lineterm="")
+            if not line.startswith(("---", "+++", "@@"))
+        ]
+        return textwrap.shorten(", ".join(diff), _LONGEST, placeholder=" ...")
 
     def check_environment(self, folder: pathlib.Path) -> None:
         """Raises `StoreError` if what is run now could differ in its bits."""

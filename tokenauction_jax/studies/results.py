@@ -307,7 +307,7 @@ def collect(folder: Folder | Memory, manifest: Manifest) -> Results:
     """
     study, plan = manifest.outline, manifest.plan
     total, payments, sketches = None, [], []
-    for chunk in range(folder.num_parts()):
+    for chunk in folder.finished():
         part = folder.read_part(chunk)
         total = part.totals() if total is None else total.merge(part)
         sketches.append(part.sketch)

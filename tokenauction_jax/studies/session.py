@@ -32,7 +32,7 @@ class Progress:
 
     Attributes:
       done: `(C,)`, auctions of each cell, those of earlier sessions included.
-      total: Auctions per cell, at most.
+      total: Auctions per cell, at most, of what is run here.
       rate: Auctions per second over all cells, of late.
       statistics: Of all finished chunks, None before the first.
     """
@@ -87,7 +87,7 @@ class Session:
         self._on_progress = on_progress
         self._clock, self._began = time.perf_counter(), time.time()
         self._statistics: Statistics | None = None
-        self._done = np.zeros(len(cells), int)
+        self._done, self._total = np.zeros(len(cells), int), 0
         self._ran = self._tokens = 0
         self._recent = collections.deque([(self._clock, 0)])
         self._overhead = 0.0
@@ -102,11 +102,24 @@ class Session:
         yield
         self._overhead += time.thread_time() - start
 
-    def show(self, statistics: Statistics | None, num_chunks: int) -> None:
-        """Reports the chunks that are finished."""
-        self._statistics = statistics
-        done = min(num_chunks * self._plan.chunk, self._plan.num_auctions)
+    def begin(
+        self,
+        statistics: Statistics | None,
+        finished: Sequence[int],
+        chunks: Sequence[int],
+    ) -> None:
+        """Reports the chunks that are finished, before others run."""
+        done, more = (
+            sum(len(self._plan.auctions(chunk)) for chunk in some)
+            for some in (finished, chunks)
+        )
         self._done[:] = done
+        self._total = done + more
+        self.show(statistics)
+
+    def show(self, statistics: Statistics | None) -> None:
+        """Reports the statistics of all finished chunks."""
+        self._statistics = statistics
         self._report()
 
     def finish(
@@ -121,9 +134,11 @@ class Session:
         kept = []
         for i, cell in enumerate(self._cells):
             done = []
-            for future in waiting[i * len(blocks) : (i + 1) * len(blocks)]:
+            own = waiting[i * len(blocks) : (i + 1) * len(blocks)]
+            for block, future in zip(blocks, own, strict=True):
                 done.append(future.result())
-                ran = min(self._plan.block, auctions.stop - int(self._done[i]))
+                first = block * self._plan.block
+                ran = min(self._plan.block, auctions.stop - first)
                 self._done[i] += ran
                 self._ran += ran
                 self._report()
@@ -174,8 +189,8 @@ class Session:
         start, ran = self._recent[0]
         rate = (self._ran - ran) / max(now - start, 1e-9)
         if self._on_progress is not None:
-            done, total = self._done.copy(), self._plan.num_auctions
-            self._on_progress(Progress(done, total, rate, self._statistics))
+            about = (self._done.copy(), self._total)
+            self._on_progress(Progress(*about, rate, self._statistics))
 
 
 def _whole(

@@ -113,14 +113,19 @@ def show_results(console: Console, results: Results) -> None:
 
 def show_session(console: Console, folder: Folder) -> None:
     """Prints how fast the last session was, and where its results are."""
-    path = folder.path
     # None where the log is damaged, or cannot be written.
-    rates = "".join(map(_rates, folder.sessions()[-1:]))
-    console.print(
-        f"{rates}Tables are in {path / 'tables'}; "
-        f"figures and a page: tokenauction study report {path}",
-        soft_wrap=True,
+    show_place(console, folder, "".join(map(_rates, folder.sessions()[-1:])))
+
+
+def show_place(console: Console, folder: Folder, before: str = "") -> None:
+    """Prints where the results are."""
+    path, shard = folder.path, folder.manifest.shard
+    told = (
+        f"figures and a page: tokenauction study report {path}"
+        if shard is None
+        else f"this is shard {shard}, to put all together: tokenauction study merge"
     )
+    console.print(f"{before}Tables are in {path / 'tables'}; {told}", soft_wrap=True)
 
 
 def _rates(session: Mapping[str, Any]) -> str:
