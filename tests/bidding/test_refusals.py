@@ -167,7 +167,7 @@ def test_rewards_that_are_not_finite(name, amount):
     def reward(tokens, mask):
         return jnp.where(mask[:, 0] & (tokens[:, 0] == 2), amount, 0.0)
 
-    given = GOOD | {"key": jax.random.key(0), "num_auctions": 4}
+    given = GOOD | {"key": jax.random.key(0), "num_auctions": 64}
     given.pop("objective")
     if name == "best_response":
         given["agent"] = 0

@@ -54,7 +54,7 @@ def test_a_rare_revenue_is_covered_where_the_study_stops():
 def test_without_bounds_it_waits_for_enough_events():
     stop = {"measure": "revenue", "half_width": 1e-2}
     values = {"kind": "log_normal", "sigma": 0.5}
-    few = run(values=values, num_auctions=20_000, stop=stop)
+    few = run(values=values, num_auctions=8_000, stop=stop)
     estimate = row(few, "expected_revenue")
     assert not few.stopped_early
     assert few.finished
