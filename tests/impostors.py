@@ -155,6 +155,25 @@ class Wrapped:
 
 
 @ta.record
+class Sampled:
+    """Another rule but for its draws, ``draw(key, bids, log_probs)``."""
+
+    rule: ta.Aggregation
+    draw: Callable[..., Any] = ta.static_field()
+    name: ClassVar[str] = "sampled"
+    monotone: ClassVar[bool] = False
+
+    def weights(self, bids):
+        return self.rule.weights(bids)
+
+    def log_prob(self, bids, log_probs):
+        return self.rule.log_prob(bids, log_probs)
+
+    def sample(self, key, bids, log_probs):
+        return self.draw(key, bids, log_probs)
+
+
+@ta.record
 class Boast:
     """Log-linear aggregation that claims to be monotone."""
 

@@ -1,5 +1,6 @@
 """Undefined auctions and bad input."""
 
+import impostors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +26,42 @@ def run(mechanism, log_probs, bids, num_tokens=4, num_auctions=200, **kwargs):
         num_auctions=num_auctions,
     )
     return jax.tree.map(np.asarray, rollout)
+
+
+@ta.record
+class NaNAtLast:
+    """A pool that answers NaN for one token of one agent."""
+
+    num_agents = 2
+    vocab_size = 40
+    end_token = None
+
+    def init(self, num_auctions, **rest):
+        return jnp.zeros(num_auctions)
+
+    def step(self, state, tokens):
+        even = jnp.full((*tokens.shape, 2, 40), -np.log(40.0))
+        return state, even.at[..., 1, -1].set(jnp.nan)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ta.linear(),
+        ta.log_linear(),
+        ta.power_mean(0.5),
+        impostors.Wrapped(1.0),
+        impostors.Changed(lambda q, bids, log_probs: log_probs.mean(0)),
+    ],
+    ids=lambda rule: rule.name,
+)
+def test_a_pool_that_answers_nan(rule):
+    """Whichever token is drawn, and whatever draws it."""
+    mechanism = ta.Mechanism(rule, ta.pay_your_bid())
+    size = {"num_tokens": 2, "num_auctions": 50}
+    found = ta.simulate(jax.random.key(0), mechanism, NaNAtLast(), np.ones(2), **size)
+    assert not found.valid.any()
+    assert not found.mask.any()
 
 
 class TestUndefinedAuctions:

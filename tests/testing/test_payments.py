@@ -1,5 +1,7 @@
 """Payments: what is right passes, and each impostor fails as it should."""
 
+from typing import ClassVar
+
 import faults
 import impostors
 import jax.numpy as jnp
@@ -58,6 +60,15 @@ def test_gradients_that_are_no_numbers_are_rejected():
 
 def test_a_lottery_is_a_payment():
     testing.check_payment(impostors.Lottery(1.0, 1.0, 1.0), LINEAR)
+
+
+def test_a_lottery_is_not_deterministic():
+    @ta.record
+    class Certain(impostors.Lottery):
+        deterministic: ClassVar[bool] = True
+
+    match = "deterministic is True, but realized differs"
+    rejection(match, testing.check_payment, Certain(1.0, 1.0, 1.0), LINEAR)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ class PowerMean:
         mean = distributions.log_power_mean(
             self.order, as_floats(shares), (shares.mantissa, scales), log_probs
         )
+        # Comparisons with NaN would take it for a token that cannot be produced.
+        mean = jnp.where(jnp.isnan(log_probs).any(0), jnp.nan, mean)
         return _normalize(mean, bids)
 
 
@@ -180,12 +182,17 @@ def power_mean(order: ArrayLike, influence: ArrayLike = 1.0) -> PowerMean:
 def draw(
     key: jax.Array, aggregation: base.Aggregation, bids: jax.Array, log_probs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """A token of any rule's aggregate, and its log-probability: two scalars."""
+    """A token of any rule's aggregate, and its log-probability: two scalars.
+
+    The log-probability is infinite or NaN in undefined auctions, and NaN where that of
+    any token is.
+    """
     if isinstance(aggregation, base.SupportsSample):
         return aggregation.sample(key, bids, log_probs)
     log_q = aggregation.log_prob(bids, log_probs)
     token = sampling.sample_token(key, log_q)
-    return token, log_q[token]
+    largest = distributions.max_last(log_q)
+    return token, jnp.where(jnp.isfinite(largest), log_q[token], largest)
 
 
 def has_veto(bids: jax.Array, log_probs: jax.Array) -> jax.Array:

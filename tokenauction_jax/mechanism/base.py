@@ -28,8 +28,8 @@ class Aggregation(Protocol):
     """Mixes the agents' next-token distributions into the one that is drawn from.
 
     A rule of your own is a class with these members, decorated with `record`. It may
-    also have those of `SupportsInfluence`, and a monotone one those of
-    `SupportsStableSample` and `SupportsCriticalBid`.
+    also have those of `SupportsInfluence` and `SupportsSample`, and a monotone one
+    those of `SupportsStableSample` and `SupportsCriticalBid`.
 
     Attributes:
       name: The rule's name in tables and files.
@@ -64,8 +64,9 @@ class Valuation(Protocol):
 class Payment(Protocol):
     """What each agent pays for one token.
 
-    A rule that leaves some auctions without payments is also a `SupportsDefined`, and
-    one that was built for an aggregation a `SupportsAggregation`.
+    A rule that leaves some auctions without payments is also a `SupportsDefined`, one
+    that was built for an aggregation a `SupportsAggregation`, and one that draws
+    nothing a `SupportsCertainty`.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Checks of stable samplers."""
+"""Checks of samplers: stable ones, and those of rules that draw by themselves."""
 
 import math
 from typing import Any
