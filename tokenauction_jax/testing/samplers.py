@@ -133,10 +133,10 @@ def _check_frequencies(
 ) -> None:
     """Holds draws `(A, S, ...)` against their law `(A, ..., V)`, by Bernstein's bound.
 
-    Undefined auctions `(A,)` have none.
+    Where `defined`, `(A, ...)`, is false, there are none.
     """
     drawn = (tokens[..., None] == np.arange(TOKENS)).mean(axis=1)
-    drawn = np.where(defined.reshape(-1, *[1] * (law.ndim - 1)), drawn, law)
+    drawn = np.where(defined[..., None], drawn, law)
     log_term = math.log(4 * drawn.size / FALSE_ALARM)
     # Rounding may take a probability past 1.
     chance = np.sqrt(2 * law * np.maximum(1 - law, 0) * log_term / _SAMPLES)
