@@ -38,3 +38,15 @@ def test_the_notebooks_run(path):
     # What its text claims; 32,000 tokens have a standard error near .3 %.
     np.testing.assert_allclose(scope["best_bid"], 1.5, atol=0.011)
     np.testing.assert_allclose(scope["realized"], scope["expected"], rtol=0.03)
+
+
+def test_paths_that_are_named_exist():
+    """Those of CI alone would be missed after the tests, an hour on."""
+    root = README.parent
+    texts = [README, root / ".ci/run", root / "pyproject.toml", root / "CHANGELOG.md"]
+    for folder in ("docs", "benchmarks"):
+        texts += sorted((root / folder).rglob("*.md"))
+    inside = r"(?<![\w/.])(?:tests|docs|benchmarks|tokenauction_jax)/[\w./-]*\w"
+    named = {path for text in texts for path in re.findall(inside, text.read_text())}
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not (root / path).exists()] == []
