@@ -40,7 +40,7 @@ def forget_programs():
 
 @pytest.fixture(scope="module")
 def one_device():
-    """For studies: every device would compile for itself."""
+    """For studies: devices without a block of their own repeat one."""
     with pytest.MonkeyPatch.context() as patch:
         first = jax.local_devices()[:1]
         patch.setattr(jax, "local_devices", lambda: first)

@@ -46,7 +46,7 @@ def run(path, folder, *, blocks_per_chunk=1, stop_after=None, devices=None):
         if stop_after is not None and folder.num_parts() >= stop_after:
             raise KeyboardInterrupt
 
-    # One device unless told: each device compiles for itself.
+    # One device unless told: devices without a block of their own repeat one.
     devices = devices or jax.devices()[:1]
     try:
         engine.run(study, folder, cells, plan, on_progress, devices)

@@ -45,13 +45,13 @@ def measure(sizes: Sizes) -> Iterator[Case]:
     bids = jax.random.gamma(jax.random.key(1), 2.0, size)
     for count in (2**k for k in range(len(devices).bit_length())):
         mesh = jax.sharding.Mesh(np.array(devices[:count]), ("auctions",))
-        rows = jax.sharding.PartitionSpec("auctions")
-        spread = jax.device_put(bids, jax.sharding.NamedSharding(mesh, rows))
         contender = auctions.simulate(
             "ours, linear, second_price",
-            *(auctions.linear_second_price(), pool, spread, sizes.num_auctions),
+            *(auctions.linear_second_price(), pool, bids, sizes.num_auctions),
             num_tokens=sizes.num_tokens,
         )
+        with jax.set_mesh(mesh):
+            figures = take_turns([contender], sizes.rounds)
         yield Case(
             f"{count} devices, A {size[0]:,}, n {size[1]}, V {sizes.vocab_size}, "
             f"T {sizes.num_tokens}",
@@ -63,6 +63,6 @@ def measure(sizes: Sizes) -> Iterator[Case]:
                 "T": sizes.num_tokens,
                 "devices": count,
             },
-            take_turns([contender], sizes.rounds),
+            figures,
             along=["devices"],
         )

@@ -2,7 +2,6 @@
 
 import io
 
-import jax
 import pytest
 from rich.console import Console
 
@@ -14,13 +13,7 @@ TABLE = {"kind": "table", "probs": [[0.9, 0.1], [0.2, 0.8]]}
 HEAVY = {"kind": "log_normal", "sigma": 2.0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Every device would compile for itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        first = jax.local_devices()[:1]
-        patch.setattr(jax, "local_devices", lambda: first)
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def run(**study):

@@ -122,11 +122,3 @@ def test_a_cache_holds_a_block(count):
     else:
         even = [x for x in range(most // 2 + 1, most + 1) if count % x == 0]
         assert size == max(even, default=most)
-
-
-def test_bids_on_several_devices_are_left_where_they_are():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("auctions",))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("auctions"))
-    spread = jax.device_put(np.ones((8 * len(jax.devices()), 3)), rows)
-    assert blocks.is_spread((), spread) == (len(jax.devices()) > 1)
-    assert not blocks.is_spread(jnp.ones(3), np.ones(3))

@@ -79,9 +79,12 @@ def test_texts_are_those_that_simulate_draws(whole, study):
 @pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_devices_change_no_bit(folder, study, whole, devices):
     name = f"devices-{devices}"
+    before = engine.run_blocks._cache_size()
     found = tiny_study.run(study, folder / name, devices=jax.devices()[:devices])
     pd.testing.assert_frame_equal(auctions(found), auctions(whole))
     assert tables(found) == tables(whole)
+    # One program of each cell, not one of each device.
+    assert engine.run_blocks._cache_size() == before + 2
 
 
 def test_chunks_of_more_blocks_change_no_token_and_no_payment(folder, study, whole):
@@ -282,10 +285,9 @@ def test_a_study_stops_once_it_is_precise_enough(folder):
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not on this system")
 def test_no_more_threads_than_a_scheduler_gives_cores(monkeypatch):
-    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     monkeypatch.setattr(os, "cpu_count", lambda: 128)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4, 5})
-    assert engine.num_threads() == 3
+    assert [engine.num_threads(devices) for devices in (1, 2, 8)] == [3, 2, 1]
 
 
 UNDEFINED = """

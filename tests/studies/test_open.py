@@ -245,9 +245,9 @@ def test_functions_see_each_auction_once_and_only_those_that_count():
 
 def test_numbers_of_a_rule_are_leaves(found):
     """Another number of the same rule compiles nothing."""
-    before = engine.run_block._cache_size()
+    before = engine.run_blocks._cache_size()
     ta.studies.run(study(rule=ta.Mechanism(Softened(0.3), Flat(0.5))))
-    assert engine.run_block._cache_size() == before
+    assert engine.run_blocks._cache_size() == before
 
 
 @pytest.mark.parametrize(

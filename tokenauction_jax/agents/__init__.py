@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from tokenauction_jax.agents.models.lora import Adapter as Adapter
     from tokenauction_jax.agents.models.lora import new_adapter as new_adapter
+    from tokenauction_jax.agents.models.sharding import shard_weights as shard_weights
 
 # Language models bring Flax, tokenizers and file readers, which auctions of tables do
 # not need: they are imported at first use.
@@ -44,6 +45,7 @@ _LAZY = {
     "from_language_model": "language_model",
     "Adapter": "models.lora",
     "new_adapter": "models.lora",
+    "shard_weights": "models.sharding",
     "load_adapter": "checkpoints.peft",
     "save_adapter": "checkpoints.peft",
 }

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
 
 # 3 agents: 4,096 auctions of 64 tokens, 256 of 1,024, 4 of 49,152. From 1 to 8 MB times
@@ -30,13 +29,6 @@ def cache_size(num_auctions: int, pool: AgentPool) -> int:
     # Blocks of one size leave no rest, which would be another program and a copy.
     even = (size for size in range(most, most // 2, -1) if num_auctions % size == 0)
     return next(even, most)
-
-
-def is_spread(*trees: Any) -> bool:
-    """Whether an array lies on several devices, each of which computes its own rows."""
-    arrays = (x for x in jax.tree.leaves(trees) if isinstance(x, jax.Array))
-    known = (x for x in arrays if records.is_concrete(x))
-    return any(len(x.sharding.device_set) > 1 for x in known)
 
 
 def in_blocks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:

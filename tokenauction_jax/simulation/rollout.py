@@ -27,7 +27,8 @@ from tokenauction_jax.simulation.bidders import (
     settle,
     with_rows,
 )
-from tokenauction_jax.simulation.blocks import cache_size, in_blocks, is_spread
+from tokenauction_jax.simulation.blocks import cache_size, in_blocks
+from tokenauction_jax.simulation.meshes import is_spread, over_mesh
 
 # Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token) and
 # that auction's rows of `observe_args`. A record with a class attribute ``sees_payments
@@ -96,6 +97,9 @@ def simulate(
     Its derivatives hold the drawn tokens fixed: they leave out what a bid does to the
     path of the text. `bidding.expected` has those of the whole.
 
+    Where a mesh with an axis ``"auctions"`` is set (`jax.set_mesh`), each of its
+    devices has a share of the auctions, in order; other axes may share out the agents.
+
     Args:
       key: A typed PRNG key.
       mechanism: The aggregation and payment rules.
@@ -116,7 +120,7 @@ def simulate(
         auction is given its row, for example its agents' true values.
       block_size: How many auctions are computed side by side once their agents have
         answered; None for as many as fit into the cache of a CPU, and for all on other
-        devices, or where the bids lie on several devices.
+        devices, or where the bids lie on several devices and no mesh is set.
 
     Returns:
       A `Rollout`.
@@ -124,7 +128,8 @@ def simulate(
     Raises:
       ValueError: If the shapes disagree, or concrete bids are negative, not finite or
         all zero in an auction; or if a policy bid a negative or infinite number or NaN.
-        (Under a transformation such an auction is undefined from that token on.)
+        (Under a transformation such an auction is undefined from that token on.) If the
+        devices of the mesh that is set do not divide the auctions.
 
     >>> import jax, jax.numpy as jnp, tokenauction_jax as ta
     >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
@@ -176,38 +181,27 @@ def _rollout(
     num_tokens: int,
     block_size: int | None,
 ) -> Rollout:
-    num_auctions = _num_auctions(bids)
-    size = block_size or cache_size(num_auctions, pool)
-    numbers = records.auction_numbers(first_auction, num_auctions)
-    keys = tuple(jax.random.split(key))
-
-    def texts(rows: Any) -> Rollout:
-        numbers, own_bids, own_args = rows
-        offers = with_rows(bids, own_bids)
-        args = (keys, mechanism, pool, offers, numbers, observers, own_args)
-        return _texts(*args, num_tokens, size)
-
+    numbers = records.auction_numbers(first_auction, _num_auctions(bids))
     # Whole texts of a block if possible: what does not change from token to token is
     # then computed once, and what the pool answers stays in the cache as well.
     divisible = isinstance(pool, SupportsBlocks) and pool.divisible
-    rows = (numbers, rows_of(bids), observe_args)
-    return in_blocks(texts, rows, size if divisible else num_auctions)
+
+    def texts(rows: Any, *shared: Any) -> Rollout:
+        total = rows[0].size
+        size = block_size or cache_size(total, pool)
+        block = functools.partial(_texts, shared, num_tokens, size)
+        return in_blocks(block, rows, size if divisible else total)
+
+    shared = tuple(jax.random.split(key)), mechanism, pool, bids, observers
+    return over_mesh(texts, (numbers, rows_of(bids), observe_args), *shared)
 
 
-def _texts(
-    keys: tuple[jax.Array, ...],
-    mechanism: Mechanism,
-    pool: AgentPool,
-    all_bids: jax.Array | Bidders,
-    numbers: jax.Array,
-    observers: tuple[Observer | None, Observer | None],
-    all_args: tuple[Any, ...],
-    num_tokens: int,
-    block_size: int,
-) -> Rollout:
-    """Texts of the auctions of these numbers; their mechanism works in blocks."""
+def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
+    """Texts of the auctions of these rows; their mechanism works in blocks."""
+    (key_auctions, key_pool), mechanism, pool, any_bids, observers = shared
+    numbers, own_bids, all_args = rows
+    all_bids = with_rows(any_bids, own_bids)
     num_auctions = numbers.size
-    key_auctions, key_pool = keys
     keys_auction = jax.vmap(jax.random.fold_in, (None, 0))(key_auctions, numbers)
     state = pool.init(
         num_auctions, key=key_pool, first_auction=numbers[0], num_tokens=num_tokens

@@ -82,16 +82,22 @@ def estimate(
                 timed = [block for block in found.values() if block.is_timed]
                 found[program] = _judge_block(_size(cell, plan), cell, timed)
             else:
-                arguments, _ = engine.block_arguments(study, cell, plan, 0)
+                arguments, _ = engine.block_arguments(study, cell, plan, [0])
                 found[program] = _time_block(arguments, static, _size(cell, plan), cell)
         blocks.append(found[program])
     per_auction = [block.seconds / plan.block for block in blocks]
     num_blocks = sum(len(plan.blocks(chunk)) for chunk in range(plan.num_chunks))
-    running = sum(per_auction) * plan.block * num_blocks / engine.num_threads()
+    running = sum(per_auction) * plan.block * num_blocks / _at_once()
     compiling = sum(block.compiling for block in found.values())
     memory = _memory(cells, plan, blocks)
     tried = sum(block.is_timed for block in found.values())
     return Cost(running + compiling, memory, len(found), tried, per_auction)
+
+
+def _at_once() -> int:
+    """How many blocks run at the same time."""
+    num_devices = jax.local_device_count()
+    return num_devices * engine.num_threads(num_devices)
 
 
 class _Block(NamedTuple):
@@ -133,7 +139,8 @@ def _judge_block(size: int, cell: Population, timed: Sequence[_Block]) -> _Block
 def _time_block(arguments: Any, static: Any, size: int, cell: Population) -> _Block:
     """Compiles a block and runs it, or a part of it if it is long."""
     start = time.perf_counter()
-    compiled = engine.run_block.lower(*arguments, **static).compile()
+    static |= {"mesh": engine.mesh_of(jax.local_devices()[:1])}
+    compiled = engine.run_blocks.lower(*arguments, **static).compile()
     compiling = time.perf_counter() - start
     analysis = compiled.memory_analysis()
     memory = 0.0
@@ -144,7 +151,7 @@ def _time_block(arguments: Any, static: Any, size: int, cell: Population) -> _Bl
     tokens = min(max(tokens, 1), whole)
     if tokens < whole:
         short = static | {"num_tokens": tokens}
-        compiled = engine.run_block.lower(*arguments, **short).compile()
+        compiled = engine.run_blocks.lower(*arguments, **short).compile()
     finite = np.isfinite(compiled(*arguments).measures)
     seconds: list[float] = []
     while not seconds or (len(seconds) < 3 and sum(seconds) < 1):
@@ -175,5 +182,5 @@ def _memory(cells: Sequence[Population], plan: Plan, blocks: Sequence[_Block]) -
         for pool in {id(cell.pool): cell.pool for cell in cells}.values()
         for leaf in jax.tree.leaves(pool)
     )
-    running = engine.num_threads() * max(block.memory for block in blocks)
+    running = _at_once() * max(block.memory for block in blocks)
     return _BASE_MEMORY + running + numbers + pairs * _BYTES_OF_PAIRS + float(weights)

@@ -7,6 +7,7 @@ tokens and payments are the same bits whatever the chunks, devices and interrupt
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tokenauction_jax import measures
 from tokenauction_jax.agents import AgentPool
@@ -26,6 +28,9 @@ from tokenauction_jax.statistics import Statistics
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.plan import Plan, precise_enough
 from tokenauction_jax.studies.session import Progress, Session
+
+# The axis of a mesh whose devices run blocks side by side.
+_BLOCKS = "blocks"
 
 
 class Parts(Protocol):
@@ -91,7 +96,7 @@ def run(
     stopped = precise_enough(outline, plan, total)
     with _Workers(study, cells, plan, devices) as workers:
         try:
-            ahead: list[Future[measures.Texts]] = []
+            ahead: list[list[Future[list[measures.Texts]]]] = []
             for place, chunk in enumerate(() if stopped else chunks, 1):
                 # The next chunk runs while this one's statistics are taken.
                 waiting = ahead or workers.start(chunk)
@@ -111,41 +116,71 @@ def run(
     return stopped
 
 
-@functools.partial(jax.jit, static_argnames=("num_tokens", "reference"))
-def run_block(
+@functools.partial(jax.jit, static_argnames=("mesh", "num_tokens", "reference"))
+def run_blocks(
     seed: jax.Array,
-    first_auction: jax.Array,
-    mechanism: Mechanism,
+    first_auctions: jax.Array,
     bids: jax.Array,
     values: jax.Array,
+    mechanism: Mechanism,
     valuation: Valuation | None,
     pool: AgentPool,
     *,
+    mesh: Mesh,
     num_tokens: int,
     reference: measures.Reference,
 ) -> measures.Texts:
-    """Simulates and measures one block; see `measures.run_texts`."""
-    return measures.run_texts(
-        *(jax.random.key(seed), mechanism, pool, bids, values, first_auction),
-        num_tokens=num_tokens,
-        reference=reference,
-        valuation=valuation,
-    )
+    """Simulates and measures one block on each device: one program for all of them.
+
+    Arrays of auctions have those of the first device's block first, then the second's.
+    """
+
+    def run_block(
+        seed: jax.Array,
+        first_auction: jax.Array,
+        bids: jax.Array,
+        values: jax.Array,
+        mechanism: Mechanism,
+        valuation: Valuation | None,
+        pool: AgentPool,
+    ) -> measures.Texts:
+        return measures.run_texts(
+            *(jax.random.key(seed), mechanism, pool, bids, values, first_auction[0]),
+            num_tokens=num_tokens,
+            reference=reference,
+            valuation=valuation,
+        )
+
+    own, same = PartitionSpec(_BLOCKS), PartitionSpec()
+    arguments = seed, first_auctions, bids, values, mechanism, valuation, pool
+    specs = same, own, own, own, same, same, same
+    # A block knows nothing of others, so that there is nothing to check.
+    return jax.shard_map(
+        run_block, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False
+    )(*arguments)
+
+
+def mesh_of(devices: Sequence[Any]) -> Mesh:
+    """Devices that run a block each at the same time."""
+    return Mesh(np.array(devices), (_BLOCKS,))
 
 
 def block_arguments(
-    study: Study, cell: Population, plan: Plan, block: int
+    study: Study, cell: Population, plan: Plan, blocks: Sequence[int]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arrays and the static arguments that `run_block` takes for a block."""
-    setting, first = cell.setting, block * plan.block
-    size = min(plan.block, plan.num_auctions - first)
-    # The last block is filled up by auctions that nobody will look at.
-    missing = ((0, plan.block - size), (0, 0))
-    values, bids = (np.pad(x, missing, "edge") for x in cell.draw(first, size))
-    numbers = (np.uint32(setting.seed), np.uint32(first))
-    own = study.own_valuation
-    arguments = (*numbers, cell.mechanism, bids, values, own, cell.pool)
-    return arguments, static_arguments(study, cell)
+    """The arrays and the static arguments that `run_blocks` takes, but for the mesh."""
+    drawn = []
+    for block in blocks:
+        first = block * plan.block
+        size = min(plan.block, plan.num_auctions - first)
+        # The last block is filled up by auctions that nobody will look at.
+        missing = ((0, plan.block - size), (0, 0))
+        drawn.append([np.pad(x, missing, "edge") for x in cell.draw(first, size)])
+    values, bids = map(np.concatenate, zip(*drawn, strict=True))
+    firsts = np.array([block * plan.block for block in blocks], np.uint32)
+    numbers = np.uint32(cell.setting.seed), firsts
+    rules = cell.mechanism, study.own_valuation
+    return (*numbers, bids, values, *rules, cell.pool), static_arguments(study, cell)
 
 
 def static_arguments(study: Study, cell: Population) -> dict[str, Any]:
@@ -162,13 +197,12 @@ def program_key(arguments: Any, static: Any) -> tuple[Any, ...]:
     return (structure, *(jnp.shape(leaf) for leaf in leaves), *static.values())
 
 
-def num_threads() -> int:
-    """How many blocks run side by side."""
-    devices = len(jax.local_devices())
+def num_threads(num_devices: int) -> int:
+    """How many threads give blocks to so many devices."""
     if jax.default_backend() == "cpu":
         # XLA hardly splits the small operations of a block over the cores.
-        return max(devices, _num_cores())
-    return devices
+        return math.ceil(_num_cores() / num_devices)
+    return 1
 
 
 def _num_cores() -> int:
@@ -179,7 +213,7 @@ def _num_cores() -> int:
 
 
 class _Workers:
-    """Threads that run blocks, each block on one device."""
+    """Threads that run blocks, as many at a time as there are devices."""
 
     def __init__(
         self,
@@ -189,13 +223,13 @@ class _Workers:
         devices: Sequence[Any] | None,
     ):
         self._study, self._cells, self._plan = study, cells, plan
-        self._devices = list(devices or jax.local_devices())
+        self._mesh = mesh_of(devices or jax.local_devices())
         # What a `with` of JAX says holds for one thread.
         x64 = jnp.result_type(float) == jnp.float64
         bits = str(jax.random.key_impl(jax.random.key(0)))
         self._settings = lambda: (jax.enable_x64(x64), jax.default_prng_impl(bits))
-        self._pool = ThreadPoolExecutor(num_threads())
-        self._placed: dict[Any, Any] = {}
+        self._pool = ThreadPoolExecutor(num_threads(self._mesh.size))
+        self._placed: dict[int, AgentPool] = {}
         self._compiled: set[Any] = set()
         self._compiling: dict[Any, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -210,35 +244,42 @@ class _Workers:
         """Drops the blocks that have not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def start(self, chunk: int) -> list[Future[measures.Texts]]:
-        """Begins all blocks of a chunk, cell by cell."""
+    def start(self, chunk: int) -> list[list[Future[list[measures.Texts]]]]:
+        """Begins all blocks of a chunk: of each cell, so many together as run so."""
+        blocks, size = self._plan.blocks(chunk), self._mesh.size
+        groups = [blocks[i : i + size] for i in range(0, len(blocks), size)]
         return [
-            self._pool.submit(self._run, cell, block)
+            [self._pool.submit(self._run, cell, group) for group in groups]
             for cell in self._cells
-            for block in self._plan.blocks(chunk)
         ]
 
-    def _run(self, cell: Population, block: int) -> measures.Texts:
+    def _run(self, cell: Population, blocks: range) -> list[measures.Texts]:
         with contextlib.ExitStack() as settings:
             for setting in self._settings():
                 settings.enter_context(setting)
-            return self._run_block(cell, block)
+            return self._run_blocks(cell, blocks)
 
-    def _run_block(self, cell: Population, block: int) -> measures.Texts:
-        arguments, static = block_arguments(self._study, cell, self._plan, block)
-        device = self._devices[block % len(self._devices)]
-        arguments = jax.device_put(arguments[:-1], device)
-        arguments = (*arguments, self._place(cell.pool, device))
-        with self._first_time((device, *program_key(arguments, static))):
-            done = run_block(*arguments, **static)
-            return measures.Texts(*(np.asarray(x) for x in done))
+    def _run_blocks(self, cell: Population, blocks: range) -> list[measures.Texts]:
+        # Devices that have no block repeat the last one.
+        every = [*blocks, *[blocks[-1]] * (self._mesh.size - len(blocks))]
+        arguments, static = block_arguments(self._study, cell, self._plan, every)
+        arguments = (*arguments[:-1], self._place(cell.pool))
+        with self._first_time(program_key(arguments, static)):
+            done = run_blocks(*arguments, mesh=self._mesh, **static)
+            whole = [np.asarray(x) for x in done]
+        size = self._plan.block
+        return [
+            measures.Texts(*(x[i * size : (i + 1) * size] for x in whole))
+            for i in range(len(blocks))
+        ]
 
-    def _place(self, pool: AgentPool, device: Any) -> AgentPool:
-        """The agents on a device, put there once."""
+    def _place(self, pool: AgentPool) -> AgentPool:
+        """The agents on every device, put there once."""
         with self._lock:
-            if (id(pool), device) not in self._placed:
-                self._placed[id(pool), device] = jax.device_put(pool, device)
-            return self._placed[id(pool), device]
+            if id(pool) not in self._placed:
+                everywhere = NamedSharding(self._mesh, PartitionSpec())
+                self._placed[id(pool)] = jax.device_put(pool, everywhere)
+            return self._placed[id(pool)]
 
     @contextlib.contextmanager
     def _first_time(self, program: Any) -> Iterator[None]:

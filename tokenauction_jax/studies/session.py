@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -123,7 +124,7 @@ class Session:
         self._report()
 
     def finish(
-        self, chunk: int, waiting: Sequence[Future[measures.Texts]]
+        self, chunk: int, waiting: Sequence[Sequence[Future[list[measures.Texts]]]]
     ) -> tuple[Statistics, pa.Table | None]:
         """The statistics of a chunk, and those of its auctions that are kept whole."""
         auctions, blocks = self._plan.auctions(chunk), self._plan.blocks(chunk)
@@ -132,11 +133,11 @@ class Session:
         valid = np.zeros(shape, bool)
         keep = self._plan.kept_auctions(chunk)
         kept = []
-        for i, cell in enumerate(self._cells):
+        for i, (cell, own) in enumerate(zip(self._cells, waiting, strict=True)):
             done = []
-            own = waiting[i * len(blocks) : (i + 1) * len(blocks)]
-            for block, future in zip(blocks, own, strict=True):
-                done.append(future.result())
+            texts = itertools.chain.from_iterable(future.result() for future in own)
+            for block, found in zip(blocks, texts, strict=True):
+                done.append(found)
                 first = block * self._plan.block
                 ran = min(self._plan.block, auctions.stop - first)
                 self._done[i] += ran
