@@ -15,6 +15,7 @@ from tokenauction_jax import records
 from tokenauction_jax.agents import filters
 from tokenauction_jax.agents.tabular import TabularPool
 from tokenauction_jax.mechanism import distributions
+from tokenauction_jax.mechanism.keys import fold_in
 
 
 @records.record
@@ -50,7 +51,7 @@ class RandomPool:
         if key is None:
             raise ValueError("agents drawn at random need a key: init(..., key=key)")
         numbers = records.auction_numbers(first_auction, num_auctions)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        keys = jax.vmap(fold_in, (None, 0))(key, numbers)
         draw = _dirichlet if self.family == "dirichlet" else _zipf
         draw = functools.partial(draw, self.parameter, self.vocab_size)
         log_probs = jax.vmap(lambda k: jax.vmap(draw)(_agent_keys(k, self.num_agents)))
@@ -153,7 +154,7 @@ def _zipf(exponent: jax.Array, size: int, key: jax.Array) -> jax.Array:
 
 
 def _agent_keys(key: jax.Array, num_agents: int) -> jax.Array:
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    fold = jax.vmap(fold_in, (None, 0))
     return fold(key, jnp.arange(num_agents, dtype=jnp.uint32))
 
 

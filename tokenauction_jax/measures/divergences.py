@@ -237,7 +237,7 @@ def _geometric_shortfall(
     weights = (values / distributions.nonzero(total))[:, None]
     terms = jnp.where(weights > 0, weights * log_probs, 0)
     terms = functools.reduce(jnp.add, list(terms))
-    pivot = _finite(jnp.max(terms))
+    pivot = _finite(distributions.max_last(terms))
     mean = jnp.exp(terms - pivot)
     total_mean = distributions.sum_last(mean)
     log_mean = _finite(terms) - (pivot + distributions.safe_log(total_mean))

@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.mechanism import base, distributions, mean_price, stable
+from tokenauction_jax.mechanism import base, distributions, keys, mean_price, stable
 from tokenauction_jax.mechanism.aggregation import Linear
 from tokenauction_jax.mechanism.influence import (
     Odds,
@@ -158,9 +158,9 @@ class NumericalSecondPrice:
     ) -> jax.Array:
         """Critical bids `(n,)` of the agents that won the token, else 0."""
         agents = jnp.arange(jnp.shape(bids)[0])
-        keys = jax.random.split(key, agents.size)
+        own_keys = keys.split(key, agents.size)
         return jax.vmap(critical_bid, (0, None, 0, None, None, None))(
-            keys, self.aggregation, agents, bids, log_probs, token
+            own_keys, self.aggregation, agents, bids, log_probs, token
         )
 
 
@@ -245,7 +245,7 @@ def critical_bid(
         base.check_amounts("bids", np.asarray(bids, float))
     _, bids, log_probs = checked
     token = base.check_token(token, log_probs)
-    key = jax.random.fold_in(key, _CRITICAL)
+    key = keys.fold_in(key, _CRITICAL)
     if isinstance(aggregation, base.SupportsCriticalBid):
         return aggregation.critical_bid(key, agent, bids, log_probs, token)
     if isinstance(aggregation, Linear):

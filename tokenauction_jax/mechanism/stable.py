@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax.mechanism import base, distributions, keys
 from tokenauction_jax.mechanism.aggregation import Linear
 from tokenauction_jax.mechanism.influence import influence_odds, influence_scores
 from tokenauction_jax.mechanism.sampling import (
@@ -83,7 +83,7 @@ def stable_sample(
     # With no other bid every own bid gives p_i, and so must the stand-in for r.
     rest = jnp.where(alone, jax.nn.one_hot(agent, bids.size, dtype=bids.dtype), bids)
     log_r = log_prob(aggregation, rest, log_probs)
-    key_token, key_uniform, key_gain = jax.random.split(key, 3)
+    key_token, key_uniform, key_gain = keys.split(key, 3)
     token = sample_token(key_token, log_r)
     uniform = two_sided_uniform(key_uniform, (), bids.dtype)
     path = (agent, own_bids, rest, log_probs, log_r, token, uniform)

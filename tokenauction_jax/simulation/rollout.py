@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool, SupportsBlocks
-from tokenauction_jax.mechanism import base
+from tokenauction_jax.mechanism import base, keys
 from tokenauction_jax.mechanism.aggregation import draw
 from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.simulation.bidders import (
@@ -192,7 +192,7 @@ def _rollout(
         block = functools.partial(_texts, shared, num_tokens, size)
         return in_blocks(block, rows, size if divisible else total)
 
-    shared = tuple(jax.random.split(key)), mechanism, pool, bids, observers
+    shared = tuple(keys.split(key)), mechanism, pool, bids, observers
     return over_mesh(texts, (numbers, rows_of(bids), observe_args), *shared)
 
 
@@ -202,7 +202,7 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
     numbers, own_bids, all_args = rows
     all_bids = with_rows(any_bids, own_bids)
     num_auctions = numbers.size
-    keys_auction = jax.vmap(jax.random.fold_in, (None, 0))(key_auctions, numbers)
+    keys_auction = jax.vmap(keys.fold_in, (None, 0))(key_auctions, numbers)
     state = pool.init(
         num_auctions, key=key_pool, first_auction=numbers[0], num_tokens=num_tokens
     )
@@ -254,7 +254,7 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
             "log_probs", log_probs, (num_auctions, pool.num_agents, pool.vocab_size)
         )
         # As numbers: JAX's check for keys that are used twice does not know slices.
-        data = jax.vmap(jax.random.fold_in, (0, None))(keys_auction, position)
+        data = jax.vmap(keys.fold_in, (0, None))(keys_auction, position)
         data = jax.random.key_data(data)
         rows = (carry, data, rows_of(all_bids), log_probs, all_args)
         carry, out = in_blocks(functools.partial(advance, position), rows, block_size)
@@ -282,7 +282,7 @@ def _auction(
     mechanism: Mechanism, key: jax.Array, bids: jax.Array, log_probs: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
     """One auction of one token: `log_q`, what is recorded, whether it is defined."""
-    key_token, key_payment = jax.random.split(key)
+    key_token, key_payment = keys.split(key)
     payment = mechanism.payment
     token, log_prob = draw(key_token, mechanism.aggregation, bids, log_probs)
     expected = paid = payment.conditional(bids, log_probs, token)
