@@ -82,3 +82,12 @@ class SupportsBlocks(Protocol):
     def divisible(self) -> bool:
         """Whether blocks get what the auctions of one call would."""
         ...
+
+
+@runtime_checkable
+class SupportsMemory(Protocol):
+    """A pool whose states take much of a device's memory, as keys and values do."""
+
+    def bytes_per_auction(self, num_tokens: int) -> int:
+        """Bytes of the state of one auction whose text has `num_tokens` tokens."""
+        ...

@@ -24,9 +24,16 @@ def cache_size(num_auctions: int, pool: AgentPool) -> int:
         return num_auctions
     numbers = pool.num_agents * pool.vocab_size
     most = max(1, _CACHE // (numbers * jnp.result_type(float).itemsize))
+    return even_size(num_auctions, most)
+
+
+def even_size(num_auctions: int, most: int) -> int:
+    """The size of blocks of at most so many auctions.
+
+    Blocks of one size leave no rest, which would be another program and a copy.
+    """
     if num_auctions <= most:
         return num_auctions
-    # Blocks of one size leave no rest, which would be another program and a copy.
     even = (size for size in range(most, most // 2, -1) if num_auctions % size == 0)
     return next(even, most)
 

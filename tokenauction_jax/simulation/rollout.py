@@ -27,7 +27,8 @@ from tokenauction_jax.simulation.bidders import (
     settle,
     with_rows,
 )
-from tokenauction_jax.simulation.blocks import cache_size, in_blocks
+from tokenauction_jax.simulation.blocks import cache_size, even_size, in_blocks
+from tokenauction_jax.simulation.memory import explained, most_texts
 from tokenauction_jax.simulation.meshes import is_spread, over_mesh
 
 # Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token) and
@@ -97,6 +98,9 @@ def simulate(
     Its derivatives hold the drawn tokens fixed: they leave out what a bid does to the
     path of the text. `bidding.expected` has those of the whole.
 
+    Texts are written side by side, but no more of them than half of a device's memory
+    is estimated to hold: then so many after so many.
+
     Where a mesh with an axis ``"auctions"`` is set (`jax.set_mesh`), each of its
     devices has a share of the auctions, in order; other axes may share out the agents.
 
@@ -130,6 +134,7 @@ def simulate(
         all zero in an auction; or if a policy bid a negative or infinite number or NaN.
         (Under a transformation such an auction is undefined from that token on.) If the
         devices of the mesh that is set do not divide the auctions.
+      MemoryError: If a device has too little memory, with what to change.
 
     >>> import jax, jax.numpy as jnp, tokenauction_jax as ta
     >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
@@ -159,17 +164,20 @@ def simulate(
         block_size = records.check_integer("block_size", block_size, 1)
     elif is_spread(bids, observe_args):
         block_size = size
-    rollout = _rollout(
-        *(key, mechanism, pool, bids, number, observers, observe_args),
-        num_tokens=num_tokens,
-        block_size=block_size,
-    )
+    most = most_texts(pool, num_tokens)
+    with explained(size):
+        rollout = _rollout(
+            *(key, mechanism, pool, bids, number, observers, observe_args),
+            num_tokens=num_tokens,
+            block_size=block_size,
+            most_texts=None if most is None or most >= size else most,
+        )
     if isinstance(bids, Bidders):
         check_answers(bids, rollout.bids)
     return rollout
 
 
-@functools.partial(jax.jit, static_argnames=("num_tokens", "block_size"))
+@functools.partial(jax.jit, static_argnames=("num_tokens", "block_size", "most_texts"))
 def _rollout(
     key: jax.Array,
     mechanism: Mechanism,
@@ -180,6 +188,7 @@ def _rollout(
     observe_args: tuple[Any, ...],
     num_tokens: int,
     block_size: int | None,
+    most_texts: int | None,
 ) -> Rollout:
     numbers = records.auction_numbers(first_auction, _num_auctions(bids))
     # Whole texts of a block if possible: what does not change from token to token is
@@ -190,7 +199,8 @@ def _rollout(
         total = rows[0].size
         size = block_size or cache_size(total, pool)
         block = functools.partial(_texts, shared, num_tokens, size)
-        return in_blocks(block, rows, size if divisible else total)
+        whole = even_size(total, most_texts or total)
+        return in_blocks(block, rows, min(size, whole) if divisible else whole)
 
     shared = tuple(keys.split(key)), mechanism, pool, bids, observers
     return over_mesh(texts, (numbers, rows_of(bids), observe_args), *shared)

@@ -61,7 +61,7 @@ def test_no_device_gathers_a_weight():
     bids, first = jnp.ones((8, 3)), jnp.uint32(0)
     args = (jax.random.key(0), MECHANISM, pool, bids, first, (None, None), ())
     with jax.set_mesh(MESH):
-        lowered = _rollout.lower(*args, num_tokens=5, block_size=None)
+        lowered = _rollout.lower(*args, num_tokens=5, block_size=None, most_texts=None)
     program = lowered.compile().as_text()
     sizes = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-to-all)\(", program)
     gathered = [np.prod([int(n) for n in size.split(",") if n]) for size in sizes]

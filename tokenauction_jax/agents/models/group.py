@@ -52,6 +52,14 @@ class Group:
     agents: tuple[int, ...] = records.static_field()
     context_length: int = records.static_field()
 
+    def bytes_per_auction(self, num_tokens: int) -> int:
+        """Bytes of the keys and values of one auction's text for these agents."""
+        model = nnx.merge(self.graph, self.weights)
+        cache = jax.eval_shape(
+            lambda: model.empty_cache(1, len(self.agents), num_tokens)
+        )
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
+
     def init(self, num_auctions: int, num_tokens: int) -> GroupState:
         """Reads the prompts and makes room for `num_tokens` tokens of ``A`` texts.
 
