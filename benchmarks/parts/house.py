@@ -26,7 +26,7 @@ class Sizes:
     rounds: int = 5
 
 
-FULL, QUICK = Sizes(), Sizes(num_auctions=8, num_tokens=8, rounds=3)
+FULL, QUICK = Sizes(), Sizes(num_auctions=8, num_tokens=4, rounds=2)
 
 
 def measure(sizes: Sizes) -> Iterator[Case]:

@@ -30,7 +30,7 @@ class Sizes:
     rounds: int = 9
 
 
-FULL, QUICK = Sizes(), Sizes(model="house", rounds=3)
+FULL, QUICK = Sizes(), Sizes(model="house", rounds=2)
 
 
 def measure(sizes: Sizes) -> Iterator[Case]:
