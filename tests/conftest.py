@@ -1,6 +1,7 @@
 """Strict JAX settings for every test, and random auctions to run them on."""
 
 import os
+import pathlib
 
 # Before jax starts its backend: several fake devices, to test sharding on a CPU.
 os.environ["XLA_FLAGS"] = (
@@ -31,38 +32,26 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-# Seconds that the programs in memory took to compile.
-_compiling = [0.0]
-
-
-@jax.monitoring.register_event_duration_secs_listener
-def _count(event, seconds, **_):
-    if event == "/jax/core/compile/backend_compile_duration":
-        _compiling[0] += seconds
-
-
-def _forget_programs(seconds):
-    if _compiling[0] > seconds:
-        jax.clear_caches()
-        _compiling[0] = 0.0
+_MAPPINGS = pathlib.Path("/proc/self/maps")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Drops what a file compiled: together all programs would take 9 GB."""
     yield
-    _forget_programs(0)
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
 def forget_many_programs():
     """Drops them sooner where they are many.
 
-    Each kernel maps memory, of which Linux gives a process 65,530 pieces; after 15
-    minutes of compiling there were 29,000. XLA ends the process when there are no more.
+    Each kernel maps memory, of which Linux gives a process 65,530 pieces; XLA ends the
+    process when there are no more.
     """
     yield
-    _forget_programs(300)
+    if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")

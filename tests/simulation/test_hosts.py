@@ -57,6 +57,7 @@ def test_processes_share_the_auctions(count):
         assert process.returncode == 0
         shards = json.loads(written)
         assert len(shards) == 2
+        assert {len(tokens) for _, tokens in shards} == {16 // (2 * count)}
         for first, tokens in shards:
             found[first : first + len(tokens)] = tokens
     rule = ta.linear()

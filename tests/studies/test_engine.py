@@ -76,13 +76,20 @@ def test_texts_are_those_that_simulate_draws(whole, study):
         np.testing.assert_allclose(rows[f"payment/{agent}"], paid, rtol=1e-5)
 
 
-@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
-def test_devices_change_no_bit(folder, study, whole, devices):
-    name = f"devices-{devices}"
+@pytest.fixture(scope="module")
+def one_chunk(folder, study):
+    """All three blocks in a chunk, one after another."""
+    return tiny_study.run(study, folder / "one-chunk", blocks_per_chunk=3)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_change_no_bit(folder, study, one_chunk, devices):
+    """Two take two blocks and then one twice; eight have more than there are."""
+    name, some = f"devices-{devices}", jax.devices()[:devices]
     before = engine.run_blocks._cache_size()
-    found = tiny_study.run(study, folder / name, devices=jax.devices()[:devices])
-    pd.testing.assert_frame_equal(auctions(found), auctions(whole))
-    assert tables(found) == tables(whole)
+    found = tiny_study.run(study, folder / name, blocks_per_chunk=3, devices=some)
+    pd.testing.assert_frame_equal(auctions(found), auctions(one_chunk))
+    assert tables(found) == tables(one_chunk)
     # One program of each cell, not one of each device.
     assert engine.run_blocks._cache_size() == before + 2
 

@@ -34,7 +34,9 @@ def shard_weights(
     Raises:
       ValueError: If the mesh has no such axis.
 
-    >>> mesh = jax.make_mesh((4, 2), ("auctions", "model"))  # doctest: +SKIP
+    >>> kinds = (jax.sharding.AxisType.Auto,) * 2
+    >>> mesh = jax.make_mesh(
+    ...     (4, 2), ("auctions", "model"), axis_types=kinds)  # doctest: +SKIP
     >>> pool = shard_weights(pool, mesh)  # doctest: +SKIP
     """
     if axis not in mesh.axis_names:
