@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from benchmarks.harness import Contender, clock, cores, on_all_cores
 
 if TYPE_CHECKING:
-    from tokenauction_jax.agents.models.decoder import DecoderConfig
+    from tokenauction_jax.agents.models.config import DecoderConfig
 
 # Beyond the caches, and for accelerators long enough to hide the start of a kernel.
 _COPIED = {"cpu": 2**27}
@@ -144,13 +144,15 @@ def decoder_products(config: DecoderConfig, rows: int, dtype: DTypeLike) -> Cont
 
 def product_shapes(config: DecoderConfig) -> list[tuple[int, int]]:
     """Inputs and outputs of all maps that a token passes."""
-    width, hidden = config.width, config.mlp_width
-    queries, keys = (
-        heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads)
-    )
-    raised = 2 * hidden if config.activation == "silu" else hidden
-    layer = [
-        *((width, queries + 2 * keys), (queries, width)),
-        *((width, raised), (hidden, width)),
-    ]
-    return layer * config.num_layers + [(width, config.vocab_size)]
+    width, shapes = config.width, []
+    for layer in config.layers:
+        queries, keys = (
+            heads * layer.head_dim for heads in (layer.num_heads, layer.num_kv_heads)
+        )
+        hidden = layer.mlp_width
+        raised = 2 * hidden if layer.gated else hidden
+        shapes += [
+            *((width, queries + 2 * keys), (queries, width)),
+            *((width, raised), (hidden, width)),
+        ]
+    return [*shapes, (width, config.vocab_size)]

@@ -22,9 +22,10 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tokenauction_jax.agents import finetune
 from tokenauction_jax.agents.checkpoints import export
-from tokenauction_jax.agents.checkpoints.rotary import rotary_frequencies
+from tokenauction_jax.agents.checkpoints.rotary import read_rotary
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
+from tokenauction_jax.agents.models.config import DecoderConfig, LayerConfig
+from tokenauction_jax.agents.models.decoder import Decoder
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "tokenauction_jax" / "agents" / "house"
@@ -44,12 +45,16 @@ CONFIG = DecoderConfig(
     vocab_size=VOCABULARY,
     context_length=CONTEXT,
     width=192,
-    num_layers=4,
-    num_heads=6,
-    num_kv_heads=3,
-    head_dim=32,
-    mlp_width=512,
-    frequencies=rotary_frequencies(10000.0, 32),
+    layers=4
+    * (
+        LayerConfig(
+            num_heads=6,
+            num_kv_heads=3,
+            head_dim=32,
+            mlp_width=512,
+            rotary=read_rotary(32, {"rope_theta": 10000.0}),
+        ),
+    ),
 )
 TRAINING = finetune.Training(
     num_steps=4_000,

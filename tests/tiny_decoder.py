@@ -7,40 +7,86 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
+from tokenauction_jax.agents.models.config import (
+    DecoderConfig,
+    LayerConfig,
+    NormConfig,
+    Rotary,
+)
+from tokenauction_jax.agents.models.decoder import Decoder
 
-CONFIG = DecoderConfig(
-    vocab_size=61,
-    context_length=64,
-    width=24,
-    num_layers=2,
+LAYER = LayerConfig(
     num_heads=4,
     num_kv_heads=2,
     head_dim=6,
     mlp_width=40,
-    frequencies=(1.0, 0.1, 0.01),
+    rotary=Rotary((1.0, 0.1, 0.01)),
 )
-# What a family changes in it.
+CONFIG = DecoderConfig(
+    vocab_size=61, context_length=64, width=24, layers=(LAYER, LAYER)
+)
+_OF_LAYERS = {field.name for field in dataclasses.fields(LayerConfig)}
+_LONG = Rotary((1.0, 0.1), 1.1, long_frequencies=(0.5, 0.02), long_beyond=8)
+# What a family changes in it; `first` in its first layer only.
 VARIANTS = {
     "llama": {},
     "untied": {"tied_embeddings": False},
     "qwen2": {"qkv_bias": True},
-    "qwen3": {"qk_norm": True, "head_dim": 6},
+    "qwen3": {"qk_norm": "head"},
     "gpt2": {
-        "norm": "layer",
-        "activation": "gelu",
-        "frequencies": None,
+        "norm": NormConfig("layer"),
+        "activation": "gelu_tanh",
+        "gated": False,
+        "rotary": None,
+        "learned_positions": True,
         "num_kv_heads": 4,
         "qkv_bias": True,
         "output_bias": True,
         "mlp_bias": True,
     },
 }
+OTHER_VARIANTS = {
+    "mistral": {"window": 3},
+    "gemma": {
+        "first": {"window": 4, "rotary": Rotary((1.0, 0.2, 0.1))},
+        "norm": NormConfig(offset=1.0),
+        "norms": "both",
+        "qk_norm": "head",
+        "activation": "gelu_tanh",
+        "embedding_scale": 3.0,
+        "score_scale": 0.5,
+        "score_cap": 2.0,
+        "logit_cap": 4.0,
+    },
+    "smollm3": {"first": {"rotary": None}},
+    "olmo3": {"first": {"window": 2}, "norms": "after", "qk_norm": "whole"},
+    "phi3": {"rotary": _LONG, "window": 5},
+    "granite": {"score_scale": 0.3, "residual_scale": 0.4, "logit_scale": 0.2},
+    "neox": {
+        "norm": NormConfig("layer"),
+        "activation": "gelu",
+        "gated": False,
+        "parallel": True,
+        "num_kv_heads": 4,
+        "qkv_bias": True,
+        "mlp_bias": True,
+    },
+}
+
+
+def configure(**changes):
+    """The configuration, changed in the whole, in all layers or in the first."""
+    first = changes.pop("first", {})
+    count = changes.pop("num_layers", 2)
+    in_layers = {key: changes.pop(key) for key in _OF_LAYERS & set(changes)}
+    layer = dataclasses.replace(LAYER, **in_layers)
+    layers = (dataclasses.replace(layer, **first), *[layer] * (count - 1))
+    return dataclasses.replace(CONFIG, layers=layers, **changes)
 
 
 def make(dtype=jnp.float32, seed=0, **changes):
     """A random decoder whose every parameter matters."""
-    config = dataclasses.replace(CONFIG, **changes)
+    config = configure(**changes)
     abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
     graph, state = nnx.split(abstract)
     return nnx.merge(graph, filled(state, seed, dtype))

@@ -118,6 +118,29 @@ COMMON = {
     "eos_token_id": 0,
     "bos_token_id": None,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LONGROPE = {
+    "original_max_position_embeddings": 6,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+        "short_factor": [1.0, 1.1, 1.3],
+        "long_factor": [1.5, 2.0, 4.0],
+    },
+}
+GEMMA = {
+    **COMMON,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 5,
+    "pad_token_id": 0,
+}
 FAMILIES = {
     "llama": ("Llama", {**COMMON, "tie_word_embeddings": False}),
     "llama_tied": ("Llama", {**COMMON, "tie_word_embeddings": True}),
@@ -127,6 +150,53 @@ FAMILIES = {
     "llama_linear": ("Llama", {**COMMON, "rope_parameters": LINEAR}),
     "qwen2": ("Qwen2", {**COMMON, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {**COMMON, "head_dim": 16, "rms_norm_eps": 1e-4}),
+    "qwen2_window": (
+        "Qwen2",
+        {
+            **COMMON,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+        },
+    ),
+    "llama_yarn": ("Llama", {**COMMON, "rope_parameters": YARN}),
+    "mistral": ("Mistral", {**COMMON, "sliding_window": 5}),
+    "gemma2": ("Gemma2", GEMMA),
+    "gemma2_scaled": ("Gemma2", {**GEMMA, "query_pre_attn_scalar": 12}),
+    "gemma3": ("Gemma3Text", {**GEMMA, "num_hidden_layers": 6}),
+    "smollm3": ("SmolLM3", {**COMMON, "num_hidden_layers": 4, "pad_token_id": 0}),
+    "olmo2": ("Olmo2", {**COMMON, "pad_token_id": 0}),
+    "olmo3": (
+        "Olmo3",
+        {**COMMON, "num_hidden_layers": 4, "sliding_window": 5, "pad_token_id": 0},
+    ),
+    "phi3": ("Phi3", {**COMMON, "pad_token_id": 0, "sliding_window": 6}),
+    "phi3_long": ("Phi3", {**COMMON, "pad_token_id": 0, **LONGROPE}),
+    "phi3_short": (
+        "Phi3",
+        {
+            **COMMON,
+            "pad_token_id": 0,
+            **LONGROPE,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "granite": (
+        "Granite",
+        {
+            **COMMON,
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.2,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "stablelm": ("StableLm", {**COMMON, "hidden_size": 64, "use_qkv_bias": True}),
+    "gpt_neox": ("GPTNeoX", {**COMMON, "hidden_size": 64}),
+    "gpt_neox_serial": (
+        "GPTNeoX",
+        {**COMMON, "hidden_size": 64, "use_parallel_residual": False},
+    ),
     "gpt2": (
         "GPT2",
         {
@@ -157,8 +227,9 @@ def tiny_model(oracle):
         name, options = FAMILIES[family]
         config = getattr(oracle, f"{name}Config")(**options)
         torch.manual_seed(0)
-        suffix = "LMHeadModel" if name == "GPT2" else "ForCausalLM"
-        model = getattr(oracle, f"{name}{suffix}")(config).eval()
+        model = oracle.AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager"
+        ).eval()
         with torch.no_grad():  # Weights large enough for every part to matter.
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))

@@ -10,6 +10,9 @@ from tokenauction_jax.agents.random_tables import zipf as zipf
 from tokenauction_jax.agents.tabular import tabular as tabular
 
 if TYPE_CHECKING:
+    from tokenauction_jax.agents.checkpoints.check import (
+        check_checkpoint as check_checkpoint,
+    )
     from tokenauction_jax.agents.checkpoints.load import HOUSE as HOUSE
     from tokenauction_jax.agents.checkpoints.load import Checkpoint as Checkpoint
     from tokenauction_jax.agents.checkpoints.load import (
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     )
     from tokenauction_jax.agents.checkpoints.load import (
         load_checkpoint as load_checkpoint,
+    )
+    from tokenauction_jax.agents.checkpoints.load import (
+        survey_checkpoints as survey_checkpoints,
     )
     from tokenauction_jax.agents.checkpoints.peft import load_adapter as load_adapter
     from tokenauction_jax.agents.checkpoints.peft import save_adapter as save_adapter
@@ -38,8 +44,10 @@ _LAZY = {
     "HOUSE": "checkpoints.load",
     "Checkpoint": "checkpoints.load",
     "CheckpointError": "checkpoints.load",
+    "check_checkpoint": "checkpoints.check",
     "find_checkpoints": "checkpoints.load",
     "load_checkpoint": "checkpoints.load",
+    "survey_checkpoints": "checkpoints.load",
     "Tokenizer": "checkpoints.text",
     "fine_tune": "finetune",
     "from_language_model": "language_model",

@@ -87,8 +87,18 @@ class LanguageModelPool:
     def step(self, state: PoolState, tokens: jax.Array) -> tuple[PoolState, jax.Array]:
         """Reads the last tokens `(A,)` and answers log-probabilities `(A, n, V)`.
 
-        The first call answers from the prompts, whatever `tokens` are.
+        The first call answers from the prompts, whatever `tokens` are. Beyond the
+        tokens that `init` made room for, answers are NaN under a transformation.
+
+        Raises:
+          ValueError: If a concrete `state` has no room for another token.
         """
+        room = state.groups[0].cache[0].keys.shape[-2]
+        if records.is_concrete(state.position) and int(state.position) >= room:
+            raise ValueError(
+                f"the state has room for {room} tokens and read as many: give init a "
+                "larger num_tokens"
+            )
         answers = [
             group.step(memory, state.position, tokens)
             for group, memory in zip(self.groups, state.groups, strict=True)
@@ -98,6 +108,7 @@ class LanguageModelPool:
         if (order != np.arange(self.num_agents)).any():
             logits = logits[:, order]
         logits = _merge_ends(logits, self.end_tokens)
+        logits = jnp.where(state.position < room, logits, jnp.nan)
         state = PoolState(state.position + 1, tuple(memory for memory, _ in answers))
         return state, filter_logits(self.sampling, logits)
 

@@ -239,5 +239,26 @@ class Train(Command):
 
 
 @dataclasses.dataclass(frozen=True)
-class Models(Command):
+class ListModels(Command):
     """List the language models found on this machine, and how to get more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckModel(Command):
+    """Load a language model, let it write, and compare it with `transformers`.
+
+    Prints its shape, memory and tokens per second and, where `transformers` and PyTorch
+    are installed, the largest difference of log-probabilities from theirs.
+    """
+
+    model: tyro.conf.Positional[str]
+    """A .gguf file, a Hugging Face directory, a hub name, or a name of the list."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """List the language models found on this machine, or check one."""
+
+    command: tyro.conf.OmitArgPrefixes[
+        Annotated[ListModels, _named("list")] | Annotated[CheckModel, _named("check")]
+    ] = ListModels()

@@ -12,8 +12,9 @@ from tokenauction_jax import files
 from tokenauction_jax.agents import load_checkpoint
 from tokenauction_jax.agents.checkpoints.export import raw_config, write_directory
 from tokenauction_jax.agents.checkpoints.load import CheckpointError
-from tokenauction_jax.agents.checkpoints.rotary import rotary_frequencies
+from tokenauction_jax.agents.checkpoints.rotary import read_rotary
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
+from tokenauction_jax.agents.models.config import Rotary
 
 TEMPLATE = "{% for m in messages %}<bos>{{ m.content }}{% endfor %}"
 
@@ -32,7 +33,7 @@ def tokenizer(tiny_tokenizer):
 def test_round_trip(variant, tokenizer, tmp_path):
     changes = {"vocab_size": 300, "context_length": 128, **VARIANTS[variant]}
     if variant != "gpt2":
-        changes["frequencies"] = rotary_frequencies(5000.0, 6)
+        changes["rotary"] = read_rotary(6, {"rope_theta": 5000.0})
     model = make(**changes)
     write_directory(tmp_path / "out", model, tokenizer)
     found = load_checkpoint(tmp_path / "out")
@@ -40,11 +41,14 @@ def test_round_trip(variant, tokenizer, tmp_path):
         lambda x, y: np.abs(x - y).max(), nnx.state(model), nnx.state(found.model)
     )
     assert max(jax.tree.leaves(differences)) == 0
-    kept = [dataclasses.replace(x.config, frequencies=None) for x in (model, found[1])]
+    wanted, got = model.config.layers, found.model.config.layers
+    for one, other in zip(wanted, got, strict=True):
+        angles = [x.rotary.frequencies if x.rotary else () for x in (one, other)]
+        np.testing.assert_allclose(*angles, rtol=1e-6)
+        plain = [dataclasses.replace(x, rotary=None) for x in (one, other)]
+        assert plain[0] == plain[1]
+    kept = [dataclasses.replace(x.config, layers=()) for x in (model, found[1])]
     assert kept[0] == kept[1]
-    if variant != "gpt2":
-        wanted, got = model.config.frequencies, found.model.config.frequencies
-        np.testing.assert_allclose(got, wanted, rtol=1e-6)
     assert found.tokenizer.vocabulary == tokenizer.vocabulary
     assert found.tokenizer.end_tokens == (0,)
     assert found.tokenizer.render_chat("x") == "<bos>x"
@@ -58,7 +62,9 @@ def test_transformers_agrees(
     loaded = load_checkpoint(tmp_path)
     base = loaded.raw_config
     write_directory(tmp_path / "out", loaded.model, loaded.tokenizer, base=base)
-    again = oracle.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    again = oracle.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", attn_implementation="eager"
+    ).eval()
     tokenizer = oracle.AutoTokenizer.from_pretrained(tmp_path / "out")
     tokens = tokenizer(long_prompt)["input_ids"]
     assert tokens == loaded.tokenizer.encode(long_prompt)
@@ -69,7 +75,7 @@ def test_transformers_agrees(
 
 
 def test_half_precision_on_disk(tokenizer, tmp_path):
-    model = make(vocab_size=300, frequencies=rotary_frequencies(1e4, 6))
+    model = make(vocab_size=300, rotary=read_rotary(6, {"rope_theta": 1e4}))
     write_directory(tmp_path, model, tokenizer, dtype=np.float16)
     exact, stored = (
         nnx.state(x)["embedding"][...] for x in (model, load_checkpoint(tmp_path).model)
@@ -81,14 +87,14 @@ def test_half_precision_on_disk(tokenizer, tmp_path):
 
 
 def test_angles_that_nobody_described():
-    scaled = make(frequencies=(1.0, 0.1, 0.002)).config
+    scaled = make(rotary=Rotary((1.0, 0.1, 0.002))).config
     with pytest.raises(CheckpointError, match="its rotary embedding is scaled"):
         raw_config(scaled)
 
 
 def test_a_folder_that_cannot_be_written(tokenizer, tmp_path):
     (tmp_path / "file").write_text("kept")
-    model = make(vocab_size=300, frequencies=rotary_frequencies(1e4, 6))
+    model = make(vocab_size=300, rotary=read_rotary(6, {"rope_theta": 1e4}))
     with pytest.raises(CheckpointError, match="cannot write"):
         write_directory(tmp_path / "file", model, tokenizer)
     assert (tmp_path / "file").read_text() == "kept"
@@ -96,7 +102,7 @@ def test_a_folder_that_cannot_be_written(tokenizer, tmp_path):
 
 def test_weights_come_last_and_no_file_in_part(tokenizer, tmp_path, monkeypatch):
     """As a full disk makes the last file fail."""
-    model = make(vocab_size=300, frequencies=rotary_frequencies(1e4, 6))
+    model = make(vocab_size=300, rotary=read_rotary(6, {"rope_theta": 1e4}))
     write = files.write
 
     def full(path, content):
@@ -115,7 +121,7 @@ def test_weights_come_last_and_no_file_in_part(tokenizer, tmp_path, monkeypatch)
 
 
 def test_others_may_read_the_files(tokenizer, tmp_path):
-    model = make(vocab_size=300, frequencies=rotary_frequencies(1e4, 6))
+    model = make(vocab_size=300, rotary=read_rotary(6, {"rope_theta": 1e4}))
     write_directory(tmp_path / "out", model, tokenizer)
     plain = tmp_path / "plain"
     plain.touch()

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
+from tiny_decoder import answers
 
+from tokenauction_jax.agents import from_language_model
 from tokenauction_jax.agents.checkpoints import huggingface
+from tokenauction_jax.agents.checkpoints.export import write_directory
 from tokenauction_jax.agents.checkpoints.load import (
     CheckpointError,
     find_checkpoints,
@@ -27,17 +30,44 @@ def check_logits(model, theirs, oracle_logits):
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("shards", ["single", "sharded"])
 def test_every_family_agrees_with_transformers(
-    family, shards, save_tiny, oracle_logits, tmp_path
+    family, save_tiny, oracle_logits, tmp_path
 ):
-    options = {"max_shard_size": "40KB"} if shards == "sharded" else {}
-    theirs = save_tiny(family, tmp_path, **options)
-    assert len(huggingface.weight_files(tmp_path)) > (shards == "sharded")
+    """In one pass, and as agents with unequal prompts, one of them beyond windows."""
+    theirs = save_tiny(family, tmp_path)
     checkpoint = load_checkpoint(tmp_path)
     check_logits(checkpoint.model, theirs, oracle_logits)
     assert checkpoint.tokenizer.end_token == 0
     assert checkpoint.name == str(tmp_path)
+    prompts = [TOKENS[:9], TOKENS[:4]]
+    pool = from_language_model(checkpoint.model, checkpoint.tokenizer, prompts)
+    text = np.array([TOKENS[4:8], TOKENS[8:12]])
+    found = answers(pool, jnp.asarray(text))
+    for auction in range(2):
+        for agent, prompt in enumerate(prompts):
+            read = [*prompt, *text[auction].tolist()]
+            due = jax.nn.log_softmax(jnp.asarray(oracle_logits(theirs, read)))
+            due = due[len(prompt) - 1 :]
+            np.testing.assert_allclose(found[:, auction, agent], due, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gpt_neox", "gpt2"])
+def test_files_in_parts(family, save_tiny, oracle_logits, tmp_path):
+    theirs = save_tiny(family, tmp_path, max_shard_size="40KB")
+    assert len(huggingface.weight_files(tmp_path)) > 1
+    check_logits(load_checkpoint(tmp_path).model, theirs, oracle_logits)
+
+
+def test_a_head_that_is_not_the_embedding_counts(save_tiny, oracle_logits, tmp_path):
+    """Of a tied configuration: what the file holds is the model."""
+    theirs = save_tiny("llama", tmp_path)
+    change_config(tmp_path, tie_word_embeddings=True)
+    loaded = load_checkpoint(tmp_path)
+    check_logits(loaded.model, theirs, oracle_logits)
+    base = loaded.raw_config
+    write_directory(tmp_path / "out", loaded.model, loaded.tokenizer, base=base)
+    again = load_checkpoint(tmp_path / "out").model
+    check_logits(again, theirs, oracle_logits)
 
 
 def test_bfloat16_files_load(save_tiny, oracle_logits, tmp_path):
@@ -89,7 +119,7 @@ def change_config(directory, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mixtral"}, "unknown model_type 'mixtral'.*llama, qwen2"),
+        ({"model_type": "mixtral"}, "unknown model_type 'mixtral'.*llama, mistral"),
         ({"hidden_act": "relu"}, "unsupported hidden_act 'relu'"),
         ({"quantization_config": {"bits": 4}}, "quantised safetensors"),
         ({"layer_types": ["sliding_attention"] * 2}, "sliding-window"),
@@ -97,7 +127,7 @@ def change_config(directory, **changes):
             {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
             "sliding-window",
         ),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "scaling 'yarn'"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "scaling 'dynamic'"),
         (
             {"rope_parameters": {"partial_rotary_factor": 0.5}},
             "partial_rotary_factor",
@@ -217,7 +247,14 @@ def test_hub_names_are_taken_from_the_cache(
     source = tmp_path / "source"
     theirs = save_tiny("qwen2", source.mkdir() or source)
     path = put_in_cache("someone/tiny-qwen", source)
-    check_logits(load_checkpoint("someone/tiny-qwen").model, theirs, oracle_logits)
+    loaded = load_checkpoint("someone/tiny-qwen")
+    check_logits(loaded.model, theirs, oracle_logits)
+    assert loaded.commit == path.name
+    for revision in ("main", path.name):
+        again = load_checkpoint(f"someone/tiny-qwen@{revision}")
+        assert again.commit == loaded.commit
+    with pytest.raises(CheckpointError, match="someone/tiny-qwen@v2 is not in"):
+        load_checkpoint("someone/tiny-qwen@v2")
     found = [found for found in find_checkpoints() if found.path == path]
     assert [(entry.name, entry.architecture) for entry in found] == [
         ("someone/tiny-qwen", "qwen2")

@@ -15,7 +15,8 @@ from tiny_checkpoint import write_checkpoint
 
 from tokenauction_jax.agents.checkpoints.load import CheckpointError, load_checkpoint
 from tokenauction_jax.agents.checkpoints.peft import load_adapter, save_adapter
-from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
+from tokenauction_jax.agents.models.config import DecoderConfig, LayerConfig, Rotary
+from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.agents.models.lora import Adapter, attach, merge, new_adapter
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -243,19 +244,19 @@ def test_damaged_files_give_one_clear_line(folder, model, name, content, message
     assert "\n" not in str(caught.value)
 
 
-def decoder(**changes):
-    shape = {
-        "vocab_size": 61,
-        "context_length": 32,
-        "width": 16,
-        "num_layers": 1,
-        "num_heads": 2,
-        "num_kv_heads": 2,
-        "head_dim": 8,
-        "mlp_width": 24,
-        "frequencies": (1.0, 0.5, 0.1, 0.01),
-    }
-    return Decoder(DecoderConfig(**{**shape, **changes}), rngs=nnx.Rngs(0))
+def decoder(num_layers=1, mlp_width=24, learned_positions=False):
+    rotary = Rotary((1.0, 0.5, 0.1, 0.01))
+    layer = LayerConfig(
+        num_heads=2, num_kv_heads=2, head_dim=8, mlp_width=mlp_width, rotary=rotary
+    )
+    config = DecoderConfig(
+        vocab_size=61,
+        context_length=32,
+        width=16,
+        layers=(layer,) * num_layers,
+        learned_positions=learned_positions,
+    )
+    return Decoder(config, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +264,7 @@ def decoder(**changes):
     [
         ({}, "changes layers.1.*which the model does not have"),
         ({"num_layers": 2, "mlp_width": 20}, r"for the weight \(.*20.*\) of layers"),
-        ({"frequencies": None}, "GPT-2 cannot be kept in files.*use a Llama"),
+        ({"learned_positions": True}, "GPT-2 cannot be kept in files.*use a Llama"),
     ],
     ids=str,
 )

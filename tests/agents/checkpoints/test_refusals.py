@@ -113,7 +113,7 @@ def test_settings_are_refused_by_key(directory, key, values):
         *({"original_max_position_embeddings": x} for x in (0, 1.5, "64", None)),
         *({"rope_theta": x} for x in (0, -5, "1e4")),
         *({"partial_rotary_factor": x} for x in (0.5, "1", 2)),
-        *({"rope_type": x} for x in ("yarn", 3, ["linear"], None)),
+        *({"rope_type": x} for x in ("dynamic", 3, ["linear"], None)),
     ],
     ids=str,
 )
@@ -380,7 +380,7 @@ def test_gguf_settings_are_refused_by_key(directory, tmp_path, key, values):
         ("llama.attention.head_count_kv", 3, "2 attention heads cannot share 3"),
         ("llama.attention.key_length", 7, "a head has size 7"),
         ("llama.attention.key_length", 10**9, "a head has size 1000000000"),
-        ("llama.rope.scaling.type", "yarn", "unsupported rotary scaling 'yarn'"),
+        ("llama.rope.scaling.type", "long", "unsupported rotary scaling 'long'"),
         ("tokenizer.ggml.tokens", ["a"], "out of vocabulary"),
         ("tokenizer.ggml.merges", ["a zz"], "out of vocabulary"),
         ("tokenizer.ggml.merges", ["a"], "tokenizer.ggml: "),

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 from scipy import special
-from tiny_decoder import CONFIG, VARIANTS, log_probs, make
+from tiny_decoder import CONFIG, LAYER, OTHER_VARIANTS, VARIANTS, log_probs, make
 
-from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
+from tokenauction_jax.agents.models.config import (
+    DecoderConfig,
+    LayerConfig,
+    NormConfig,
+    Rotary,
+)
+from tokenauction_jax.agents.models.decoder import Decoder
 
 
 def texts(shape, seed=2):
@@ -19,11 +25,12 @@ def texts(shape, seed=2):
 
 
 prefill, decode = nnx.jit(Decoder.prefill), nnx.jit(Decoder.decode)
+read = nnx.jit(Decoder.__call__)
 
 
 def step_by_step(model, prompts, lengths, text):
     """Logits `(A, n, T + 1, V)` after the prompts and each token of `text (A, T)`."""
-    logits, memory = prefill(model, prompts, lengths)
+    logits, memory = prefill(model, prompts, lengths, lengths + text.shape[1])
     cache = model.empty_cache(text.shape[0], prompts.shape[0], text.shape[1])
     out = [jnp.broadcast_to(logits, (text.shape[0], *logits.shape))]
     for step in range(text.shape[1]):
@@ -33,16 +40,21 @@ def step_by_step(model, prompts, lengths, text):
     return jnp.stack(out, axis=2)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+ALL_VARIANTS = VARIANTS | OTHER_VARIANTS
+
+
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_steps_with_cache_equal_one_pass_over_the_whole_text(variant):
-    model = make(**VARIANTS[variant])
+    """Of prompts and texts within and beyond the windows."""
+    model = make(**ALL_VARIANTS[variant])
     prompts, lengths = texts((3, 9)), jnp.array([9, 4, 1])
     text = texts((2, 5), seed=3)
     stepped = step_by_step(model, prompts, lengths, text)
     for auction in range(2):
         for agent, length in enumerate([9, 4, 1]):
             whole = np.concatenate([prompts[agent, :length], text[auction]])
-            expected = log_probs(model, whole)[length - 1 :]
+            # Angles may depend on the length, padding included.
+            expected = jax.nn.log_softmax(read(model, whole[None]))[0, length - 1 :]
             found = special.log_softmax(stepped[auction, agent], axis=-1)
             np.testing.assert_allclose(found, expected, atol=2e-5)
 
@@ -67,40 +79,76 @@ def test_an_auction_does_not_depend_on_its_neighbours():
 
 def test_every_field_of_the_configuration_matters():
     """A field that nothing reads would give the same parameters and logits."""
+    turn = LAYER.rotary
+    long = dataclasses.replace(turn, long_frequencies=(0.5, 0.1, 0.02), long_beyond=3)
     changes = {
-        "vocab_size": 62,
-        "context_length": 65,
-        "width": 32,
-        "num_layers": 3,
-        "num_heads": 6,
-        "num_kv_heads": 4,
-        "head_dim": 8,
-        "mlp_width": 41,
-        "norm": "layer",
-        "norm_epsilon": 1e-2,
-        "activation": "gelu",
-        "frequencies": (1.0, 0.5, 0.01),
-        "qkv_bias": True,
-        "output_bias": True,
-        "mlp_bias": True,
-        "qk_norm": True,
-        "tied_embeddings": False,
+        DecoderConfig: {
+            "vocab_size": 62,
+            "context_length": 65,
+            "width": 32,
+            "layers": CONFIG.layers[:1],
+            "norm": NormConfig("layer"),
+            "learned_positions": True,
+            "embedding_scale": 2.0,
+            "logit_scale": 2.0,
+            "logit_cap": 1.0,
+            "tied_embeddings": False,
+        },
+        LayerConfig: {
+            "num_heads": 6,
+            "num_kv_heads": 4,
+            "head_dim": 8,
+            "mlp_width": 41,
+            "window": 3,
+            "rotary": None,
+            "norms": "both",
+            "qk_norm": "head",
+            "activation": "gelu",
+            "gated": False,
+            "parallel": True,
+            "score_scale": 1.0,
+            "score_cap": 0.5,
+            "residual_scale": 0.5,
+            "qkv_bias": True,
+            "output_bias": True,
+            "mlp_bias": True,
+        },
+        NormConfig: {"kind": "layer", "epsilon": 1e-2, "offset": 0.5},
+        Rotary: {
+            "frequencies": (1.0, 0.5, 0.01),
+            "scale": 1.5,
+            "long_frequencies": None,
+            "long_beyond": 20,
+        },
     }
-    assert set(changes) == {field.name for field in dataclasses.fields(DecoderConfig)}
+    for record, fields in changes.items():
+        assert set(fields) == {field.name for field in dataclasses.fields(record)}
+        for name, value in fields.items():
+            base = {"learned_positions": True} if name == "context_length" else {}
+            if record is NormConfig:
+                changed = {"norm": NormConfig(**{name: value})}
+            elif record is Rotary:
+                base = {"rotary": turn if name == "frequencies" else long}
+                changed = {
+                    "rotary": dataclasses.replace(base["rotary"], **{name: value})
+                }
+            elif name == "layers":
+                changed = {"num_layers": 1}
+            else:
+                changed = {name: value}
+            assert not _same(make(**base), make(**base | changed)), name
+
+
+def _same(one, other):
+    """Whether models have parameters of the same shapes, and the same logits."""
+    shapes = [
+        jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(model)))
+        for model in (one, other)
+    ]
     tokens = np.arange(6)
-    for name, value in changes.items():
-        base = {"frequencies": None} if name == "context_length" else {}
-        changed = {"frequencies": (1.0, 0.1, 0.01, 0.02)} if name == "head_dim" else {}
-        before = make(**base)
-        after = make(**{**base, **changed, name: value})
-        shapes = [
-            jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(model)))
-            for model in (before, after)
-        ]
-        same = shapes[0] == shapes[1] and jnp.array_equal(
-            log_probs(before, tokens), log_probs(after, tokens)
-        )
-        assert not same, name
+    return shapes[0] == shapes[1] and jnp.array_equal(
+        log_probs(one, tokens), log_probs(other, tokens)
+    )
 
 
 def test_bfloat16_parameters_give_float32_logits():
@@ -141,7 +189,7 @@ def test_float32_products_are_exact_on_accelerators():
 
 
 def test_gradients_are_finite():
-    graph, state = nnx.split(make(qk_norm=True))
+    graph, state = nnx.split(make(qk_norm="head"))
 
     def loss(state):
         model = nnx.merge(graph, state)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import AxisType
-from tiny_decoder import CONFIG, VARIANTS
+from tiny_decoder import VARIANTS, configure
 
 import tokenauction_jax as ta
 from tokenauction_jax.agents.models.decoder import Decoder
@@ -23,7 +23,7 @@ MECHANISM = ta.Mechanism(RULE, ta.second_price(RULE))
 
 
 def pool_of(family, **sizes):
-    config = CONFIG.__class__(**vars(CONFIG) | VARIANTS[family] | sizes)
+    config = configure(**VARIANTS[family] | sizes)
     prompts = [[1, 2, 3], [4, 5], [6]]
     model, other = (Decoder(config, rngs=nnx.Rngs(seed)) for seed in (0, 1))
     return ta.agents.from_language_model([model, other, model], None, prompts)

@@ -13,20 +13,20 @@ from jax.typing import DTypeLike
 from safetensors.numpy import save
 
 from tokenauction_jax import files
-from tokenauction_jax.agents.checkpoints.huggingface import GPT2, LLAMA, read_config
-from tokenauction_jax.agents.checkpoints.reading import CheckpointError
+from tokenauction_jax.agents.checkpoints.families import (
+    FAMILIES,
+    GPT2,
+    family,
+    read_config,
+)
+from tokenauction_jax.agents.checkpoints.reading import CheckpointError, parse
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.checkpoints.weights import Naming
-from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
+from tokenauction_jax.agents.checkpoints.weights import joined
+from tokenauction_jax.agents.models.config import DecoderConfig, Rotary
+from tokenauction_jax.agents.models.decoder import Decoder
 
-_FUSED = ("query", "key", "value")
-_ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
-_ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
-}
+# Keys of a `config.json` that say how it was written, not what the model is.
+_PROVENANCE = ("_name_or_path", "auto_map", "torch_dtype", "transformers_version")
 
 
 def write_directory(
@@ -46,8 +46,8 @@ def write_directory(
       model: A model of any family that the decoder knows.
       tokenizer: The tokenizer of the model.
       dtype: The type of the weights in the file; None to keep theirs.
-      base: The contents of the `config.json` that the model began with, which
-        describes the scaling of its rotary embedding, if it has one.
+      base: The contents of the `config.json` that the model began with; needed for
+        what only that describes, such as the scaling of a rotary embedding.
 
     Raises:
       CheckpointError: If no configuration describes the model, or the files cannot be
@@ -76,33 +76,7 @@ def named_arrays(model: Decoder, model_type: str) -> dict[str, np.ndarray]:
     """The parameters, named and laid out as in the checkpoints of a family."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     ours = {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in flat}
-    if model_type != "gpt2":
-        return {_tensor(LLAMA, name): array for name, array in ours.items()}
-    named: dict[str, list[np.ndarray]] = {}
-    for name in sorted(ours, key=_fusing_order):
-        # GPT-2 stores the matrices of its layers as `(inputs, outputs)`.
-        array = ours[name].T if name.startswith("layers.") else ours[name]
-        named.setdefault(f"transformer.{_tensor(GPT2, name)}", []).append(array)
-    return {name: np.concatenate(parts, axis=-1) for name, parts in named.items()}
-
-
-def _fusing_order(parameter: str) -> int:
-    return next((i for i, x in enumerate(_FUSED) if f".{x}." in parameter), 0)
-
-
-def _tensor(naming: Naming, parameter: str) -> str:
-    """A checkpoint's name of a parameter of the decoder, the inverse of `Naming`."""
-    for theirs, ours in naming.others.items():
-        if ours == parameter:
-            return theirs
-    _, layer, rest = parameter.split(".", 2)
-    module, _, kind = rest.rpartition(".")
-    for theirs, ours in naming.modules.items():
-        block, _, last = ours.rpartition(".")
-        fused = last == "qkv" and module in (f"{block}.{x}" for x in _FUSED)
-        if module == ours or fused:
-            return f"{naming.layer}{layer}.{theirs}.{kind}"
-    raise CheckpointError(f"this family of checkpoints has no place for {parameter}")
+    return joined(FAMILIES[model_type].naming, model.config, ours)
 
 
 def raw_config(
@@ -110,76 +84,98 @@ def raw_config(
 ) -> dict[str, Any]:
     """The contents of a `config.json` that `read_config` turns into `config`.
 
+    Rotary embeddings are written both ways that readers know, together in
+    `rope_parameters` and apart in `rope_theta` and `rope_scaling`.
+
     Args:
       config: The shape of the decoder.
-      base: The contents of a `config.json` with the same rotary embedding.
+      base: The contents of a `config.json` of the same model.
 
     Raises:
       CheckpointError: If there is none, for example for scaled rotary angles without a
         `base` that describes the scaling.
     """
-    model_type = _model_type(config)
-    raw = {
-        "model_type": model_type,
-        "architectures": [_ARCHITECTURES[model_type]],
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tied_embeddings,
-    }
-    if model_type == "gpt2":
-        raw |= {
+    tied = {"tie_word_embeddings": config.tied_embeddings}
+    raw = dict(base) | tied if base else {}
+    if not base or not _same(read_config(raw), config):
+        raw = _plain(config) | tied
+    if not _same(read_config(raw), config):
+        raise CheckpointError(
+            "no config.json describes this model: if it is of another family than "
+            "Llama, Qwen2, Qwen3 and GPT-2, or its rotary embedding is scaled, load it "
+            "from a Hugging Face directory"
+        )
+    kind = family(raw)
+    if not issubclass(kind, GPT2):
+        raw |= parse(kind, raw, "config.json").rotary_keys()
+    kept = {key: value for key, value in raw.items() if key not in _PROVENANCE}
+    return kept | {"architectures": [kind.architecture]}
+
+
+def _plain(config: DecoderConfig) -> dict[str, Any]:
+    """The contents for a model of Llama's, Qwen2's, Qwen3's or GPT-2's shape."""
+    layer = config.layers[0]
+    if config.learned_positions:
+        return {
+            "model_type": "gpt2",
+            "vocab_size": config.vocab_size,
             "n_positions": config.context_length,
             "n_embd": config.width,
-            "n_layer": config.num_layers,
-            "n_head": config.num_heads,
-            "n_inner": config.mlp_width,
-            "layer_norm_epsilon": config.norm_epsilon,
+            "n_layer": len(config.layers),
+            "n_head": layer.num_heads,
+            "n_inner": layer.mlp_width,
+            "layer_norm_epsilon": config.norm.epsilon,
             "activation_function": "gelu_new",
             "bos_token_id": None,  # The default is a token of the original GPT-2.
         }
-    else:
-        raw |= {
-            "max_position_embeddings": config.context_length,
-            "hidden_size": config.width,
-            "num_hidden_layers": config.num_layers,
-            "num_attention_heads": config.num_heads,
-            "num_key_value_heads": config.num_kv_heads,
-            "head_dim": config.head_dim,
-            "intermediate_size": config.mlp_width,
-            "rms_norm_eps": config.norm_epsilon,
-            "hidden_act": "silu",
-            "attention_bias": config.output_bias,
-            "mlp_bias": config.mlp_bias,
-        }
-        rotary = {key: base[key] for key in _ROTARY if base and key in base}
-        raw |= rotary or {"rope_theta": _theta(config)}
-    if not _same(read_config(raw), config):
-        raise CheckpointError(
-            "no config.json describes this model: if its rotary embedding is scaled, "
-            "load it from a Hugging Face directory"
-        )
-    return raw
+    qwen2 = layer.qkv_bias and not layer.output_bias
+    return {
+        "model_type": "qwen3" if layer.qk_norm else "qwen2" if qwen2 else "llama",
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "hidden_size": config.width,
+        "num_hidden_layers": len(config.layers),
+        "num_attention_heads": layer.num_heads,
+        "num_key_value_heads": layer.num_kv_heads,
+        "head_dim": layer.head_dim,
+        "intermediate_size": layer.mlp_width,
+        "rms_norm_eps": config.norm.epsilon,
+        "hidden_act": "silu",
+        "attention_bias": layer.output_bias,
+        "mlp_bias": layer.mlp_bias,
+        "rope_theta": _theta(layer.rotary),
+    }
 
 
-def _model_type(config: DecoderConfig) -> str:
-    if config.norm == "layer":
-        return "gpt2"
-    if config.qk_norm:
-        return "qwen3"
-    return "qwen2" if config.qkv_bias and not config.output_bias else "llama"
-
-
-def _theta(config: DecoderConfig) -> float:
-    """The base of the rotary angles ``theta^(-2 i / head_dim)``."""
-    frequencies = config.frequencies or (1.0,)
+def _theta(rotary: Rotary | None) -> float:
+    """The base of the rotary angles ``theta^(-i / pairs)``."""
+    frequencies = rotary.frequencies if rotary else (1.0,)
     if len(frequencies) == 1:
         return 10000.0
-    return float(f"{frequencies[1] ** (-config.head_dim / 2):.9g}")
+    return float(f"{frequencies[1] ** -len(frequencies):.9g}")
 
 
 def _same(one: DecoderConfig, other: DecoderConfig) -> bool:
     """Whether two configurations are equal, up to rounding of angles."""
-    angles = [np.array(config.frequencies or ()) for config in (one, other)]
-    if angles[0].shape != angles[1].shape or not np.allclose(*angles, rtol=1e-6):
+    if len(one.layers) != len(other.layers):
         return False
-    plain = [dataclasses.replace(config, frequencies=None) for config in (one, other)]
-    return plain[0] == plain[1]
+    pairs = {
+        (x.rotary, y.rotary) for x, y in zip(one.layers, other.layers, strict=True)
+    }
+    close = all(_close(*pair) for pair in pairs)
+    return close and _unturned(one) == _unturned(other)
+
+
+def _close(one: Rotary | None, other: Rotary | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    if len(one.frequencies) != len(other.frequencies):
+        return False
+    near = np.allclose(one.frequencies, other.frequencies, rtol=1e-6, atol=0)
+    plain = [dataclasses.replace(x, frequencies=()) for x in (one, other)]
+    return near and plain[0] == plain[1]
+
+
+def _unturned(config: DecoderConfig) -> DecoderConfig:
+    layers = (dataclasses.replace(layer, rotary=None) for layer in config.layers)
+    return dataclasses.replace(config, layers=tuple(layers))

@@ -1,7 +1,13 @@
-"""Checkpoints as GGUF files: one file with configuration, weights and tokenizer."""
+"""Checkpoints as GGUF files: one file with configuration, weights and tokenizer.
+
+Their configuration becomes the `config.json` of the same model, so that a model means
+the same in both formats.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,88 +15,100 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from tokenauction_jax.agents.checkpoints.families import FAMILIES, read_config
+from tokenauction_jax.agents.checkpoints.family import Family
 from tokenauction_jax.agents.checkpoints.gguf_file import read_gguf
+from tokenauction_jax.agents.checkpoints.namings import GGUF, GGUF_PHI3
 from tokenauction_jax.agents.checkpoints.reading import (
     Base,
     CheckpointError,
     Epsilon,
+    Layers,
     Settings,
     Size,
     parse,
 )
-from tokenauction_jax.agents.checkpoints.rotary import rotary_frequencies
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.checkpoints.tokenizer_files import from_gguf
-from tokenauction_jax.agents.checkpoints.weights import Naming, Tensor, named_tensors
-from tokenauction_jax.agents.models.decoder import DecoderConfig
+from tokenauction_jax.agents.checkpoints.weights import Tensor, named_tensors
+from tokenauction_jax.agents.models.config import DecoderConfig, LayerConfig
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
-
-_NAMING = Naming(
-    layer="blk.",
-    modules={
-        "attn_norm": "attention_norm",
-        "attn_q": "attention.query",
-        "attn_k": "attention.key",
-        "attn_v": "attention.value",
-        "attn_qkv": "attention.qkv",
-        "attn_output": "attention.output",
-        "attn_q_norm": "attention.query_norm",
-        "attn_k_norm": "attention.key_norm",
-        "ffn_norm": "mlp_norm",
-        "ffn_gate": "mlp.gate",
-        "ffn_up": "mlp.up",
-        "ffn_down": "mlp.down",
-    },
-    others={
-        "token_embd.weight": "embedding",
-        "position_embd.weight": "positions",
-        "output_norm.weight": "norm.weight",
-        "output_norm.bias": "norm.bias",
-        "output.weight": "head",
-    },
-    ignored=r"rope_freqs\.weight",  # Part of the configuration.
-)
+# The families' `model_type` by the names of architectures.
+ARCHITECTURES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "smollm3": "smollm3",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+    "granite": "granite",
+    "stablelm": "stablelm",
+    "gptneox": "gpt_neox",
+    "gpt2": "gpt2",
+}
+# Their rotation pairs neighbouring rows of a head.
+_INTERLEAVED = ("llama", "smollm3", "granite")
+# The largest Gemmas scale scores by the width of a head if heads shared the stream.
+_LARGEST_GEMMAS = {"gemma2": 46, "gemma3": 62}
 
 
 class _Hyperparameters(Settings):
-    """The numbers of a model, without the architecture's name before each key.
-
-    Options that change the model and that the decoder does not know must be 0.
-    """
+    """The numbers of a model, without the architecture's name before each key."""
 
     context_length: Size
     embedding_length: Size
-    block_count: Size
+    block_count: Layers
     feed_forward_length: Size
     heads: Size = Field(alias="attention.head_count")
     kv_heads: Size | None = Field(None, alias="attention.head_count_kv")
     head_dim: Size | None = Field(None, alias="attention.key_length")
     value_length: Size | None = Field(None, alias="attention.value_length")
-    rotated: Size | None = Field(None, alias="rope.dimension_count")
-    theta: Base = Field(10000.0, alias="rope.freq_base")
-    scaling: str = Field("none", alias="rope.scaling.type")
-    factor: float = Field(1.0, alias="rope.scaling.factor")
     layer_epsilon: Epsilon | None = Field(None, alias="attention.layer_norm_epsilon")
     rms_epsilon: Epsilon | None = Field(None, alias="attention.layer_norm_rms_epsilon")
+    window: int = Field(0, alias="attention.sliding_window", ge=0, lt=2**31)
+    rotated: Size | None = Field(None, alias="rope.dimension_count")
+    theta: Base | None = Field(None, alias="rope.freq_base")
+    theta_in_windows: Base | None = Field(None, alias="rope.freq_base_swa")
+    scaling: str = Field("none", alias="rope.scaling.type")
+    factor: Base | None = Field(None, alias="rope.scaling.factor")
+    original: Size | None = Field(None, alias="rope.scaling.original_context_length")
+    turned_scale: float | None = Field(None, alias="rope.scaling.attn_factor")
+    beta_fast: float | None = Field(None, alias="rope.scaling.yarn_beta_fast")
+    beta_slow: float | None = Field(None, alias="rope.scaling.yarn_beta_slow")
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    attention_multiplier: float | None = Field(None, alias="attention.scale")
+    embedding_multiplier: float | None = Field(None, alias="embedding_scale")
+    residual_multiplier: float | None = Field(None, alias="residual_scale")
+    logits_scaling: float | None = Field(None, alias="logit_scale")
+    use_parallel_residual: bool | None = None
+    # Options that change the model and that the decoder does not know.
     experts: Literal[0] = Field(0, alias="expert_count")
-    window: Literal[0] = Field(0, alias="attention.sliding_window")
 
 
-def read_file(path: Path) -> tuple[DecoderConfig, dict[str, Tensor], Tokenizer]:
-    """Configuration, tensors by the decoder's names, and tokenizer of a GGUF file.
+def read_file(
+    path: Path,
+) -> tuple[DecoderConfig, dict[str, Tensor], Tokenizer, dict[str, Any]]:
+    """Configuration, tensors by the decoder's names, tokenizer and `config.json`.
 
     Raises:
       CheckpointError: If the file is damaged, or holds a model or a tokenizer that is
         not supported.
     """
     metadata, stored = read_gguf(path)
-    config = read_config(metadata, stored)
-    convert = _unpermuted(config.head_dim)
-    plain = metadata["general.architecture"] != "llama"
-    convert = (lambda _, tensor: tensor) if plain else convert
-    tensors = named_tensors(_NAMING, list(stored), stored.__getitem__, convert)
-    return config, tensors, from_gguf(metadata)
+    name = architecture(metadata)
+    raw = raw_config(metadata, stored)
+    config = _divided(read_config(raw), stored)
+    tensors = named_tensors(
+        GGUF_PHI3 if name == "phi3" else GGUF,
+        config,
+        list(stored),
+        stored.__getitem__,
+        _converted(config, name),
+    )
+    return config, tensors, from_gguf(metadata), raw
 
 
 def architecture(metadata: Mapping[str, Any]) -> str:
@@ -102,14 +120,13 @@ def architecture(metadata: Mapping[str, Any]) -> str:
     return name
 
 
-def read_config(
+def raw_config(
     metadata: Mapping[str, Any], stored: Mapping[str, Tensor]
-) -> DecoderConfig:
-    """The decoder's shape, from the metadata and the names of the tensors.
+) -> dict[str, Any]:
+    """The contents of a `config.json` of the model in a file.
 
     Raises:
-      CheckpointError: If the decoder does not compute the model exactly, or the
-        metadata lack a number or have one that makes no sense.
+      CheckpointError: If the metadata lack a number or have one that makes no sense.
     """
     name = architecture(metadata)
     prefix = f"{name}."
@@ -119,38 +136,86 @@ def read_config(
         if key.startswith(prefix)
     }
     numbers = parse(_Hyperparameters, values, name)
-    heads, width = numbers.heads, numbers.embedding_length
-    gpt2 = name == "gpt2"
-    epsilon = numbers.layer_epsilon if gpt2 else numbers.rms_epsilon
-    if epsilon is None:
-        raise CheckpointError(f"{name} has no epsilon: convert the file again")
     vocabulary = stored.get("token_embd.weight")
     if vocabulary is None:
         raise CheckpointError("no tensor token_embd.weight: the file is incomplete")
+    epsilon = numbers.layer_epsilon or numbers.rms_epsilon
+    if epsilon is None:
+        raise CheckpointError(f"{name} has no epsilon: convert the file again")
+    shared = {
+        "model_type": ARCHITECTURES[name],
+        "vocab_size": vocabulary.shape[0],
+        "tie_word_embeddings": "output.weight" not in stored,
+    }
+    if name == "gpt2":
+        return shared | {
+            "n_positions": numbers.context_length,
+            "n_embd": numbers.embedding_length,
+            "n_layer": numbers.block_count,
+            "n_head": numbers.heads,
+            "n_inner": numbers.feed_forward_length,
+            "layer_norm_epsilon": epsilon,
+        }
+    if name == "olmo2" and numbers.window:
+        shared["model_type"] = "olmo3"
+    if name in ("llama", "qwen2", "qwen3", "granite", "smollm3") and numbers.window:
+        raise CheckpointError(
+            f"unsupported attention.sliding_window {numbers.window} of a {name} file: "
+            "use the Hugging Face directory of the model"
+        )
+    biases = "blk.0.attn_q.bias" in stored or "blk.0.attn_qkv.bias" in stored
+    optional = {
+        "head_dim": numbers.head_dim,
+        "rope_theta": numbers.theta,
+        "rope_local_base_freq": numbers.theta_in_windows,
+        "attn_logit_softcapping": numbers.attn_logit_softcapping,
+        "final_logit_softcapping": numbers.final_logit_softcapping,
+        "attention_multiplier": numbers.attention_multiplier,
+        "embedding_multiplier": numbers.embedding_multiplier,
+        "residual_multiplier": numbers.residual_multiplier,
+        "logits_scaling": numbers.logits_scaling,
+        "use_parallel_residual": numbers.use_parallel_residual,
+        "rope_scaling": _scaling(numbers, stored),
+    }
     head_dim = _head_dim(numbers)
-    return DecoderConfig(
-        vocab_size=vocabulary.shape[0],
-        context_length=numbers.context_length,
-        width=width,
-        num_layers=numbers.block_count,
-        num_heads=heads,
-        num_kv_heads=numbers.kv_heads or heads,
-        head_dim=head_dim,
-        mlp_width=numbers.feed_forward_length,
-        norm="layer" if gpt2 else "rms",
-        norm_epsilon=epsilon,
-        activation="gelu" if gpt2 else "silu",
-        frequencies=None if gpt2 else _frequencies(numbers, stored, head_dim),
-        qkv_bias=gpt2 or "blk.0.attn_q.bias" in stored,
-        output_bias="blk.0.attn_output.bias" in stored,
-        mlp_bias="blk.0.ffn_up.bias" in stored,
-        qk_norm="blk.0.attn_q_norm.weight" in stored,
-        tied_embeddings="output.weight" not in stored,
+    if name in _LARGEST_GEMMAS:
+        largest = numbers.block_count == _LARGEST_GEMMAS[name]
+        width = numbers.embedding_length // numbers.heads
+        optional["query_pre_attn_scalar"] = width if largest else head_dim
+    share = _rotated_share(numbers, head_dim)
+    family = FAMILIES[shared["model_type"]]
+    if share < 1 and not (issubclass(family, Family) and family.partly_rotated):
+        raise CheckpointError(
+            f"unsupported rope.dimension_count {numbers.rotated}: it must be {head_dim}"
+        )
+    found = (
+        shared
+        | {key: value for key, value in optional.items() if value is not None}
+        | {
+            "max_position_embeddings": numbers.context_length,
+            "original_max_position_embeddings": numbers.original
+            or numbers.context_length,
+            "hidden_size": numbers.embedding_length,
+            "num_hidden_layers": numbers.block_count,
+            "num_attention_heads": numbers.heads,
+            "num_key_value_heads": numbers.kv_heads or numbers.heads,
+            "intermediate_size": numbers.feed_forward_length,
+            "rms_norm_eps": epsilon,
+            "layer_norm_eps": epsilon,
+            "sliding_window": numbers.window or None,
+            "partial_rotary_factor": share,
+            "rotary_pct": share,
+            "attention_bias": biases,
+            "use_qkv_bias": biases,
+            "mlp_bias": "blk.0.ffn_up.bias" in stored,
+        }
     )
+    known = {"model_type", *family.model_fields}
+    return {key: value for key, value in found.items() if key in known}
 
 
 def _head_dim(numbers: _Hyperparameters) -> int:
-    """The size of a head, which values and rotary angles must share."""
+    """The size of a head, which values must share."""
     size = numbers.head_dim
     if size is None and numbers.embedding_length % numbers.heads:
         raise CheckpointError(
@@ -158,50 +223,103 @@ def _head_dim(numbers: _Hyperparameters) -> int:
             f"attention.head_count {numbers.heads}"
         )
     size = size or numbers.embedding_length // numbers.heads
-    for key, given in (
-        ("attention.value_length", numbers.value_length),
-        ("rope.dimension_count", numbers.rotated),
-    ):
-        if given not in (None, size):
-            raise CheckpointError(f"unsupported {key} {given}: it must be {size}")
+    if numbers.value_length not in (None, size):
+        raise CheckpointError(
+            f"unsupported attention.value_length {numbers.value_length}: it must be "
+            f"{size}"
+        )
     return size
 
 
-def _frequencies(
-    numbers: _Hyperparameters, stored: Mapping[str, Tensor], head_dim: int
-) -> tuple[float, ...]:
-    kind = numbers.scaling
-    scaling: dict[str, Any] = {"rope_type": "default" if kind == "none" else kind}
-    if kind == "linear":
-        scaling |= {"factor": numbers.factor}
-    frequencies = rotary_frequencies(numbers.theta, head_dim, scaling, "rope.scaling")
+def _rotated_share(numbers: _Hyperparameters, head_dim: int) -> float:
+    """The share of a head that is rotated."""
+    rotated = numbers.rotated or head_dim
+    if rotated > head_dim:
+        raise CheckpointError(
+            f"unsupported rope.dimension_count {rotated}: a head has {head_dim} numbers"
+        )
+    share = rotated / head_dim
+    # Readers round the product with the size of a head down.
+    return share if int(share * head_dim) == rotated else math.nextafter(share, 1)
+
+
+def _scaling(
+    numbers: _Hyperparameters, stored: Mapping[str, Tensor]
+) -> dict[str, Any] | None:
+    """The `rope_scaling` of a file."""
+    parts = [f"rope_factors_{kind}.weight" for kind in ("short", "long")]
+    if all(part in stored for part in parts):
+        short, long = (stored[part].read().ravel().tolist() for part in parts)
+        found = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+        return found | {"attention_factor": numbers.turned_scale}
+    if numbers.scaling == "none":
+        return None
+    if numbers.scaling not in ("linear", "yarn"):
+        raise CheckpointError(
+            f"unsupported rotary scaling {numbers.scaling!r} of a GGUF file (known: "
+            "none, linear, yarn)"
+        )
+    found = {"rope_type": numbers.scaling, "factor": numbers.factor}
+    if numbers.factor is None:
+        raise CheckpointError("rope.scaling.factor is missing: convert the file again")
+    if numbers.scaling == "linear":
+        return found
+    if numbers.turned_scale not in (None, 1):
+        raise CheckpointError(
+            f"unsupported rope.scaling.attn_factor {numbers.turned_scale} of YaRN"
+        )
+    extra = {
+        "original_max_position_embeddings": numbers.original,
+        "beta_fast": numbers.beta_fast,
+        "beta_slow": numbers.beta_slow,
+    }
+    return found | {key: value for key, value in extra.items() if value is not None}
+
+
+def _divided(config: DecoderConfig, stored: Mapping[str, Tensor]) -> DecoderConfig:
+    """The configuration with Llama 3's scaling, which files have as divisors."""
     divisors = stored.get("rope_freqs.weight")
     if divisors is None:
-        return frequencies
-    # Llama 3 files have the scaling as divisors.
-    if divisors.shape != (head_dim // 2,):
-        raise CheckpointError(f"rope_freqs.weight is {divisors.shape}: get it again")
+        return config
     values = divisors.read()
     if not (np.isfinite(values) & (values >= 1e-3)).all():
         raise CheckpointError("rope_freqs.weight must be positive: get it again")
-    return tuple((np.array(frequencies) / values).tolist())
+
+    def divided(layer: LayerConfig) -> LayerConfig:
+        if layer.rotary is None:
+            return layer
+        plain = np.array(layer.rotary.frequencies)
+        if divisors.shape != plain.shape:
+            raise CheckpointError(
+                f"rope_freqs.weight is {divisors.shape}: get it again"
+            )
+        frequencies = tuple((plain / values).tolist())
+        rotary = dataclasses.replace(layer.rotary, frequencies=frequencies)
+        return dataclasses.replace(layer, rotary=rotary)
+
+    layers = {layer: divided(layer) for layer in dict.fromkeys(config.layers)}
+    new = tuple(layers[layer] for layer in config.layers)
+    return dataclasses.replace(config, layers=new)
 
 
-def _unpermuted(head_dim: int) -> Callable[[str, Tensor], Tensor]:
-    """Undoes the order of rows that llama.cpp's interleaved rotation needs.
-
-    It pairs neighbouring rows of a head, while the decoder pairs its first half with
-    its second.
-    """
+def _converted(config: DecoderConfig, name: str) -> Callable[[str, Tensor], Tensor]:
+    """The decoder's layout of tensors that a file keeps in another."""
+    half, offset = config.layers[0].head_dim // 2, config.norm.offset
 
     def convert(parameter: str, tensor: Tensor) -> Tensor:
-        module = parameter.rpartition(".")[0]
-        if not module.endswith(("attention.query", "attention.key")):
+        module, _, kind = parameter.rpartition(".")
+        if module.endswith("norm") and kind == "weight" and offset:
+            # Files have weights with the offset.
+            return tensor._replace(read=lambda: tensor.read() - np.float32(offset))
+        if name not in _INTERLEAVED or not module.endswith(
+            ("attention.query", "attention.key")
+        ):
             return tensor
 
         def read() -> np.ndarray:
+            # The decoder pairs the first half of a head with its second.
             array = tensor.read()
-            pairs = array.reshape(-1, head_dim // 2, 2, *array.shape[1:])
+            pairs = array.reshape(-1, half, 2, *array.shape[1:])
             return pairs.swapaxes(1, 2).reshape(array.shape)
 
         return tensor._replace(read=read)

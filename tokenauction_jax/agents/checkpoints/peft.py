@@ -17,7 +17,8 @@ from jax.typing import DTypeLike
 from safetensors.numpy import save
 
 from tokenauction_jax import files
-from tokenauction_jax.agents.checkpoints.huggingface import LLAMA, Safetensors
+from tokenauction_jax.agents.checkpoints.huggingface import Safetensors
+from tokenauction_jax.agents.checkpoints.namings import LLAMA
 from tokenauction_jax.agents.checkpoints.reading import (
     CheckpointError,
     Settings,
@@ -144,7 +145,7 @@ def load_adapter(folder: str | Path, model: Decoder) -> Adapter:
 
 
 def _refuse_gpt2(model: Decoder) -> None:
-    if model.config.frequencies is None:
+    if model.config.learned_positions:
         raise ValueError(
             "adapters of GPT-2 cannot be kept in files, where its queries, keys and "
             "values are one map: use a Llama, Qwen2 or Qwen3 model"
@@ -165,8 +166,8 @@ def _read_factors(path: Path, config: _Config, dtype: DTypeLike) -> Adapter:
     found: dict[str, dict[str, Tensor]] = {}
     for name in file.names:
         match = re.fullmatch(rf"{re.escape(_PREFIX)}(.+)\.lora_([AB])\.weight", name)
-        parameter = match and LLAMA.parameter(f"{match[1]}.weight")
-        if match is None or parameter is None:
+        places = match and LLAMA.parameters(f"{match[1]}.weight")
+        if not match or not places:
             raise CheckpointError(f"tensor {name} has no place in the model")
         tensor = file.tensor(name)
         if len(tensor.shape) != 2 or tensor.shape[match[2] == "B"] != config.r:
@@ -174,7 +175,7 @@ def _read_factors(path: Path, config: _Config, dtype: DTypeLike) -> Adapter:
             raise CheckpointError(
                 f"tensor {name} is {tensor.shape}, {CONFIG} has r {config.r}: {remedy}"
             )
-        found.setdefault(parameter.removesuffix(".weight"), {})[match[2]] = tensor
+        found.setdefault(places[0].removesuffix(".weight"), {})[match[2]] = tensor
     factors = {}
     for place, pair in found.items():
         if len(pair) < 2:

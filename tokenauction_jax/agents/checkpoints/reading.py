@@ -37,6 +37,8 @@ class Settings(pydantic.BaseModel):
 
 
 Size = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
+# Records of layers are made before it is known how many the weights have.
+Layers = Annotated[int, pydantic.Field(ge=1, le=2**14)]
 TokenId = Annotated[int, pydantic.Field(ge=0, lt=2**31)]
 Epsilon = Annotated[float, pydantic.Field(gt=0, le=1)]
 # Below 1, for a base as for a divisor, angles grow without bound.

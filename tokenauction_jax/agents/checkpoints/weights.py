@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from tokenauction_jax.agents.checkpoints.reading import CheckpointError
-from tokenauction_jax.agents.models.decoder import Decoder, DecoderConfig
+from tokenauction_jax.agents.models.config import DecoderConfig
+from tokenauction_jax.agents.models.decoder import Decoder
 
 
 class Tensor(NamedTuple):
@@ -32,34 +34,67 @@ class Tensor(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """The names that a checkpoint format gives to the decoder's parameters.
+    """The names and layouts that a format gives to the decoder's parameters.
 
     Attributes:
       layer: What precedes the number of a layer, such as `"model.layers."`.
-      modules: The decoder's names of the modules of a layer, by those of the format. A
-        module that ends in `qkv` holds query, key and value one after the other.
+      modules: The decoder's names of the modules of a layer, by those of the format:
+        several for one that holds them below one another.
       others: The decoder's names of parameters outside the layers, by full names.
       ignored: A pattern of tensors that are not parameters, such as attention masks.
+      by_head: Whether such modules hold their parts anew for each head.
+      transposed: Whether the matrices of layers are `(inputs, outputs)`.
+      optional: What may precede all names.
     """
 
     layer: str
-    modules: Mapping[str, str]
+    modules: Mapping[str, str | tuple[str, ...]]
     others: Mapping[str, str]
     ignored: str = r"(?!)"
+    by_head: bool = False
+    transposed: bool = False
+    optional: str = ""
 
-    def parameter(self, name: str) -> str | None:
-        """The decoder's name of a tensor, None if it has none."""
+    def parameters(self, name: str) -> list[str]:
+        """The decoder's names of what a tensor holds, none if it has no place."""
+        name = name.removeprefix(self.optional)
         if name in self.others:
-            return self.others[name]
+            return [self.others[name]]
         pattern = rf"{re.escape(self.layer)}(0|[1-9]\d{{,8}})\.(.+)\.(weight|bias)"
         match = re.fullmatch(pattern, name, re.ASCII)
         if match is None or match[2] not in self.modules:
-            return None
-        return f"layers.{match[1]}.{self.modules[match[2]]}.{match[3]}"
+            return []
+        modules = _several(self.modules[match[2]])
+        return [f"layers.{match[1]}.{module}.{match[3]}" for module in modules]
+
+    def tensor(self, parameter: str) -> tuple[str, int]:
+        """The tensor that holds a parameter, and its place there.
+
+        Raises:
+          CheckpointError: If the format has none.
+        """
+        for theirs, ours in self.others.items():
+            if ours == parameter:
+                return self.optional + theirs, 0
+        if parameter.startswith("layers."):
+            _, layer, rest = parameter.split(".", 2)
+            module, _, kind = rest.rpartition(".")
+            for theirs, ours in self.modules.items():
+                if module in _several(ours):
+                    name = f"{self.optional}{self.layer}{layer}.{theirs}.{kind}"
+                    return name, _several(ours).index(module)
+        raise CheckpointError(
+            f"this family of checkpoints has no place for {parameter}"
+        )
+
+
+def _several(modules: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (modules,) if isinstance(modules, str) else modules
 
 
 def named_tensors(
     naming: Naming,
+    config: DecoderConfig,
     names: Sequence[str],
     find: Callable[[str], Tensor],
     convert: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
@@ -68,38 +103,105 @@ def named_tensors(
 
     Args:
       naming: The names of the format.
+      config: The decoder's shape.
       names: The names of the tensors in the file.
       find: Finds one of them, without reading it.
-      convert: Given the decoder's name of a parameter and the tensor in the file, the
-        tensor in the decoder's layout.
+      convert: Given the decoder's name of a parameter and a tensor, the tensor in the
+        decoder's layout.
 
     Returns:
       One entry per parameter; a tensor that has no place keeps its own name.
+
+    Raises:
+      CheckpointError: If a tensor of several parameters is not as large as they are.
     """
-    tensors = {}
+    shapes, tensors = _shapes(config), {}
     for name in names:
-        parameter = naming.parameter(name)
-        if parameter is not None:
-            tensors |= _parts(parameter, convert(parameter, find(name)))
-        elif not re.fullmatch(naming.ignored, name):
-            tensors[name] = find(name)
+        parameters = naming.parameters(name)
+        if not parameters:
+            if not re.fullmatch(naming.ignored, name):
+                tensors[name] = find(name)
+            continue
+        tensor = find(name)
+        if naming.transposed and parameters[0].startswith("layers."):
+            tensor = _changed(tensor, np.transpose)
+        # Of parameters that the model does not have there is nothing to split.
+        known = all(parameter in shapes for parameter in parameters)
+        if len(parameters) > 1 and known:
+            sizes = [shapes[parameter][0] for parameter in parameters]
+            parts = _split(tensor, sizes, config.layers[0].num_heads * naming.by_head)
+        else:
+            parts = [tensor] * len(parameters)
+        for parameter, part in zip(parameters, parts, strict=True):
+            tensors[parameter] = convert(parameter, part)
     return tensors
 
 
-def _parts(parameter: str, tensor: Tensor) -> dict[str, Tensor]:
-    """The parameters that a tensor holds: three for a fused projection."""
-    head, fused, tail = parameter.rpartition(".qkv.")
-    if not fused:
-        return {parameter: tensor}
-    if not tensor.shape or tensor.shape[0] % 3:
-        raise CheckpointError(f"tensor {tensor.name} is {tensor.shape}: not three maps")
-    shape = (tensor.shape[0] // 3, *tensor.shape[1:])
-    return {
-        f"{head}.{part}.{tail}": Tensor(
-            tensor.name, shape, lambda place=place: np.split(tensor.read(), 3)[place]
+def _changed(tensor: Tensor, change: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """A tensor in another layout, whose shape is found without reading it."""
+    shape = change(np.broadcast_to(np.float32(0), tensor.shape)).shape
+    return Tensor(tensor.name, shape, lambda: change(tensor.read()))
+
+
+def _split(tensor: Tensor, sizes: Sequence[int], heads: int) -> list[Tensor]:
+    """The parts of a tensor, of so many rows; of each head's rows if there are any."""
+    if not tensor.shape or tensor.shape[0] != sum(sizes):
+        raise CheckpointError(
+            f"tensor {tensor.name} is {tensor.shape}, but the configuration asks for "
+            f"{sum(sizes)} rows: they belong to different checkpoints"
         )
-        for place, part in enumerate(("query", "key", "value"))
+
+    def part(place: int) -> Callable[[np.ndarray], np.ndarray]:
+        def take(array: np.ndarray) -> np.ndarray:
+            if heads:
+                # All heads' shares of the first part, then of the second, ...
+                rest = array.shape[1:]
+                array = array.reshape(heads, -1, *rest)
+                each = [size // heads for size in sizes]
+                found = np.split(array, np.cumsum(each)[:-1], axis=1)[place]
+                return found.reshape(-1, *rest)
+            return np.split(array, np.cumsum(sizes)[:-1])[place]
+
+        return take
+
+    return [_changed(tensor, part(place)) for place in range(len(sizes))]
+
+
+def joined(
+    naming: Naming, config: DecoderConfig, parameters: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint, by its own names: `named_tensors` backwards.
+
+    Args:
+      naming: The names of the format.
+      config: The decoder's shape.
+      parameters: All parameters by the decoder's names.
+
+    Raises:
+      CheckpointError: If the format has no place for one.
+    """
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for parameter, array in parameters.items():
+        name, place = naming.tensor(parameter)
+        in_layer = parameter.startswith("layers.")
+        turned = array.T if naming.transposed and in_layer else array
+        found.setdefault(name, {})[place] = turned
+    return {
+        name: _joined([parts[place] for place in sorted(parts)], naming, config)
+        for name, parts in found.items()
     }
+
+
+def _joined(
+    parts: list[np.ndarray], naming: Naming, config: DecoderConfig
+) -> np.ndarray:
+    if len(parts) == 1:
+        return parts[0]
+    if naming.by_head:
+        heads = config.layers[0].num_heads
+        apart = [part.reshape(heads, -1, *part.shape[1:]) for part in parts]
+        return np.concatenate(apart, axis=1).reshape(-1, *parts[0].shape[1:])
+    return np.concatenate(parts, axis=-1 if naming.transposed else 0)
 
 
 def fill_decoder(
@@ -132,18 +234,19 @@ def fill_decoder(
 
 
 def _check_heads(config: DecoderConfig) -> None:
-    if config.num_heads % config.num_kv_heads:
-        raise CheckpointError(
-            f"{config.num_heads} attention heads cannot share {config.num_kv_heads} "
-            "key and value heads: the configuration is damaged"
-        )
+    for layer in config.layers:
+        if layer.num_heads % layer.num_kv_heads:
+            raise CheckpointError(
+                f"{layer.num_heads} attention heads cannot share {layer.num_kv_heads} "
+                "key and value heads: the configuration is damaged"
+            )
 
 
 def _check_tensors(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> None:
     """Compares what the configuration asks for with what there is."""
-    if config.num_layers > len(tensors):
+    if len(config.layers) > len(tensors):
         raise CheckpointError(
-            f"the configuration asks for {config.num_layers} layers, but the files "
+            f"the configuration asks for {len(config.layers)} layers, but the files "
             f"hold {len(tensors)} tensors: they do not belong together"
         )
     wanted = _shapes(config)
@@ -163,17 +266,22 @@ def _check_tensors(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> None
             )
 
 
+@functools.lru_cache(maxsize=8)
 def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """The shapes of all parameters, from a decoder of one layer."""
-    single = dataclasses.replace(config, num_layers=1)
-    abstract = nnx.eval_shape(lambda: Decoder(single, rngs=nnx.Rngs(0)))
-    shapes = {}
+    """The shapes of all parameters, from a decoder with one layer of each kind."""
+    kinds = {layer: place for place, layer in enumerate(dict.fromkeys(config.layers))}
+    few = dataclasses.replace(config, layers=tuple(kinds))
+    abstract = nnx.eval_shape(lambda: Decoder(few, rngs=nnx.Rngs(0)))
+    shapes, layers = {}, [{} for _ in kinds]
     for path, leaf in nnx.to_flat_state(nnx.split(abstract)[1]):
         first, *rest = map(str, path)
-        numbers = range(config.num_layers if first == "layers" else 1)
-        for number in numbers:
-            place = [first, str(number), *rest[1:]] if first == "layers" else path
-            shapes[_name(place)] = leaf.shape
+        if first == "layers":
+            layers[int(rest[0])][_name(rest[1:])] = leaf.shape
+        else:
+            shapes[_name(path)] = leaf.shape
+    for number, layer in enumerate(config.layers):
+        for name, shape in layers[kinds[layer]].items():
+            shapes[f"layers.{number}.{name}"] = shape
     return shapes
 
 

@@ -1,4 +1,4 @@
-"""One transformer decoder for the Llama, Qwen2, Qwen3 and GPT-2 families.
+"""One transformer decoder for all families, which differ in records of its layers.
 
 In ``A`` auctions the prompts of ``n`` agents are continued by ``T`` shared tokens. The
 keys and values of a prompt are computed once, by `Decoder.prefill`, and shared by all
@@ -16,11 +16,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from tokenauction_jax.agents.models.config import DecoderConfig, Rotary
 from tokenauction_jax.agents.models.layers import (
-    DecoderConfig,
+    Attention,
     KeyValues,
     Layer,
     Norm,
+    Turn,
+    cap,
     einsum,
     normal,
     wide,
@@ -32,22 +35,13 @@ class Prompts(NamedTuple):
 
     Attributes:
       lengths: The tokens of each prompt that count, `(n,)`.
+      reach: The most tokens that each prompt and its text will have, `(n,)`.
       layers: The keys and values of each layer.
     """
 
     lengths: jax.Array
+    reach: jax.Array
     layers: tuple[KeyValues, ...]
-
-
-def _visible(
-    prompts: Prompts, cache: tuple[KeyValues, ...], step: jax.Array
-) -> jax.Array:
-    """Which of the ``P + T`` tokens each agent may attend to, `(n, P + T)`."""
-    places_in_prompt = jnp.arange(prompts.layers[0].keys.shape[-2])
-    in_prompt = places_in_prompt[None] < prompts.lengths[:, None]
-    in_text = jnp.arange(cache[0].keys.shape[-2]) <= step
-    in_text = jnp.broadcast_to(in_text, (in_prompt.shape[0], in_text.size))
-    return jnp.concatenate([in_prompt, in_text], axis=-1)
 
 
 class Decoder(nnx.Module):
@@ -67,45 +61,53 @@ class Decoder(nnx.Module):
         dtype: DTypeLike = jnp.float32,
     ):
         self.config = config
-        width = config.width
+        norm, width = config.norm, config.width
         self.embedding = normal(rngs, (config.vocab_size, width), dtype)
-        learned = config.frequencies is None
         places = (config.context_length, width)
+        learned = config.learned_positions
         self.positions = normal(rngs, places, dtype) if learned else None
-        layers = [Layer(config, rngs, dtype) for _ in range(config.num_layers)]
+        layers = [Layer(layer, norm, width, rngs, dtype) for layer in config.layers]
         self.layers = nnx.List(layers)
-        self.norm = Norm(config, width, dtype)
+        self.norm = Norm(norm, width, dtype)
         tied = config.tied_embeddings
         self.head = None if tied else normal(rngs, (config.vocab_size, width), dtype)
 
     def prefill(
-        self, tokens: jax.Array, lengths: jax.Array
+        self, tokens: jax.Array, lengths: jax.Array, reach: jax.Array | None = None
     ) -> tuple[jax.Array, Prompts]:
         """Reads ``n`` prompts.
 
         Args:
           tokens: Token ids `(n, P)`, padded on the right by any valid id.
           lengths: The number of tokens of each prompt, `(n,)`, at least 1.
+          reach: The most tokens that each prompt and its text will have, `(n,)`, for
+            rotary angles that depend on it; `lengths` if there are no texts.
 
         Returns:
           The logits `(n, V)` of the token after each prompt, and the prompts' caches.
         """
-        x, layers = self._read(tokens)
+        reach = lengths if reach is None else reach
+        x, layers = self._read(tokens, reach)
         last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
-        return self._logits(last), Prompts(lengths, layers)
+        return self._logits(last), Prompts(lengths, reach, layers)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Logits `(n, P, V)` of the token after each of `tokens` `(n, P)`."""
-        return self._logits(self._read(tokens)[0])
+        reach = jnp.full(tokens.shape[0], tokens.shape[1])
+        return self._logits(self._read(tokens, reach)[0])
 
     def empty_cache(
         self, num_auctions: int, num_agents: int, num_tokens: int
     ) -> tuple[KeyValues, ...]:
         """Zeros for each layer, `(A, n, num_kv_heads, T, head_dim)`."""
-        config = self.config
-        sizes = (config.num_kv_heads, num_tokens, config.head_dim)
-        empty = jnp.zeros((num_auctions, num_agents, *sizes), self.embedding.dtype)
-        return (KeyValues(empty, empty),) * config.num_layers
+
+        def empty(num_kv_heads: int, head_dim: int) -> KeyValues:
+            shape = (num_auctions, num_agents, num_kv_heads, num_tokens, head_dim)
+            zeros = jnp.zeros(shape, self.embedding.dtype)
+            return KeyValues(zeros, zeros)
+
+        layers = self.config.layers
+        return tuple(empty(layer.num_kv_heads, layer.head_dim) for layer in layers)
 
     def decode(
         self,
@@ -126,36 +128,88 @@ class Decoder(nnx.Module):
           The logits `(A, n, V)` of the next token, and the cache with this token in it.
         """
         positions = prompts.lengths + step
-        x, angles = self._embed(tokens, positions)
-        visible = _visible(prompts, cache, step)[None, :, None, None]
+        x = self._embed(tokens, positions)
+        turns = self._turns(positions[None], prompts.reach[None])
+        seen = {
+            layer.window: _visible(prompts, cache, step, layer.window)
+            for layer in self.config.layers
+        }
         grown = []
         for layer, prompt, text in zip(self.layers, prompts.layers, cache, strict=True):
-            x, text = layer.decode(x, angles, visible, step, prompt, text)
+            turn, visible = turns[layer.config.rotary], seen[layer.config.window]
+            x, text = layer(x, Attention.decode, turn, visible, step, prompt, text)
             grown.append(text)
         return self._logits(x), tuple(grown)
 
-    def _embed(
-        self, tokens: jax.Array, positions: jax.Array
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """Embeddings `(..., width)` and rotary angles `(1, m, head_dim / 2)`.
-
-        The `positions` `(m,)` belong to the last axis of `tokens`.
-        """
+    def _embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        """Embeddings `(..., width)` of tokens whose last axis has these positions."""
         x = jnp.take(self.embedding[...], tokens, axis=0)
-        if self.positions is not None:
-            return x + jnp.take(self.positions[...], positions, axis=0)[None], None
-        dtype = wide(x.dtype)
-        frequencies = jnp.asarray(self.config.frequencies, dtype)
-        return x, jnp.outer(positions.astype(dtype), frequencies)[None]
+        x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
+        if self.positions is None:
+            return x
+        return x + jnp.take(self.positions[...], positions, axis=0)[None]
 
-    def _read(self, tokens: jax.Array) -> tuple[jax.Array, tuple[KeyValues, ...]]:
-        x, angles = self._embed(tokens, jnp.arange(tokens.shape[1]))
+    def _turns(
+        self, positions: jax.Array, reach: jax.Array
+    ) -> dict[Rotary | None, Turn | None]:
+        """The rotation of each kind of layer, `(..., pairs)`.
+
+        Args:
+          positions: Of tokens, with the axes of the tokens or 1.
+          reach: The most tokens of each token's prompt and text, likewise.
+        """
+        kinds = {layer.rotary for layer in self.config.layers}
+        dtype = wide(self.embedding.dtype)
+        return {kind: kind and _turn(kind, positions, reach, dtype) for kind in kinds}
+
+    def _read(
+        self, tokens: jax.Array, reach: jax.Array
+    ) -> tuple[jax.Array, tuple[KeyValues, ...]]:
+        places = jnp.arange(tokens.shape[1])
+        x, turns = (
+            self._embed(tokens, places),
+            self._turns(places[None], reach[:, None]),
+        )
+        back = places[:, None] - places[None]
         caches = []
         for layer in self.layers:
-            x, cache = layer.prefill(x, angles)
+            turn, window = turns[layer.config.rotary], layer.config.window
+            visible = _within(back, window)
+            x, cache = layer(x, Attention.prefill, turn, visible)
             caches.append(cache)
         return x, tuple(caches)
 
     def _logits(self, x: jax.Array) -> jax.Array:
         table = self.embedding if self.head is None else self.head
-        return einsum("...d,vd->...v", self.norm(x), table[...], wide(x.dtype))
+        logits = einsum("...d,vd->...v", self.norm(x), table[...], wide(x.dtype))
+        return cap(logits * self.config.logit_scale, self.config.logit_cap)
+
+
+def _turn(
+    rotary: Rotary, positions: jax.Array, reach: jax.Array, dtype: DTypeLike
+) -> Turn:
+    frequencies = jnp.asarray(rotary.frequencies, dtype)[None, None]
+    if rotary.long_frequencies is not None:
+        far = reach[..., None] > rotary.long_beyond
+        long = jnp.asarray(rotary.long_frequencies, dtype)[None, None]
+        frequencies = jnp.where(far, long, frequencies)
+    angles = positions.astype(dtype)[..., None] * frequencies
+    return Turn(rotary.scale * jnp.cos(angles), rotary.scale * jnp.sin(angles))
+
+
+def _within(back: jax.Array, window: int | None) -> jax.Array:
+    """Whether tokens so many places back can be attended to."""
+    causal = back >= 0
+    return causal if window is None else causal & (back < window)
+
+
+def _visible(
+    prompts: Prompts, cache: tuple[KeyValues, ...], step: jax.Array, window: int | None
+) -> jax.Array:
+    """Which of the ``P + T`` tokens each agent may attend to, `(n, P + T)`."""
+    places = jnp.arange(prompts.layers[0].keys.shape[-2])[None]
+    lengths = prompts.lengths[:, None]
+    in_prompt = (places < lengths) & _within(lengths + step - places, window)
+    in_text = _within(step - jnp.arange(cache[0].keys.shape[-2]), window)
+    in_text = jnp.broadcast_to(in_text, (in_prompt.shape[0], in_text.size))
+    return jnp.concatenate([in_prompt, in_text], axis=-1)

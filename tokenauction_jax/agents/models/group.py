@@ -75,7 +75,7 @@ class Group:
             )
         adapters = jax.tree.map(lambda leaf: leaf[self.choice], self.adapters)
         model = self._model(adapters, agents_axis=0)
-        _, prompts = model.prefill(self.tokens, self.lengths)
+        _, prompts = model.prefill(self.tokens, self.lengths, self.lengths + num_tokens)
         prompts = prompts._replace(lengths=self.lengths - 1)
         cache = model.empty_cache(num_auctions, len(self.agents), num_tokens)
         return GroupState(prompts, cache, adapters)

@@ -1,11 +1,10 @@
-"""The parts of the decoder: its configuration, and the blocks of one layer."""
+"""The parts of the decoder: the blocks of one layer."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,49 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """The shape of a decoder; hashable, so it is static under `jit`.
-
-    Attributes:
-      vocab_size: ``V``, the number of tokens.
-      context_length: The most tokens of prompt and text together.
-      width: The size of the residual stream.
-      num_layers: The number of transformer layers.
-      num_heads: Query heads; a multiple of `num_kv_heads`.
-      num_kv_heads: Key and value heads, each serving a group of query heads.
-      head_dim: The size of one head.
-      mlp_width: The hidden size of the feed-forward block.
-      norm: Root-mean-square or mean-and-variance normalisation.
-      norm_epsilon: Added to the variance in every normalisation.
-      activation: `"silu"` of a gate times the input, or `"gelu"` (tanh) without a gate.
-      frequencies: Rotary angle per position of each of the ``head_dim / 2`` pairs
-        (first half with second half), with scaling; None for learned positions.
-      qkv_bias: Whether queries, keys and values have biases.
-      output_bias: Whether the output projection of attention has a bias.
-      mlp_bias: Whether the feed-forward projections have biases.
-      qk_norm: Whether queries and keys are normalised per head.
-      tied_embeddings: Whether the embedding is also the output layer.
-    """
-
-    vocab_size: int
-    context_length: int
-    width: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mlp_width: int
-    norm: Literal["rms", "layer"] = "rms"
-    norm_epsilon: float = 1e-5
-    activation: Literal["silu", "gelu"] = "silu"
-    frequencies: tuple[float, ...] | None = None
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    tied_embeddings: bool = True
+from tokenauction_jax.agents.models.config import LayerConfig, NormConfig
 
 
 class KeyValues(NamedTuple):
@@ -114,10 +71,10 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
     """Normalisation over the last axis, computed in at least float32."""
 
-    def __init__(self, config: DecoderConfig, size: int, dtype: DTypeLike):
-        self.epsilon = config.norm_epsilon
-        self.weight = nnx.Param(jnp.ones(size, dtype))
-        centred = config.norm == "layer"
+    def __init__(self, config: NormConfig, size: int, dtype: DTypeLike):
+        self.config = config
+        self.weight = nnx.Param(jnp.ones(size, dtype) - config.offset)
+        centred = config.kind == "layer"
         self.bias = nnx.Param(jnp.zeros(size, dtype)) if centred else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -125,19 +82,35 @@ class Norm(nnx.Module):
         y = x.astype(wide(x.dtype))
         if self.bias is not None:
             y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
-        y = y.astype(x.dtype) * along_last(self.weight, x)
-        return y if self.bias is None else y + along_last(self.bias, y)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.config.epsilon)
+        y = y * (along_last(self.weight, y).astype(y.dtype) + self.config.offset)
+        y = y if self.bias is None else y + along_last(self.bias, y)
+        return y.astype(x.dtype)
 
 
-def _rotate(x: jax.Array, angles: jax.Array | None) -> jax.Array:
-    """Rotates `x` `(..., heads, head_dim)` by radians `(..., head_dim / 2)`."""
-    if angles is None:
+class Turn(NamedTuple):
+    """Cosines and sines of rotary angles, each `(..., pairs)`."""
+
+    cos: jax.Array
+    sin: jax.Array
+
+
+def _rotate(x: jax.Array, turn: Turn | None) -> jax.Array:
+    """Rotates `x` `(..., heads, head_dim)`, whose first numbers make the pairs."""
+    if turn is None:
         return x
-    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
-    first, second = jnp.split(x.astype(angles.dtype), 2, axis=-1)
-    rotated = [first * cos - second * sin, second * cos + first * sin]
+    cos, sin = turn.cos[..., None, :], turn.sin[..., None, :]
+    pairs = cos.shape[-1]
+    first, second, rest = jnp.split(x.astype(cos.dtype), [pairs, 2 * pairs], axis=-1)
+    rotated = [first * cos - second * sin, second * cos + first * sin, rest]
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+def cap(x: jax.Array, most: float | None) -> jax.Array:
+    """``most tanh(x / most)`` in at least float32, `x` if there is no `most`."""
+    if most is None:
+        return x
+    return most * jnp.tanh(x.astype(wide(x.dtype)) / most)
 
 
 def _softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
@@ -150,40 +123,65 @@ def _softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
 class Attention(nnx.Module):
     """Causal attention whose keys and values come from and return to the caller."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self,
+        config: LayerConfig,
+        norm: NormConfig,
+        width: int,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
+    ):
         self.config = config
         queries = config.num_heads * config.head_dim
         keys = config.num_kv_heads * config.head_dim
-        width, bias = config.width, config.qkv_bias
-        self.query = Linear(width, queries, bias, rngs, dtype)
-        self.key = Linear(width, keys, bias, rngs, dtype)
-        self.value = Linear(width, keys, bias, rngs, dtype)
+        self.query = Linear(width, queries, config.qkv_bias, rngs, dtype)
+        self.key = Linear(width, keys, config.qkv_bias, rngs, dtype)
+        self.value = Linear(width, keys, config.qkv_bias, rngs, dtype)
         self.output = Linear(queries, width, config.output_bias, rngs, dtype)
-        head = config.head_dim
-        self.query_norm = Norm(config, head, dtype) if config.qk_norm else None
-        self.key_norm = Norm(config, head, dtype) if config.qk_norm else None
+        whole, normed = config.qk_norm == "whole", config.qk_norm is not None
+        sizes = (queries, keys) if whole else (config.head_dim,) * 2
+        self.query_norm = Norm(norm, sizes[0], dtype) if normed else None
+        self.key_norm = Norm(norm, sizes[1], dtype) if normed else None
 
     def project(
-        self, x: jax.Array, angles: jax.Array | None
+        self, x: jax.Array, turn: Turn | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries `(..., kv_heads, group, head_dim)`, and keys and values of `x`."""
-        size = self.config.head_dim
-        heads = (self.query(x), self.key(x), self.value(x))
-        query, key, value = (h.reshape(*h.shape[:-1], -1, size) for h in heads)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query = _rotate(query * size**-0.5, angles)
-        query = query.reshape(*query.shape[:-2], self.config.num_kv_heads, -1, size)
-        return query, _rotate(key, angles), value
+        config, size = self.config, self.config.head_dim
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if config.qk_norm == "whole":
+            query, key = self._normalised(query, key)
+        query, key, value = (
+            h.reshape(*h.shape[:-1], -1, size) for h in (query, key, value)
+        )
+        if config.qk_norm == "head":
+            query, key = self._normalised(query, key)
+        scale = size**-0.5 if config.score_scale is None else config.score_scale
+        query = _rotate(query * scale, turn)
+        query = query.reshape(*query.shape[:-2], config.num_kv_heads, -1, size)
+        return query, _rotate(key, turn), value
+
+    def _normalised(
+        self, query: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        assert self.query_norm is not None
+        assert self.key_norm is not None
+        return self.query_norm(query), self.key_norm(key)
 
     def prefill(
-        self, x: jax.Array, angles: jax.Array | None
+        self, x: jax.Array, turn: Turn | None, visible: jax.Array
     ) -> tuple[jax.Array, KeyValues]:
-        """Attends within prompts `x` `(n, P, width)`, and returns their cache, too."""
-        query, key, value = self.project(x, angles)
+        """Attends within prompts `x` `(n, P, width)`, and returns their cache, too.
+
+        Args:
+          x: The residual stream, normalised.
+          turn: The rotation of each place.
+          visible: Which places a place may attend to, `(P, P)`.
+        """
+        query, key, value = self.project(x, turn)
         scores = einsum("npkgd,nskd->nkgps", query, key)
-        causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))[None, None, None]
-        weights = _softmax(scores, causal).astype(x.dtype)
+        scores = cap(scores, self.config.score_cap)
+        weights = _softmax(scores, visible[None, None, None]).astype(x.dtype)
         mixed = einsum("nkgps,nskd->npkgd", weights, value)
         cache = KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
         return self.output(mixed.reshape(*x.shape[:2], -1)), cache
@@ -191,14 +189,23 @@ class Attention(nnx.Module):
     def decode(
         self,
         x: jax.Array,
-        angles: jax.Array | None,
+        turn: Turn | None,
         visible: jax.Array,
         step: jax.Array,
         prompt: KeyValues,
         cache: KeyValues,
     ) -> tuple[jax.Array, KeyValues]:
-        """Attends from one token `x` `(A, n, width)` to its prompt and its text."""
-        query, key, value = self.project(x, angles)
+        """Attends from one token `x` `(A, n, width)` to its prompt and its text.
+
+        Args:
+          x: The residual stream, normalised.
+          turn: The rotation of the token.
+          visible: Which of the ``P + T`` tokens each agent may attend to, `(n, P + T)`.
+          step: The place of the token in the text.
+          prompt: Keys and values of the prompts.
+          cache: Those of the texts so far.
+        """
+        query, key, value = self.project(x, turn)
         insert = partial(jax.lax.dynamic_update_slice_in_dim, axis=-2)
         cache = KeyValues(
             insert(cache.keys, key[..., None, :], step),
@@ -207,47 +214,81 @@ class Attention(nnx.Module):
         to_prompt = einsum("ankgd,nkpd->ankgp", query, prompt.keys)
         to_text = einsum("ankgd,anktd->ankgt", query, cache.keys)
         scores = jnp.concatenate([to_prompt, to_text], axis=-1)
-        weights = _softmax(scores, visible).astype(x.dtype)
+        scores = cap(scores, self.config.score_cap)
+        weights = _softmax(scores, visible[None, :, None, None]).astype(x.dtype)
         on_prompt, on_text = jnp.split(weights, [to_prompt.shape[-1]], axis=-1)
         mixed = einsum("ankgp,nkpd->ankgd", on_prompt, prompt.values)
         mixed = mixed + einsum("ankgt,anktd->ankgd", on_text, cache.values)
         return self.output(mixed.reshape(*x.shape[:2], -1)), cache
 
 
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+}
+
+
 class FeedForward(nnx.Module):
     """The feed-forward block, gated or not."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike):
-        width, hidden, bias = config.width, config.mlp_width, config.mlp_bias
-        gated = config.activation == "silu"
-        self.gate = Linear(width, hidden, bias, rngs, dtype) if gated else None
+    def __init__(
+        self, config: LayerConfig, width: int, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
+        hidden, bias = config.mlp_width, config.mlp_bias
+        self.gate = Linear(width, hidden, bias, rngs, dtype) if config.gated else None
         self.up = Linear(width, hidden, bias, rngs, dtype)
         self.down = Linear(hidden, width, bias, rngs, dtype)
+        self.activation = config.activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `x` `(..., width)` to the same shape."""
+        activate = _ACTIVATIONS[self.activation]
         if self.gate is None:
-            return self.down(jax.nn.gelu(self.up(x), approximate=True))
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+            return self.down(activate(self.up(x)))
+        return self.down(activate(self.gate(x)) * self.up(x))
 
 
 class Layer(nnx.Module):
     """Attention and feed-forward, each added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.attention_norm = Norm(config, config.width, dtype)
-        self.attention = Attention(config, rngs, dtype)
-        self.mlp_norm = Norm(config, config.width, dtype)
-        self.mlp = FeedForward(config, rngs, dtype)
+    def __init__(
+        self,
+        config: LayerConfig,
+        norm: NormConfig,
+        width: int,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
+    ):
+        self.config = config
+        before, after = config.norms != "after", config.norms != "before"
+        self.attention_norm = Norm(norm, width, dtype) if before else None
+        self.attention = Attention(config, norm, width, rngs, dtype)
+        self.attention_post_norm = Norm(norm, width, dtype) if after else None
+        self.mlp_norm = Norm(norm, width, dtype) if before else None
+        self.mlp = FeedForward(config, width, rngs, dtype)
+        self.mlp_post_norm = Norm(norm, width, dtype) if after else None
 
-    def prefill(self, x: jax.Array, *context: Any) -> tuple[jax.Array, KeyValues]:
-        """`Attention.prefill` with norms, residuals and feed-forward."""
-        mixed, cache = self.attention.prefill(self.attention_norm(x), *context)
-        x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), cache
+    def __call__(
+        self,
+        x: jax.Array,
+        attend: Callable[..., tuple[jax.Array, KeyValues]],
+        *context: object,
+    ) -> tuple[jax.Array, KeyValues]:
+        """The residual stream `x` `(..., width)` after this layer, and its cache.
 
-    def decode(self, x: jax.Array, *context: Any) -> tuple[jax.Array, KeyValues]:
-        """`Attention.decode` with norms, residuals and feed-forward."""
-        mixed, cache = self.attention.decode(self.attention_norm(x), *context)
-        x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), cache
+        Args:
+          x: The residual stream.
+          attend: `Attention.prefill` or `Attention.decode`.
+          *context: Its other arguments.
+        """
+        scale = self.config.residual_scale
+        mixed, cache = attend(self.attention, _normed(self.attention_norm, x), *context)
+        mixed = scale * _normed(self.attention_post_norm, mixed)
+        read = x if self.config.parallel else x + mixed
+        raised = self.mlp(_normed(self.mlp_norm, read))
+        return x + mixed + scale * _normed(self.mlp_post_norm, raised), cache
+
+
+def _normed(norm: Norm | None, x: jax.Array) -> jax.Array:
+    return x if norm is None else norm(x)
