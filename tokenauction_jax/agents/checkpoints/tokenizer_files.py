@@ -170,6 +170,7 @@ def from_directory(
     tokenizer_config: Mapping[str, Any],
     chat_template: str | None,
     end_tokens: Sequence[int],
+    special_tokens_map: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
     """The tokenizer of a Hugging Face directory.
 
@@ -178,16 +179,13 @@ def from_directory(
       tokenizer_config: The contents of `tokenizer_config.json`.
       chat_template: The contents of `chat_template.jinja`, None without one.
       end_tokens: The ids that end a text according to the model's configuration.
+      special_tokens_map: The contents of `special_tokens_map.json`, if there is one.
     """
     with refusing("tokenizer.json"):
         backend = tokenizers.Tokenizer.from_str(tokenizer_json)
         backend.no_padding()  # Files may keep the settings of a training run.
         backend.no_truncation()
-    special_tokens = {
-        key: _spelling(key, value)
-        for key, value in tokenizer_config.items()
-        if key.endswith("_token") and isinstance(value, str | Mapping)
-    }
+    special_tokens = _special_tokens(tokenizer_config, special_tokens_map or {})
     template = chat_template
     if template is None:
         template = parse(_Templates, tokenizer_config, "tokenizer_config.json").default
@@ -198,6 +196,25 @@ def from_directory(
         chat_template=template,
         special_tokens=special_tokens,
     )
+
+
+def _special_tokens(
+    config: Mapping[str, Any], special_tokens_map: Mapping[str, Any]
+) -> dict[str, str]:
+    """The special tokens by name, found as `transformers` finds them."""
+    if "added_tokens_decoder" in config:  # Such a configuration is complete.
+        special_tokens_map = {}
+    found = {}
+    for source in (config, special_tokens_map):
+        named = source.get("extra_special_tokens")
+        named = named if isinstance(named, Mapping) else {}
+        found |= {
+            key: _spelling(key, value)
+            for key, value in [*source.items(), *named.items()]
+            if (key.endswith("_token") or key in named)
+            and isinstance(value, str | Mapping)
+        }
+    return found
 
 
 class _NamedTemplate(Settings):
