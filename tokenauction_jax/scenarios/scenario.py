@@ -19,7 +19,6 @@ from tokenauction_jax.outside import OutsideError, quoted, shortened
 from tokenauction_jax.scenarios import names, validation
 from tokenauction_jax.scenarios.numbers import (
     MOST_AGENTS,
-    NO_VARIABLES,
     STRICT,
     Amount,
     Auctions,
@@ -60,28 +59,29 @@ class Agent:
     Attributes:
       name: Shown in tables.
       prompt: The agent's instruction; ``{query}`` stands for the scenario's query.
-      system: The system prompt, before the prompt; ``{query}`` stands there, too.
       bid: Money per unit of value and token.
       value: True value per unit of valuation; the bid if not given.
       mentions: Phrases that count as a mention; the name if not given.
       model: A model of its own, with the same vocabulary; else the scenario's.
       adapter: A folder with a low-rank adapter of the model, in the format of PEFT.
-      chat_template_kwargs: Variables of the model's chat template, besides (and before)
-        the scenario's.
       sampling: Applied to its distribution before aggregation.
+      system: Its system prompt; ``{query}`` stands for the query there, too.
+      chat_template_kwargs: Variables of its chat template; they precede the scenario's.
     """
 
     __pydantic_config__ = STRICT
     name: Text
     prompt: Text
-    system: Text | None = None
     bid: Amount = 1.0
     value: Amount | None = None
     mentions: tuple[Text, ...] = ()
     model: Text | None = None
     adapter: Text | None = None
-    chat_template_kwargs: TemplateVariables = NO_VARIABLES
     sampling: Sampling = Sampling()
+    system: Text | None = None
+    chat_template_kwargs: TemplateVariables = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +93,13 @@ class Scenario:
       agents: The bidders.
       description: One line for the reader of the file and of the output.
       model: A checkpoint's path, hub name or alias, for agents without their own.
-      chat_template_kwargs: Variables of all agents' chat templates, such as
-        ``{ enable_thinking = false }``.
       rules: The rules to compare.
       valuation: How welfare is measured.
       num_auctions: Texts per rule and influence share.
       num_tokens: The cap on tokens of a text.
       seed: Of all randomness.
+      chat_template_kwargs: Variables of all agents' chat templates, such as
+        ``{ enable_thinking = false }``.
     """
 
     __pydantic_config__ = STRICT
@@ -109,7 +109,6 @@ class Scenario:
     ]
     description: str = ""
     model: Text = HOUSE
-    chat_template_kwargs: TemplateVariables = NO_VARIABLES
     rules: Annotated[tuple[Rule, ...], pydantic.Field(min_length=1)] = (
         Rule("linear"),
         Rule("log_linear"),
@@ -118,6 +117,9 @@ class Scenario:
     num_auctions: Auctions = 64
     num_tokens: NumTokens = 48
     seed: Seed = 0
+    chat_template_kwargs: TemplateVariables = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
     @property
     def bids(self) -> np.ndarray:
