@@ -50,7 +50,8 @@ def conversation(name):
 
 
 # What no family above needs, but others do.
-OTHERS = """{%- macro document(doc, level=1, mark="#") %}
+OTHERS = (
+    """{%- macro document(doc, level=1, mark="#") %}
 {{ mark * level }} {{ doc['title'] | title }}: {{ caller(doc) if caller else "" }}
 {% endmacro %}
 {%- macro listed(items, between=", ") -%}
@@ -75,6 +76,7 @@ Roles: {{ listed(messages | map(attribute="role") | unique, between=" / ") }}
 {% for group in messages | groupby("role") %}{{ group.grouper }}{% endfor %}
 {{ {"é": [1, {"b": none, "a": true}], "z": "\u2028"} | tojson(ensure_ascii=true, """
     """indent=2, separators=(",", ": "), sort_keys=true) }}"""
+)
 KEYWORDS = [
     {},
     {"enable_thinking": False, "date_string": "1 May", "thinking": True}
@@ -91,8 +93,9 @@ def theirs(tiny_tokenizer):
     )
 
 
-@pytest.mark.parametrize("template", [*FAMILIES.values(), OTHERS], ids=[*FAMILIES, "others"])
-def test_families_are_rendered_as_by_transformers(template, theirs, tiny_tokenizer):
+@pytest.mark.parametrize("family", [*FAMILIES, "others"])
+def test_families_are_rendered_as_by_transformers(family, theirs, tiny_tokenizer):
+    template = FAMILIES.get(family, OTHERS)
     ours = Tokenizer(tiny_tokenizer, chat_template=template, special_tokens=SPECIAL)
     answered = set()
     cases = itertools.product(CONVERSATIONS, KEYWORDS, (True, False))
@@ -100,7 +103,11 @@ def test_families_are_rendered_as_by_transformers(template, theirs, tiny_tokeniz
         messages, options = conversation(name), {"add_generation_prompt": opened}
         try:
             expected = theirs.apply_chat_template(
-                messages, template, tokenize=False, **options, **keywords
+                messages,
+                chat_template=template,
+                tokenize=False,
+                **options,
+                **keywords,
             )
         except Exception:  # A template may refuse a conversation.
             with pytest.raises(CheckpointError):
@@ -112,4 +119,50 @@ def test_families_are_rendered_as_by_transformers(template, theirs, tiny_tokeniz
     assert len(answered) >= 6
 
 
-SHORT = [("system", "Be brief."), ("user", "Hi")]
+EXPECTED = {
+    "Llama 2": "<bos>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n Hi [/INST]",
+    "Llama 3": "<bos><|start|>system<|stop|>\n\nBe brief.<|eot|><|start|>user<|stop|>"
+    "\n\nHi<|eot|><|start|>assistant<|stop|>\n\n",
+    "Qwen 3": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi "
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "Mistral": "<bos>[INST] Be brief.\n\n Hi [/INST]",
+    "OLMo 2": "<bos><|system|>\nBe brief.\n<|user|>\n Hi \n<|assistant|>\n",
+}
+
+
+@pytest.mark.parametrize("family", EXPECTED)
+def test_a_system_prompt_and_variables_reach_the_template(family, tiny_tokenizer):
+    template = FAMILIES[family]
+    tokenizer = Tokenizer(
+        tiny_tokenizer, chat_template=template, special_tokens=SPECIAL
+    )
+    options = {"chat_template_kwargs": {"enable_thinking": False}}
+    options["system"] = "Be brief."
+    assert tokenizer.render_chat(" Hi ", **options) == EXPECTED[family]
+    expected = tiny_tokenizer.encode(EXPECTED[family], add_special_tokens=False).ids
+    assert tokenizer.encode_prompt(" Hi ", **options) == expected
+    messages = [{"role": "system", "content": "Be brief."}]
+    messages += [{"role": "user", "content": " Hi "}]
+    del options["system"]
+    assert tokenizer.render_chat(messages, **options) == EXPECTED[family]
+
+
+@pytest.mark.parametrize(
+    ("opening", "expected"),
+    [("{% generation %}", "[  a1]x"), ("{%- generation -%}", "[a1]x")],
+)
+def test_what_the_assistant_wrote_may_be_marked(opening, expected, tiny_tokenizer):
+    template = (
+        "{% set o = 'x' %}{% for m in messages %}[ OPEN\n {{ m.content }}"
+        "{{ loop.index }}{% set o = 'y' %}\n{%- endgeneration %}\n]{% endfor %}{{ o }}"
+    ).replace("OPEN", opening)
+    ours = Tokenizer(tiny_tokenizer, chat_template=template)
+    assert ours.render_chat("a") == expected
+
+
+def test_a_template_that_refuses_system_prompts_is_quoted(tiny_tokenizer):
+    ours = Tokenizer(tiny_tokenizer, chat_template=FAMILIES["Gemma 2"])
+    with pytest.raises(
+        CheckpointError, match=r"\(System role not supported\).*leave out the system"
+    ):
+        ours.encode_prompt("Hi", system="Be brief.")

@@ -99,7 +99,8 @@ def pay_for_percent(text: str, values: Any) -> None:
     while place >= 0:
         match = _CONVERSION.match(text, place)
         if match is None or any(len(x or "") > _MOST_DIGITS for x in match.groups()):
-            raise jinja2.TemplateError("it formats text with % in an unknown way")
+            raise jinja2.TemplateError("it formats text with % in an unusual way")
+        spend(STEP)
         conversions, place = conversions + 1, text.find("%", match.end())
     # Any of them may print all of the values.
     spend(conversions * (_ESCAPED * price(values) + 2 * _WIDEST))
