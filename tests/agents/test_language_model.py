@@ -169,7 +169,7 @@ def test_agents_have_system_prompts_and_variables_of_their_own(tiny_tokenizer):
         pool = from_language_model(make(), tokenizer, ["a", "b"], **options)
         (group,) = pool.groups
         rows = zip(group.tokens, group.lengths, strict=True)
-        return [tokenizer.decode(row[-n:].tolist()) for row, n in rows]
+        return [tokenizer.decode(row[:n].tolist()) for row, n in rows]
 
     assert prompts() == ["a", "b"]
     assert prompts(system="be") == ["bea", "beb"]

@@ -264,7 +264,7 @@ def test_special_tokens_are_those_of_transformers(tiny_tokenizer, tmp_path, comp
     tokens = {"bos_token": "<end>", "unk_token": {"content": "<unk>"}}
     tokenizer = from_directory(tiny_tokenizer.to_str(), config, None, [], tokens)
     rendered = tokenizer.render_chat("hi")
-    due = "<bos>||||<image>|<sep>" if complete else "<end>|||<unk>|<image>|<sep>"
+    due = "<bos>|||<image>|<sep>" if complete else "<end>||<unk>|<image>|<sep>"
     assert rendered == due
     transformers = pytest.importorskip("transformers")
     (tmp_path / "tokenizer.json").write_text(tiny_tokenizer.to_str())
