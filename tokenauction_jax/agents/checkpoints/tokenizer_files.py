@@ -205,11 +205,15 @@ def _special_tokens(
     if "added_tokens_decoder" in config:  # Such a configuration is complete.
         special_tokens_map = {}
     found = {}
-    for source in (config, special_tokens_map):
+    sources = {
+        "tokenizer_config.json": config,
+        "special_tokens_map.json": special_tokens_map,
+    }
+    for file, source in sources.items():
         named = source.get("extra_special_tokens")
         named = named if isinstance(named, Mapping) else {}
         found |= {
-            key: _spelling(key, value)
+            key: _spelling(file, key, value)
             for key, value in [*source.items(), *named.items()]
             if (key.endswith("_token") or key in named)
             and isinstance(value, str | Mapping)
@@ -235,10 +239,10 @@ class _Templates(Settings):
         return by_name.get("default")
 
 
-def _spelling(key: str, value: str | Mapping[str, Any]) -> str:
+def _spelling(file: str, key: str, value: str | Mapping[str, Any]) -> str:
     content = (
         value["content"] if isinstance(value, Mapping) and "content" in value else value
     )
     if not isinstance(content, str):
-        raise CheckpointError(f"tokenizer_config.json: {key} has no content")
+        raise CheckpointError(f"{file}: {key} has no content")
     return content
