@@ -243,9 +243,7 @@ def test_tools_and_documents_are_none_and_so_is_no_value_of_a_message(tiny_token
     assert tokenizer.render_chat(messages) == "TrueTrueFalseFalse"
 
 
-NAMED = (
-    "{{ [bos_token, eos_token, pad_token, unk_token, image_token, sep] | join('|') }}"
-)
+NAMED = "{{ [bos_token, pad_token, unk_token, image_token, sep] | join('|') }}"
 
 
 @pytest.mark.parametrize("complete", [False, True])
