@@ -166,3 +166,24 @@ def test_a_template_that_refuses_system_prompts_is_quoted(tiny_tokenizer):
         CheckpointError, match=r"\(System role not supported\).*leave out the system"
     ):
         ours.encode_prompt("Hi", system="Be brief.")
+
+
+def test_variables_of_a_template_have_names_of_their_own(tiny_tokenizer):
+    tokenizer = Tokenizer(tiny_tokenizer, chat_template="{{ bos_token }}{{ x }}")
+    options = {"chat_template_kwargs": {"x": 1, "bos_token": "<b>"}}
+    assert tokenizer.render_chat("hi", **options) == "<b>1"
+    for name in ("messages", "add_generation_prompt", "tools", "documents"):
+        with pytest.raises(ValueError, match=f"chat_template_kwargs has '{name}'.*out"):
+            tokenizer.render_chat("hi", chat_template_kwargs={name: None})
+
+
+@pytest.mark.parametrize(
+    "options", [{"system": "x"}, {"chat_template_kwargs": {"x": 1}}], ids=str
+)
+def test_what_only_a_template_can_use_is_refused_without_one(tiny_tokenizer, options):
+    plain = Tokenizer(tiny_tokenizer)
+    with pytest.raises(ValueError, match=r"has no chat template.*leave them out"):
+        plain.encode_prompt("hi", **options)
+    chatty = Tokenizer(tiny_tokenizer, chat_template="x")
+    with pytest.raises(ValueError, match=r"chat is False.*leave them out"):
+        chatty.encode_prompt("hi", chat=False, **options)

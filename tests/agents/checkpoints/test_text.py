@@ -273,27 +273,6 @@ def test_special_tokens_are_those_of_transformers(tiny_tokenizer, tmp_path, comp
     assert rendered == theirs.apply_chat_template(messages, tokenize=False)
 
 
-def test_variables_of_a_template_have_names_of_their_own(tiny_tokenizer):
-    tokenizer = directory_tokenizer(tiny_tokenizer, template="{{ bos_token }}{{ x }}")
-    options = {"chat_template_kwargs": {"x": 1, "bos_token": "<b>"}}
-    assert tokenizer.render_chat("hi", **options) == "<b>1"
-    for name in ("messages", "add_generation_prompt", "tools", "documents"):
-        with pytest.raises(ValueError, match=f"chat_template_kwargs has '{name}'.*out"):
-            tokenizer.render_chat("hi", chat_template_kwargs={name: None})
-
-
-@pytest.mark.parametrize(
-    "options", [{"system": "x"}, {"chat_template_kwargs": {"x": 1}}], ids=str
-)
-def test_what_only_a_template_can_use_is_refused_without_one(tiny_tokenizer, options):
-    plain = directory_tokenizer(tiny_tokenizer)
-    with pytest.raises(ValueError, match=r"has no chat template.*leave them out"):
-        plain.encode_prompt("hi", **options)
-    chatty = directory_tokenizer(tiny_tokenizer, template="x")
-    with pytest.raises(ValueError, match=r"chat is False.*leave them out"):
-        chatty.encode_prompt("hi", chat=False, **options)
-
-
 @pytest.mark.parametrize(
     "template",
     [
