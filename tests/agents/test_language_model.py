@@ -161,6 +161,23 @@ def test_prompts_are_rendered_by_the_chat_template_unless_told_not_to(tiny_token
     assert pool.groups[0].tokens[1, 0] == tiny_tokenizer.encode("B").ids[0]
 
 
+def test_agents_have_system_prompts_and_variables_of_their_own(tiny_tokenizer):
+    template = "{% for m in messages %}{{ m.content }}{{ x }}{% endfor %}"
+    tokenizer = Tokenizer(tiny_tokenizer, chat_template=template)
+
+    def prompts(**options):
+        pool = from_language_model(make(), tokenizer, ["a", "b"], **options)
+        (group,) = pool.groups
+        rows = zip(group.tokens, group.lengths, strict=True)
+        return [tokenizer.decode(row[:n].tolist()) for row, n in rows]
+
+    assert prompts() == ["a", "b"]
+    assert prompts(system="be") == ["bea", "beb"]
+    assert prompts(system=[None, "be"]) == ["a", "beb"]
+    assert prompts(chat_template_kwargs={"x": 1}) == ["a1", "b1"]
+    assert prompts(chat_template_kwargs=[{"x": 2}, None]) == ["a2", "b"]
+
+
 @pytest.mark.usefixtures("x64")
 def test_dtypes_do_not_drift_in_double_precision():
     pool = from_language_model(make(), None, PROMPTS, temperature=0.7, top_k=9)
@@ -183,6 +200,20 @@ def test_dtypes_do_not_drift_in_double_precision():
 def test_wrong_agents_are_refused(models, prompts, message):
     with pytest.raises(ValueError, match=message):
         from_language_model(models(), None, prompts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"system": "x"}, "token ids, which system prompts"),
+        ({"chat_template_kwargs": {"x": 1}}, "token ids, which system prompts"),
+        ({"system": ["x"]}, "1 system for 3 prompts"),
+        ({"chat_template_kwargs": [{}]}, "1 chat_template_kwargs for 3 prompts"),
+    ],
+)
+def test_token_ids_are_no_chats(options, message):
+    with pytest.raises(ValueError, match=message):
+        from_language_model(make(), None, PROMPTS, **options)
 
 
 def test_mismatched_vocabularies_are_refused(tiny_tokenizer):

@@ -1,8 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
+from tiny_checkpoint import write_checkpoint
 
 from tokenauction_jax.scenarios import kinds, population
+from tokenauction_jax.scenarios.scenario import ScenarioError
 from tokenauction_jax.scenarios.settings import Setting
 from tokenauction_jax.scenarios.values import draw_values, make_bids
 
@@ -79,3 +83,72 @@ def test_a_reference_prompt_adds_a_model_that_is_no_bidder():
     assert built.pool.num_agents == 3
     assert built.has_reference
     assert built.agent_names == ["Alpha Airlines", "Beta Resort"]
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }} {% endfor %}{{ x }}{{ y }}"
+)
+CHATS = """
+query = "sea"
+model = "MODEL"
+chat_template_kwargs = { x = 1, y = [true, "z"] }
+
+[[agents]]
+name = "A"
+prompt = "a {query}"
+system = "be {query}"
+
+[[agents]]
+name = "B"
+prompt = "b"
+chat_template_kwargs = { x = false }
+"""
+
+
+@pytest.fixture
+def chats(tmp_path):
+    """A scenario of a tiny model with a chat template."""
+    write_checkpoint(tmp_path / "model")
+    config = {"eos_token": "<end>", "chat_template": TEMPLATE}
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(config))
+    path = tmp_path / "chats.toml"
+    path.write_text(CHATS.replace("MODEL", str(tmp_path / "model")))
+    return path
+
+
+def prompts(**agents):
+    """The texts that the agents of a scenario, and perhaps a reference, continue."""
+    (built,) = population.build([Setting(kinds.ScenarioAgents(**agents), num_tokens=8)])
+    (group,) = built.pool.groups
+    rows = zip(group.tokens, group.lengths, strict=True)
+    return [built.cast.tokenizer.decode(row[:n].tolist()) for row, n in rows]
+
+
+def test_agents_have_system_prompts_and_variables_of_chat_templates(chats):
+    first, second = "s:be sea u:a sea 1[True, 'z']", "u:b False[True, 'z']"
+    assert prompts(scenario=str(chats)) == [first, second]
+    of_all = {"chat_template_kwargs": {"x": 2}}
+    found = prompts(scenario=str(chats), reference_prompt="r {query}", **of_all)
+    assert found == [
+        *("s:be sea u:a sea 2[True, 'z']", "u:b 2[True, 'z']", "u:r sea 2[True, 'z']"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("x = false", "tools = []", "chat_template_kwargs has 'tools'"),
+        ("x = false", "day = 2024-01-01", r"agents\[1\].chat_template_kwargs.*JSON"),
+        ("{ x = false }", "3", r"agents\[1\].chat_template_kwargs: .*dictionary"),
+        ('"be {query}"', '""', r"agents\[0\].system: .*at least 1"),
+    ],
+)
+def test_wrong_variables_of_chat_templates_are_refused(chats, old, new, message):
+    chats.write_text(chats.read_text().replace(old, new))
+    with pytest.raises(ScenarioError, match=message):
+        prompts(scenario=str(chats))
+
+
+def test_a_model_that_knows_no_system_prompts_says_so(chats):
+    with pytest.raises(ScenarioError, match=r"user and assistant only.*leave out"):
+        prompts(scenario=str(chats), model="house")

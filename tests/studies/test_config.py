@@ -123,6 +123,21 @@ def test_the_digest_is_of_the_models_that_run(tmp_path):
     assert len({first, *changed}) == 4
 
 
+def test_variables_of_chat_templates_are_a_factor():
+    levels = [{"enable_thinking": True}, {"enable_thinking": False}]
+    agents = {"kind": "scenario", "scenario": "hawaii"}
+    factors = {"agents.chat_template_kwargs": levels}
+    study = validate_study({"agents": agents, "factors": factors})
+    cells = study.cells()
+    assert [cell.label for cell in cells] == [
+        "enable_thinking=True",
+        "enable_thinking=False",
+    ]
+    for cell, level in zip(cells, levels, strict=True):
+        assert cell.setting.agents.read().chat_template_kwargs == level
+    assert study.digest() != validate_study({"agents": agents}).digest()
+
+
 def test_a_study_whose_model_was_replaced_is_not_gone_on_with(tmp_path):
     write_checkpoint(tmp_path / "model")
     scenario = 'query = "q"\nmodel = "MODEL"\n[[agents]]\nname = "A"\nprompt = "a"\n'

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +128,10 @@ def from_language_model(
     prompts: Sequence[str | Sequence[int]],
     *,
     chat: bool = True,
+    system: str | Sequence[str | None] | None = None,
+    chat_template_kwargs: Mapping[str, Any]
+    | Sequence[Mapping[str, Any] | None]
+    | None = None,
     temperature: float | Sequence[float] = 1.0,
     top_k: int | Sequence[int | None] | None = None,
     top_p: float | Sequence[float | None] | None = None,
@@ -143,6 +147,9 @@ def from_language_model(
       prompts: One per agent, as text or as token ids.
       chat: Whether prompts are messages of the user, rendered by the chat template if
         there is one, rather than the beginning of a text to continue.
+      system: The system prompt; one for all agents, or one each, None without one.
+      chat_template_kwargs: Variables of the chat template besides the messages, such
+        as `{"enable_thinking": False}` for Qwen3; for all agents, or a mapping each.
       temperature: Divides the logits; one for all agents, or one each.
       top_k: How many tokens stay; None for all.
       top_p: The probability that the tokens that stay must reach; None for all.
@@ -171,9 +178,11 @@ def from_language_model(
     each = _one_each("models", models, len(prompts))
     tokenizers = _one_each("tokenizer", tokenizer, len(prompts))
     vocab_size = _shared_vocabulary(each, tokenizers)
+    systems = _one_each("system", system, len(prompts))
+    variables = _one_each("chat_template_kwargs", chat_template_kwargs, len(prompts))
     encoded = [
-        _encode(prompt, own, chat, vocab_size)
-        for prompt, own in zip(prompts, tokenizers, strict=True)
+        _encode(*about, chat=chat, vocab_size=vocab_size)
+        for about in zip(prompts, tokenizers, systems, variables, strict=True)
     ]
     by_model: dict[int, list[int]] = {}
     for agent, model in enumerate(each):
@@ -196,7 +205,10 @@ def from_language_model(
 
 
 def _one_each(name: str, given: _T | Sequence[_T], num_agents: int) -> list[_T]:
-    each = list(given) if isinstance(given, Sequence) else [given] * num_agents
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        each = list(given)
+    else:
+        each = [cast(_T, given)] * num_agents
     if len(each) != num_agents:
         raise ValueError(f"{len(each)} {name} for {num_agents} prompts: give one each")
     return each
@@ -225,13 +237,23 @@ def _shared_vocabulary(
 def _encode(
     prompt: str | Sequence[int],
     tokenizer: Tokenizer | None,
+    system: str | None,
+    chat_template_kwargs: Mapping[str, Any] | None,
+    *,
     chat: bool,
     vocab_size: int,
 ) -> list[int]:
     if isinstance(prompt, str):
         if tokenizer is None:
             raise ValueError("prompts are text: give a tokenizer, or token ids")
-        tokens = tokenizer.encode_prompt(prompt, chat=chat)
+        tokens = tokenizer.encode_prompt(
+            prompt, chat=chat, system=system, chat_template_kwargs=chat_template_kwargs
+        )
+    elif system is not None or chat_template_kwargs:
+        raise ValueError(
+            "prompts are token ids, which system prompts and chat_template_kwargs "
+            "cannot change: give text"
+        )
     else:
         tokens = [int(token) for token in prompt]
     if not tokens:

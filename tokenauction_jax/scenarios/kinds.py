@@ -27,6 +27,7 @@ from tokenauction_jax.scenarios.numbers import (
     Shape,
     Share,
     Sigma,
+    TemplateVariables,
     Text,
     VocabSize,
 )
@@ -95,6 +96,8 @@ class ScenarioAgents:
       model: A checkpoint for all agents, instead of the scenario's own.
       reference_prompt: Makes the scenario's model with this prompt the reference of
         fluency; ``{query}`` stands for the query.
+      chat_template_kwargs: Variables of all chat templates; they precede the scenario's
+        and the agents' own.
     """
 
     __pydantic_config__ = STRICT
@@ -102,6 +105,9 @@ class ScenarioAgents:
     kind: Literal["scenario"] = "scenario"
     model: Text | None = None
     reference_prompt: Text | None = None
+    chat_template_kwargs: TemplateVariables = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
     @property
     def num_agents(self) -> int:
@@ -109,15 +115,22 @@ class ScenarioAgents:
         return len(self.read().agents)
 
     def read(self) -> Scenario:
-        """The scenario, with the study's model."""
-        scenario = read_scenario(self.scenario)
-        if self.model is None:
-            return scenario
+        """The scenario, with the study's model and variables of chat templates."""
+        scenario, own = read_scenario(self.scenario), self.chat_template_kwargs
+        dropped = ("model", "adapter") if self.model else ()
+        changes: dict[str, Any] = dict.fromkeys(dropped)
         agents = tuple(
-            dataclasses.replace(agent, model=None, adapter=None)
+            dataclasses.replace(
+                agent, chat_template_kwargs=agent.chat_template_kwargs | own, **changes
+            )
             for agent in scenario.agents
         )
-        return dataclasses.replace(scenario, model=self.model, agents=agents)
+        return dataclasses.replace(
+            scenario,
+            model=self.model or scenario.model,
+            agents=agents,
+            chat_template_kwargs=scenario.chat_template_kwargs | own,
+        )
 
 
 def _check_pool(given: Any) -> Any:

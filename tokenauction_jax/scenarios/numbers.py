@@ -79,3 +79,5 @@ VocabSize = Annotated[int, within(2, _MOST_TOKENS)]
 NumTokens = Annotated[int, within(1, _MOST_OF_A_TEXT)]
 TopK = Annotated[int, within(1, 2**31 - 1)]
 Text = Annotated[str, pydantic.Field(min_length=1)]
+# Of chat templates, by name: what JSON knows, which TOML's dates are not.
+TemplateVariables = dict[str, pydantic.JsonValue]

@@ -47,7 +47,10 @@ def load_pool(
         """Each once: agents that share one share its numbers."""
         return agents.load_adapter(folder, checkpoints[model].model)
 
-    prompts = [a.prompt.replace("{query}", scenario.query) for a in scenario.agents]
+    def asked(text: str) -> str:
+        return text.replace("{query}", scenario.query)
+
+    variables = scenario.chat_template_kwargs
     samplings = [agent.sampling for agent in scenario.agents]
     adapters = [
         None if agent.adapter is None else load_adapter(agent.adapter, name)
@@ -57,7 +60,11 @@ def load_pool(
         pool = agents.from_language_model(
             [checkpoints[name].model for name in names],
             [checkpoints[name].tokenizer for name in names],
-            prompts,
+            [asked(agent.prompt) for agent in scenario.agents],
+            system=[a.system and asked(a.system) for a in scenario.agents],
+            chat_template_kwargs=[
+                variables | agent.chat_template_kwargs for agent in scenario.agents
+            ],
             adapters=adapters,
             temperature=[sampling.temperature for sampling in samplings],
             top_k=[sampling.top_k for sampling in samplings],

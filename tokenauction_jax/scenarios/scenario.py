@@ -26,6 +26,7 @@ from tokenauction_jax.scenarios.numbers import (
     PositiveShare,
     Seed,
     Temperature,
+    TemplateVariables,
     Text,
     TopK,
 )
@@ -64,6 +65,8 @@ class Agent:
       model: A model of its own, with the same vocabulary; else the scenario's.
       adapter: A folder with a low-rank adapter of the model, in the format of PEFT.
       sampling: Applied to its distribution before aggregation.
+      system: Its system prompt; ``{query}`` stands for the query there, too.
+      chat_template_kwargs: Variables of its chat template; they precede the scenario's.
     """
 
     __pydantic_config__ = STRICT
@@ -75,6 +78,10 @@ class Agent:
     model: Text | None = None
     adapter: Text | None = None
     sampling: Sampling = Sampling()
+    system: Text | None = None
+    chat_template_kwargs: TemplateVariables = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +98,8 @@ class Scenario:
       num_auctions: Texts per rule and influence share.
       num_tokens: The cap on tokens of a text.
       seed: Of all randomness.
+      chat_template_kwargs: Variables of all agents' chat templates, such as
+        ``{ enable_thinking = false }``.
     """
 
     __pydantic_config__ = STRICT
@@ -108,6 +117,9 @@ class Scenario:
     num_auctions: Auctions = 64
     num_tokens: NumTokens = 48
     seed: Seed = 0
+    chat_template_kwargs: TemplateVariables = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
     @property
     def bids(self) -> np.ndarray:

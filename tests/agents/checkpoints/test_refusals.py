@@ -223,6 +223,7 @@ def test_shards_lie_beside_the_index(directory, name):
     [
         *("config.json", "tokenizer.json", "tokenizer_config.json"),
         *("generation_config.json", "chat_template.jinja", "model.safetensors"),
+        "special_tokens_map.json",
     ],
 )
 def test_pipes_are_not_opened(directory, name, put_in_cache):

@@ -6,6 +6,7 @@ import jinja2
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tokenauction_jax.agents.checkpoints import templates
 from tokenauction_jax.agents.checkpoints.reading import CheckpointError
 from tokenauction_jax.agents.checkpoints.templates import render
 
@@ -90,6 +91,7 @@ def grow(start, step, rest="{{ ns.x }}"):
 BIG = "{% set s = 'a' * 2000000 %}"
 MANY = "{% for i in range(99999) %}"
 COLLIDING = ",".join(f"{i * (2**61 - 1)}:1" for i in range(2700))
+MULTIPLES = ",".join(f"{i * (2**61 - 1)}" for i in range(2700))
 HOSTILE = {
     "large range": "{% for i in range(10**9) %}x{% endfor %}",
     "nested ranges": MANY + MANY + "x{% endfor %}{% endfor %}",
@@ -172,6 +174,42 @@ HOSTILE = {
     "long sum": "{{ 1" + "+1" * 9999 + " }}",
     "deep ifs": "{% if a %}" * 999 + "{% endif %}" * 999,
     "deep loops": "{% for a in b %}" * 50 + "{% endfor %}" * 50,
+    "percent width": "{{ '%(a)9999999999d' % {'a': 1} }}",
+    "percent odd name": "{{ '%((a)b)9999999999d' % {'(a)b': 1} }}",
+    "percent precision": "{{ '%.9999999999f' % 1 }}",
+    "percent argument": "{{ '%*d' % (9999999999, 1) }}",
+    "percent repeated": BIG + "{{ ('%(a)s' * 9999) % {'a': s} }}",
+    "percents": "{{ ('%%' * 20000000) % () }}",
+    "format argument": "{{ '{:{}}'.format(1, 9999999999) }}",
+    "format precision": "{{ '{:.9999999999f}'.format(1) }}",
+    "format digits": "{{ '{:>\uff19\uff19\uff19\uff19\uff19\uff19\uff19}'.format(1) }}",
+    "format repeated": BIG + "{{ ('{0}' * 9999).format(s) }}",
+    "format braces": "{{ ('{{' * 30000000).format() }}",
+    "format reprs": "{{ '{!r}'.format('\0' * 50000000) }}",
+    "format classes": "{{ '{0.__class__.__mro__}'.format(1) }}",
+    "format with %": "{{ '%s' * 9999 | format(*range(9999)) }}",
+    "JSON text": "{{ [1] | tojson(indent='a' * 99999999) }}",
+    "JSON in depth": grow("[0] * 99999", "[ns.x]", "{{ ns.x | tojson(indent=999) }}"),
+    "JSON separators": BIG + "{{ range(9999) | list | tojson(separators=(s, s)) }}",
+    "JSON of nothing": "{{ [] | tojson(indent=9999999999) }}",
+    "JSON of bytes": "{{ ('\0' * 30000000) | tojson }}",
+    "batches": "{{ [1] | batch(9999999999, 0) | list }}",
+    "slices": "{{ [1] | slice(9999999999) | list }}",
+    "colliding items": MANY + f"{{{{ [{MULTIPLES}] | unique | list }}}}{{% endfor %}}",
+    "colliding pairs": MANY
+    + f"{{{{ dict([{MULTIPLES}] | map('list') | list) }}}}{{% endfor %}}",
+    "round to nothing": "{{ 1 | round(-9999999999) }}",
+    "round text": "{{ 'a' | round(9, 'floor') }}",
+    "wide date": "{{ strftime_now('%' ~ '9' * 9999999 ~ 'd') }}",
+    "rjust": BIG + "{{ 'a'.rjust(9999999999, 'b') }}",
+    "tabs": "{{ ('\t' * 60000000).expandtabs() }}",
+    "found backwards": BIG + "{{ s.rfind('b' ~ 'a' * 100000) }}",
+    "parted backwards": BIG + "{{ s.rpartition('b' ~ 'a' * 100000) }}",
+    "words": "{{ ('a ' * 30000000) | wordcount }}",
+    "in a URL": "{{ ('🌺' * 15000000) | urlencode }}",
+    "groups": "{{ ('ba' * 30000000) | groupby('x') }}",
+    "truncated": BIG + MANY + "{{ (s ~ i) | truncate(99999) }}{% endfor %}",
+    "marked": MANY * 2 + "{% generation %}x{% endgeneration %}{% endfor %}{% endfor %}",
     "include": "{% include '/etc/passwd' %}",
     "extends": "{% extends '/etc/passwd' %}",
     "import": "{% import '/etc/passwd' as x %}",
@@ -205,6 +243,40 @@ def test_nothing_beyond_messages_is_in_reach():
     assert render(ours) == "dictnamespacerange"
     with pytest.raises(CheckpointError, match="No filter named 'center'"):
         render("{{ 'a' | center }}")
+
+
+# What `transformers` gives to templates, and we do not: no chat template needs it.
+LEFT_OUT = {
+    "filters": {
+        *("center", "pprint", "wordwrap"),  # Layout of plain text.
+        *("striptags", "urlize", "xmlattr"),  # HTML.
+        "random",  # A prompt is the same each time.
+    },
+    "tests": set(),
+    "globals": {"cycler", "joiner", "lipsum"},
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_nothing_else_is_left_out(kind):
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    theirs = getattr(utils._compile_jinja_template("").environment, kind)
+    ours = getattr(templates._Environment(), kind)
+    assert theirs.keys() - ours.keys() == LEFT_OUT[kind]
+
+
+@pytest.mark.parametrize("value", ["a", ["a"], ("a",), {"a": 1}, 1, 0.5])
+def test_methods_that_change_nothing_may_be_called(value):
+    left_out = {
+        *("encode", "maketrans", "translate", "fromkeys"),
+        *("conjugate", "fromhex", "from_bytes", "hex", "to_bytes"),
+    }
+    theirs, ours = ImmutableSandboxedEnvironment(), templates._Environment()
+    names = (name for name in dir(value) if callable(getattr(value, name)))
+    for name in names:
+        refused = isinstance(theirs.getattr(value, name), jinja2.Undefined)
+        refused |= name in left_out
+        assert isinstance(ours.getattr(value, name), jinja2.Undefined) == refused
 
 
 def test_a_template_that_failed_may_succeed_later():

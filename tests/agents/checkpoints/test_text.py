@@ -232,6 +232,47 @@ def test_templates_have_what_transformers_gives_them(tiny_tokenizer):
     assert rendered == '<bos>{"role": "user", "content": "<é>"}4'
 
 
+def test_tools_and_documents_are_none_and_so_is_no_value_of_a_message(tiny_tokenizer):
+    """Templates ask `is not none`, which what is undefined is."""
+    template = (
+        "{{ tools is none }}{{ documents is none }}{{ other is none }}"
+        "{{ 'content' in messages[0] }}"
+    )
+    tokenizer = directory_tokenizer(tiny_tokenizer, template=template)
+    messages = [{"role": "assistant", "content": None}]
+    assert tokenizer.render_chat(messages) == "TrueTrueFalseFalse"
+
+
+NAMED = "{{ [bos_token, pad_token, unk_token, image_token, sep] | join('|') }}"
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_special_tokens_are_those_of_transformers(tiny_tokenizer, tmp_path, complete):
+    """A configuration that describes its tokens needs no map beside it."""
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<bos>",
+        "pad_token": None,
+        "image_token": "<image>",
+        "extra_special_tokens": {"sep": "<sep>"},
+        "chat_template": NAMED,
+    }
+    if complete:
+        config["added_tokens_decoder"] = {}
+    tokens = {"bos_token": "<end>", "unk_token": {"content": "<unk>"}}
+    tokenizer = from_directory(tiny_tokenizer.to_str(), config, None, [], tokens)
+    rendered = tokenizer.render_chat("hi")
+    due = "<bos>|||<image>|<sep>" if complete else "<end>||<unk>|<image>|<sep>"
+    assert rendered == due
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "tokenizer.json").write_text(tiny_tokenizer.to_str())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens))
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    messages = [{"role": "user", "content": "hi"}]
+    assert rendered == theirs.apply_chat_template(messages, tokenize=False)
+
+
 @pytest.mark.parametrize(
     "template",
     [

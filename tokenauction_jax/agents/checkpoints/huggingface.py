@@ -33,6 +33,7 @@ FILES: tuple[str, ...] = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
     "chat_template.jinja",
     "model.safetensors",
     "model.safetensors.index.json",
@@ -151,4 +152,5 @@ def _read_tokenizer(directory: Path, raw: Mapping[str, Any]) -> Tokenizer:
         read_json(directory / "tokenizer_config.json", optional=True),
         read_text(template) if template.exists() else None,
         [*ends, *parse(_Ends, raw, "config.json").ids()],
+        read_json(directory / "special_tokens_map.json", optional=True),
     )

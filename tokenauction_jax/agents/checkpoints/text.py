@@ -7,6 +7,7 @@ import functools
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders
@@ -14,6 +15,15 @@ from tokenizers import decoders
 from tokenauction_jax import files
 from tokenauction_jax.agents.checkpoints.reading import CheckpointError
 from tokenauction_jax.agents.checkpoints.templates import render
+
+# Variables of every template. Without tools and documents they are None, as
+# `transformers` has it: templates ask `if tools is not none`.
+_ABSENT = {"tools": None, "documents": None}
+_RESERVED = {"messages", "add_generation_prompt", *_ABSENT}
+_NEEDED_FOR = (
+    "which a system prompt and chat_template_kwargs need: leave them out, or write "
+    "them into the prompt"
+)
 
 
 class Tokenizer:
@@ -120,47 +130,84 @@ class Tokenizer:
 
     def render_chat(
         self,
-        messages: str | Sequence[Mapping[str, str]],
+        messages: str | Sequence[Mapping[str, Any]],
         *,
+        system: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
         """A conversation as the text that the model was trained to continue.
 
-        Some templates insert the date, so their prompts change from day to day.
+        It is what `apply_chat_template` of `transformers` makes of it. Some templates
+        insert the date, so their prompts change from day to day.
 
         Args:
           messages: One message of the user, or a list of `{"role": ..., "content":
             ...}`; without a chat template only a single message, which is returned
             unchanged.
+          system: A system prompt, put before the messages.
+          chat_template_kwargs: More variables of the template, such as
+            `{"enable_thinking": False}` for Qwen3.
           add_generation_prompt: Whether to begin the answer of the assistant.
 
         Raises:
           CheckpointError: If the template refuses the messages, or is itself refused.
-          ValueError: If there is no template for a list.
+          ValueError: If there is no template for a list, a system prompt or variables,
+            or a variable has a name that the template gets from elsewhere.
         """
+        variables = dict(chat_template_kwargs or {})
+        if self.chat_template is None and (system is not None or variables):
+            raise ValueError(f"the tokenizer has no chat template, {_NEEDED_FOR}")
+        if taken := _RESERVED & variables.keys():
+            raise ValueError(
+                f"chat_template_kwargs has {min(taken)!r}, which every chat template "
+                "gets anyway: leave it out"
+            )
         if isinstance(messages, str):
             if self.chat_template is None:
                 return messages
             messages = [{"role": "user", "content": messages}]
         if self.chat_template is None:
             raise ValueError("messages need a chat template: give one string instead")
-        return render(
-            self.chat_template,
-            messages=[dict(message) for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            **self._special_tokens,
-        )
+        if system is not None:
+            messages = [{"role": "system", "content": system}, *messages]
+        variables = self._special_tokens | _ABSENT | variables
+        variables["messages"] = [_without_none(message) for message in messages]
+        variables["add_generation_prompt"] = add_generation_prompt
+        try:
+            return render(self.chat_template, **variables)
+        except CheckpointError as error:
+            if system is None:
+                raise
+            raise CheckpointError(f"{error}, or leave out the system prompt") from None
 
-    def encode_prompt(self, prompt: str, *, chat: bool = True) -> list[int]:
+    def encode_prompt(
+        self,
+        prompt: str,
+        *,
+        chat: bool = True,
+        system: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """The token ids of one message of the user, or of a plain text.
 
         Args:
           prompt: The message or text.
           chat: Whether to render it by the chat template, if there is one.
+          system: A system prompt, as in `render_chat`.
+          chat_template_kwargs: Variables of the template, as in `render_chat`.
+
+        Raises:
+          CheckpointError: If the template or the tokenizer refuses the message.
+          ValueError: If there is no template for a system prompt or variables.
         """
-        if not chat or self.chat_template is None:
+        options = {"system": system, "chat_template_kwargs": chat_template_kwargs}
+        if not chat:
+            if system is not None or chat_template_kwargs:
+                raise ValueError(f"chat is False: no chat template, {_NEEDED_FOR}")
             return self.encode(prompt)
-        return self.encode(self.render_chat(prompt), special_tokens=False)
+        rendered = self.render_chat(prompt, **options)
+        return self.encode(rendered, special_tokens=self.chat_template is None)
 
 
 @contextlib.contextmanager
@@ -180,6 +227,11 @@ def refusing(what: str) -> Iterator[None]:
         if not panic and not isinstance(error, Exception):
             raise
         raise CheckpointError(f"{what}: {error}: get it again") from None
+
+
+def _without_none(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as templates expect it: what is None is not there."""
+    return {key: value for key, value in message.items() if value is not None}
 
 
 def _agreement(one: str, other: str) -> int:

@@ -170,6 +170,7 @@ def from_directory(
     tokenizer_config: Mapping[str, Any],
     chat_template: str | None,
     end_tokens: Sequence[int],
+    special_tokens_map: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
     """The tokenizer of a Hugging Face directory.
 
@@ -178,16 +179,13 @@ def from_directory(
       tokenizer_config: The contents of `tokenizer_config.json`.
       chat_template: The contents of `chat_template.jinja`, None without one.
       end_tokens: The ids that end a text according to the model's configuration.
+      special_tokens_map: The contents of `special_tokens_map.json`, if there is one.
     """
     with refusing("tokenizer.json"):
         backend = tokenizers.Tokenizer.from_str(tokenizer_json)
         backend.no_padding()  # Files may keep the settings of a training run.
         backend.no_truncation()
-    special_tokens = {
-        key: _spelling(key, value)
-        for key, value in tokenizer_config.items()
-        if key.endswith("_token") and isinstance(value, str | Mapping)
-    }
+    special_tokens = _special_tokens(tokenizer_config, special_tokens_map or {})
     template = chat_template
     if template is None:
         template = parse(_Templates, tokenizer_config, "tokenizer_config.json").default
@@ -198,6 +196,29 @@ def from_directory(
         chat_template=template,
         special_tokens=special_tokens,
     )
+
+
+def _special_tokens(
+    config: Mapping[str, Any], special_tokens_map: Mapping[str, Any]
+) -> dict[str, str]:
+    """The special tokens by name, found as `transformers` finds them."""
+    if "added_tokens_decoder" in config:  # Such a configuration is complete.
+        special_tokens_map = {}
+    found = {}
+    sources = {
+        "tokenizer_config.json": config,
+        "special_tokens_map.json": special_tokens_map,
+    }
+    for file, source in sources.items():
+        named = source.get("extra_special_tokens")
+        named = named if isinstance(named, Mapping) else {}
+        found |= {
+            key: _spelling(file, key, value)
+            for key, value in [*source.items(), *named.items()]
+            if (key.endswith("_token") or key in named)
+            and isinstance(value, str | Mapping)
+        }
+    return found
 
 
 class _NamedTemplate(Settings):
@@ -218,10 +239,10 @@ class _Templates(Settings):
         return by_name.get("default")
 
 
-def _spelling(key: str, value: str | Mapping[str, Any]) -> str:
+def _spelling(file: str, key: str, value: str | Mapping[str, Any]) -> str:
     content = (
         value["content"] if isinstance(value, Mapping) and "content" in value else value
     )
     if not isinstance(content, str):
-        raise CheckpointError(f"tokenizer_config.json: {key} has no content")
+        raise CheckpointError(f"{file}: {key} has no content")
     return content
