@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import os
 import pathlib
 import platform
 import re
@@ -45,3 +46,16 @@ def peak_memory() -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_of(device: Any) -> int | None:
+    """Bytes of a device's memory, of a CPU those of the machine; None if unknown.
+
+    Always the same, whatever is in use, so that programs that depend on it are.
+    """
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # As on Windows.
+        return None

@@ -7,6 +7,7 @@ from flax import nnx
 from tiny_decoder import CONFIG
 
 import tokenauction_jax as ta
+from tokenauction_jax import environment
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.simulation import memory, rollout
 
@@ -32,14 +33,15 @@ def test_what_a_text_takes(pool, monkeypatch):
     assert pool.bytes_per_auction(TOKENS) == STATES
     each = 6 * ANSWERS + 2 * STATES
     for size, most in ((2 * each * 10, 10), (2 * each * 10 - 1, 9), (1, 1)):
-        monkeypatch.setattr(memory, "_size_of_memory", lambda size=size: size)
+        shared = size * jax.local_device_count()
+        monkeypatch.setattr(memory, "memory_of", lambda _, size=shared: size)
         assert memory.most_texts(pool, TOKENS) == most
-    monkeypatch.setattr(memory, "_size_of_memory", lambda: None)
+    monkeypatch.setattr(memory, "memory_of", lambda _: None)
     assert memory.most_texts(pool, TOKENS) is None
 
 
 def test_the_memory_of_this_machine_is_known():
-    assert memory._size_of_memory() > 2**26
+    assert environment.memory_of(jax.devices()[0]) > 2**26
 
 
 @pytest.mark.parametrize(("most", "asked"), [(6, {6}), (4, {3}), (1, {1}), (None, {6})])

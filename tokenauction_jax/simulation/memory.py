@@ -1,13 +1,13 @@
 """How many texts are written side by side: as many as the memory of a device holds."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 from tokenauction_jax.agents.pool import AgentPool, SupportsMemory
+from tokenauction_jax.environment import memory_of
 
 # What may be used of a device's memory, or of a host's; the rest is for the weights,
 # for what a caller has, and for other programs.
@@ -19,26 +19,17 @@ _ANSWERS, _STATES = 6, 2
 
 def most_texts(pool: AgentPool, num_tokens: int) -> int | None:
     """How many texts of a pool fit into a device's memory, None if it is not known."""
-    size = _size_of_memory()
+    device = jax.local_devices()[0]
+    size = memory_of(device)
     if size is None:
         return None
+    if device.platform == "cpu":  # All of them share the machine's.
+        size //= jax.local_device_count()
     numbers = pool.num_agents * pool.vocab_size
     each = _ANSWERS * numbers * jnp.result_type(float).itemsize
     if isinstance(pool, SupportsMemory):
         each += _STATES * pool.bytes_per_auction(num_tokens)
     return max(1, int(_SHARE * size / each))
-
-
-def _size_of_memory() -> int | None:
-    """Bytes of the memory of a device; always the same, so that programs are."""
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    try:
-        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # As on Windows.
-        return None
-    return pages // jax.local_device_count()
 
 
 @contextlib.contextmanager

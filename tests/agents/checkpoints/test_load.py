@@ -12,7 +12,7 @@ from flax import nnx
 from tiny_decoder import answers
 
 from tokenauction_jax.agents import from_language_model
-from tokenauction_jax.agents.checkpoints import huggingface
+from tokenauction_jax.agents.checkpoints import huggingface, weights
 from tokenauction_jax.agents.checkpoints.export import write_directory
 from tokenauction_jax.agents.checkpoints.load import (
     CheckpointError,
@@ -81,6 +81,22 @@ def test_bfloat16_files_load(save_tiny, oracle_logits, tmp_path):
     halved = load_checkpoint(tmp_path, dtype=jnp.bfloat16).model
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(halved))}
     assert dtypes == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("dtype", ["int8", bool, jnp.int32])
+def test_weights_are_floats(directory, dtype):
+    with pytest.raises(ValueError, match=r"dtype is .*float32 or bfloat16"):
+        load_checkpoint(directory, dtype=dtype)
+
+
+def test_what_the_memory_does_not_hold_is_refused_unread(directory, monkeypatch):
+    """Of these weights 4 bytes each are too many, 2 are not."""
+    size = (directory / "model.safetensors").stat().st_size
+    monkeypatch.setattr(weights, "memory_of", lambda device: int(0.7 * size))
+    load_checkpoint(directory, dtype="bfloat16")
+    monkeypatch.setattr(weights.Tensor, "read", None)
+    with pytest.raises(CheckpointError, match=r"GiB as float32.*as bfloat16"):
+        load_checkpoint(directory)
 
 
 def test_older_files_load(save_tiny, oracle_logits, tmp_path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +24,7 @@ from tokenauction_jax.agents.language_model import (
     from_language_model,
 )
 from tokenauction_jax.agents.models.decoder import Decoder
+from tokenauction_jax.environment import peak_memory
 
 PROMPT = "Write one short sentence about the sea."
 
@@ -47,7 +46,7 @@ class CheckpointCheck(NamedTuple):
       compile_seconds: Of the first run beyond that of the second.
       tokens_per_second: Of all texts together, once compiled.
       num_texts: How many texts were written side by side for this.
-      peak_bytes: The most memory that the process had.
+      peak_bytes: The most memory that the process had, None if not known.
       oracle: The library that it was compared with, or why it was with none.
       difference: The largest difference of log-probabilities; None without an oracle.
     """
@@ -65,7 +64,7 @@ class CheckpointCheck(NamedTuple):
     compile_seconds: float
     tokens_per_second: float
     num_texts: int
-    peak_bytes: int
+    peak_bytes: int | None
     oracle: str
     difference: float | None
 
@@ -116,7 +115,7 @@ def check_checkpoint(
         compile_seconds=max(0.0, times[0] - times[1]),
         tokens_per_second=num_texts * num_tokens / times[1],
         num_texts=num_texts,
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_memory(),
         oracle=oracle,
         difference=difference,
     )
@@ -142,12 +141,6 @@ def _most_probable(
 
 def _spelled(tokenizer: Tokenizer, token: int) -> str:
     return next(text for text, x in tokenizer.vocabulary.items() if x == token)
-
-
-def _peak_bytes() -> int:
-    # In bytes on macOS, else in units of 1,024.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _compared(checkpoint: Checkpoint, tokens: list[int]) -> tuple[str, float | None]:

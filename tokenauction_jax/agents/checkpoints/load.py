@@ -26,6 +26,7 @@ from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.checkpoints.weights import fill_decoder
 from tokenauction_jax.agents.models.config import DecoderConfig
 from tokenauction_jax.agents.models.decoder import Decoder
+from tokenauction_jax.outside import quoted
 
 HOUSE = "house"
 SMOLLM2 = "smollm2-135m-instruct"
@@ -87,9 +88,12 @@ def load_checkpoint(
       dtype: The type of the weights: float32, or bfloat16 to halve the memory.
 
     Raises:
-      CheckpointError: If there is nothing, a file is damaged or the model is not
-        supported.
+      CheckpointError: If there is nothing, a file is damaged, or the model is not
+        supported or larger than the memory.
+      ValueError: If `dtype` is no type of floats.
     """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype is {quoted(dtype)}: give float32 or bfloat16")
     path = locate(str(name_or_path))
     try:
         if path.is_dir():

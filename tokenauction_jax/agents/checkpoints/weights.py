@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,6 +18,7 @@ from jax.typing import DTypeLike
 from tokenauction_jax.agents.checkpoints.reading import CheckpointError
 from tokenauction_jax.agents.models.config import DecoderConfig
 from tokenauction_jax.agents.models.decoder import Decoder
+from tokenauction_jax.environment import memory_of
 
 
 class Tensor(NamedTuple):
@@ -219,10 +222,11 @@ def fill_decoder(
 
     Raises:
       CheckpointError: If the model has no place for a tensor, there is no tensor for a
-        parameter, or a tensor has the wrong shape.
+        parameter, a tensor has the wrong shape, or all do not fit into the memory.
     """
     _check_heads(config)
     _check_tensors(config, tensors)
+    _check_memory(tensors, dtype)
     abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype))
     graph, state = nnx.split(abstract)
     filled = [
@@ -240,6 +244,19 @@ def _check_heads(config: DecoderConfig) -> None:
                 f"{layer.num_heads} attention heads cannot share {layer.num_kv_heads} "
                 "key and value heads: the configuration is damaged"
             )
+
+
+def _check_memory(tensors: Mapping[str, Tensor], dtype: DTypeLike) -> None:
+    size = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    size *= jnp.dtype(dtype).itemsize
+    memory = memory_of(jax.config.jax_default_device or jax.local_devices()[0])
+    if memory is not None and size > memory:
+        raise CheckpointError(
+            f"the weights take {size / 2**30:.3g} GiB as {jnp.dtype(dtype)}, the "
+            f"device has {memory / 2**30:.3g} GiB: load them as bfloat16, or a smaller "
+            "model; or load them within jax.default_device of the CPU, and share them out by "
+            "agents.shard_weights"
+        )
 
 
 def _check_tensors(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> None:

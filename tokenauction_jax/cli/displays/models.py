@@ -64,5 +64,7 @@ def show_check(console: Console, found: CheckpointCheck) -> None:
     console.print(table)
 
 
-def _mebibytes(size: int) -> str:
+def _mebibytes(size: int | None) -> str:
+    if size is None:
+        return "unknown"
     return f"{size / 2**20:,.1f} MiB" if size < 2**24 else f"{size / 2**20:,.0f} MiB"
