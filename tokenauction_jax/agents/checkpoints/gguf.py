@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from tokenauction_jax.agents.checkpoints.gguf_file import read_gguf
+from tokenauction_jax.agents.checkpoints.gguf_tokenizer import from_gguf
 from tokenauction_jax.agents.checkpoints.reading import (
     Base,
     CheckpointError,
@@ -20,7 +21,6 @@ from tokenauction_jax.agents.checkpoints.reading import (
 )
 from tokenauction_jax.agents.checkpoints.rotary import rotary_frequencies
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.checkpoints.tokenizer_files import from_gguf
 from tokenauction_jax.agents.checkpoints.weights import Naming, Tensor, named_tensors
 from tokenauction_jax.agents.models.decoder import DecoderConfig
 

@@ -34,6 +34,8 @@ FILES: tuple[str, ...] = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
     "chat_template.jinja",
     "model.safetensors",
     "model.safetensors.index.json",
@@ -91,7 +93,7 @@ class _Llama(Settings):
 
     model_type: str
     vocab_size: Size
-    max_position_embeddings: Size
+    max_position_embeddings: Size = 2048  # What files of the first Llama leave out.
     hidden_size: Size
     num_hidden_layers: Size
     num_attention_heads: Size
@@ -263,6 +265,7 @@ def read_directory(
     Raises:
       CheckpointError: If a file is missing, damaged or not supported.
     """
+    _refuse_pickles(directory)
     check_files(*_needed(directory))
     raw = read_json(directory / "config.json")
     config = read_config(raw)
@@ -272,6 +275,19 @@ def read_directory(
     if config.tied_embeddings:
         tensors.pop("head", None)  # A second copy of the embedding.
     return config, tensors, _read_tokenizer(directory, raw)
+
+
+def _refuse_pickles(directory: Path) -> None:
+    """Says what to do with weights that only run code can read."""
+    if any(path.exists() for path in weight_files(directory)):
+        return
+    names = [path.name for path in sorted(directory.glob("pytorch_model*.bin"))]
+    if names:
+        raise CheckpointError(
+            f"the weights are in {names[0]}, a format that can run code: convert them "
+            "with transformers, AutoModelForCausalLM.from_pretrained(folder)"
+            ".save_pretrained(folder, safe_serialization=True)"
+        )
 
 
 class Safetensors:
@@ -332,4 +348,8 @@ def _read_tokenizer(directory: Path, raw: Mapping[str, Any]) -> Tokenizer:
         read_json(directory / "tokenizer_config.json", optional=True),
         read_text(template) if template.exists() else None,
         [*ends, *parse(_Ends, raw, "config.json").ids()],
+        added_tokens=read_json(directory / "added_tokens.json", optional=True),
+        special_tokens_map=read_json(
+            directory / "special_tokens_map.json", optional=True
+        ),
     )
