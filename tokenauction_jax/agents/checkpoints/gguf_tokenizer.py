@@ -24,7 +24,7 @@ from tokenauction_jax.agents.checkpoints.reading import (
 from tokenauction_jax.agents.checkpoints.text import Tokenizer, refusing
 
 # Values of `tokenizer.ggml.token_type`.
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5
 # Names in chat templates, and in GGUF files.
 _SPECIAL_TOKENS = {
     "bos_token": "bos",
@@ -216,6 +216,7 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     with refusing("tokenizer.ggml"):
         backend = given.model()
         _add_tokens(backend, given.spelled, given.token_type)
+        backend.add_special_tokens([_whole(token) for token in special.values()])
         first = [special["bos_token"]] if begins else []
         last = [special["eos_token"]] if given.add_eos_token else []
         if first or last:
@@ -251,12 +252,16 @@ def _merges(ids: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, 
 def _add_tokens(
     backend: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]
 ) -> None:
-    """Makes control and user-defined tokens match as a whole in every text."""
+    """Makes tokens that are no words match as a whole in every text."""
     for token, kind in zip(tokens, types, strict=False):
-        if kind == _CONTROL:
-            backend.add_special_tokens([AddedToken(token, normalized=False)])
+        if kind in (_UNKNOWN, _CONTROL):
+            backend.add_special_tokens([_whole(token)])
         elif kind == _USER_DEFINED:
-            backend.add_tokens([AddedToken(token, normalized=False)])
+            backend.add_tokens([_whole(token)])
+
+
+def _whole(token: str) -> AddedToken:
+    return AddedToken(token, normalized=False)
 
 
 def _surround(backend: tokenizers.Tokenizer, first: list[str], last: list[str]) -> None:
