@@ -102,9 +102,7 @@ def add_hyperparameters(writer, config, architecture):
 
 def add_tokenizer(writer, tokenizer, size, eos, eot=None):
     """Describes a tokenizer, in which every added token is special."""
-    model, added = (
-        json.loads(tokenizer.to_str())[x] for x in ("model", "added_tokens")
-    )
+    content = json.loads(tokenizer.to_str())
     spelled = {id: f"[PAD{id}]" for id in range(size)}
     spelled |= {id: token for token, id in tokenizer.get_vocab().items()}
     types = {id: 5 if spelled[id].startswith("[PAD") else 1 for id in range(size)}
@@ -350,5 +348,5 @@ def test_several_files_that_do_not_belong_together(write):
         load_checkpoint(parts[0])
     parts[1].write_bytes(content)
     other = parts[0].rename(path.with_name("renamed.gguf"))
-    with pytest.raises(CheckpointError, match="renamed.* is one of 3 files: name"):
+    with pytest.raises(CheckpointError, match="is one of 3 files: name"):
         load_checkpoint(other)
