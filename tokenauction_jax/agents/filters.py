@@ -179,7 +179,8 @@ def _keep_top_p(
         total = jax.nn.logsumexp(fixed, axis=-1, keepdims=True)
         probs = jnp.exp(ranked - total)
         before = jnp.cumsum(probs, axis=-1) - probs
-        least = jnp.where(before < needed, ranked, jnp.inf).min(-1, keepdims=True)
+        best = ranked[..., :1]
+        least = jnp.where(before < needed, ranked, best).min(-1, keepdims=True)
     return _keep_from(logits, jnp.where(reach < 1, least, -jnp.inf))
 
 
