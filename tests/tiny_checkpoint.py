@@ -69,7 +69,10 @@ def write_checkpoint(folder: pathlib.Path, seed: int = 0, extra: str = "") -> st
 def write_gguf(
     path: pathlib.Path, folder: pathlib.Path, changes: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes the checkpoint in a folder as a GGUF file, some metadata changed."""
+    """Writes the checkpoint in a folder as a GGUF file, some metadata changed.
+
+    Those that are None are left out.
+    """
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     tokens[-1] = "ĠĠ"  # The writer takes no empty list of merges.
@@ -93,7 +96,8 @@ def write_gguf(
     changes = dict(changes or {})
     writer = gguf.GGUFWriter(path, changes.pop("general.architecture", "llama"))
     for key, value in (metadata | changes).items():
-        writer.add_key_value(key, value, _kind(value))
+        if value is not None:
+            writer.add_key_value(key, value, _kind(value))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
     for name, array in load_file(folder / "model.safetensors").items():
         writer.add_tensor(names.get_name(name, (".weight",)), array)

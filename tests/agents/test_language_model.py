@@ -1,6 +1,7 @@
 """Language models as agents: caches, batches, prompts and bad input."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +149,54 @@ def test_all_tokens_that_end_a_text_are_one(tiny_tokenizer):
     np.testing.assert_allclose(got[..., 10:], plain[..., 10:], rtol=1e-5)
 
 
+def filled_up(tokenizer, rows):
+    """A model whose embedding has more rows than its tokenizer has tokens."""
+    return make(vocab_size=rows), Tokenizer(tokenizer, end_tokens=[4])
+
+
+def test_rows_beyond_the_tokenizer_are_never_drawn(tiny_tokenizer):
+    """As if they had no logits: the others are normalised without them."""
+    model, tokenizer = filled_up(tiny_tokenizer, 320)
+    text = random_text(2, 3)
+    options = {"temperature": [0.5, 1.0, 3.0], "top_k": [None, 310, 5], "min_p": 0.0}
+    got = answers(from_language_model(model, tokenizer, PROMPTS, **options), text)
+    assert got.shape[-1] == 320
+    assert (got[..., 300:] == -jnp.inf).all()
+    np.testing.assert_allclose(jnp.exp(got).sum(-1), 1, rtol=1e-5)
+    plain = from_language_model(model, None, PROMPTS, temperature=[0.5, 1.0, 3.0])
+    plain = answers(plain, text)[:, :, :2, :300]
+    expected = jax.nn.log_softmax(plain)
+    np.testing.assert_allclose(got[:, :, :2, :300], expected, atol=1e-4)
+
+
+def test_tokens_between_those_of_the_tokenizer_are_never_drawn(tiny_tokenizer):
+    content = json.loads(tiny_tokenizer.to_str())
+    vocab = content["model"]["vocab"]
+    last = max(vocab, key=vocab.__getitem__)
+    vocab[last] = 305
+    tokenizer = Tokenizer(type(tiny_tokenizer).from_str(json.dumps(content)))
+    pool = from_language_model(make(vocab_size=306), tokenizer, PROMPTS)
+    got = answers(pool, random_text(2, 3))
+    assert (got[..., 299:305] == -jnp.inf).all()
+    assert jnp.isfinite(got[..., 305]).all()
+
+
+def test_models_of_different_rows_share_their_tokens(tiny_tokenizer):
+    """As those of one family do, whose smaller ones are filled up less."""
+    models, tokenizers = zip(
+        *(filled_up(tiny_tokenizer, rows) for rows in (304, 320, 300)), strict=True
+    )
+    text = random_text(2, 3)
+    got = answers(from_language_model(models, tokenizers, PROMPTS), text)
+    assert got.shape[-1] == 300
+    for agent, model in enumerate(models):
+        alone = from_language_model(model, tokenizers[0], PROMPTS[agent : agent + 1])
+        expected = answers(alone, text)[:, :, 0, :300]
+        np.testing.assert_allclose(got[:, :, agent], expected, atol=1e-4)
+    with pytest.raises(ValueError, match=r"vocabularies of \[300, 304, 320\] tokens"):
+        from_language_model(models, [tokenizers[0], None, None], PROMPTS)
+
+
 def test_prompts_are_rendered_by_the_chat_template_unless_told_not_to(tiny_tokenizer):
     template = "Q{{ messages[0].content }}A"
     tokenizer = Tokenizer(tiny_tokenizer, chat_template=template)
@@ -195,6 +244,9 @@ def test_dtypes_do_not_drift_in_double_precision():
         (lambda: make(), [[300]], r"outside \[0, 300\)"),
         (lambda: make(), [[-1]], r"outside \[0, 300\)"),
         (lambda: make(), ["text"], "give a tokenizer, or token ids"),
+        (lambda: make(), [[1, True]], "have True: give text, or whole numbers"),
+        (lambda: make(), [[1.5]], "have 1.5: give text, or whole numbers"),
+        (lambda: make(), [["1"]], "have '1': give text, or whole numbers"),
     ],
 )
 def test_wrong_agents_are_refused(models, prompts, message):
@@ -225,7 +277,7 @@ def test_mismatched_vocabularies_are_refused(tiny_tokenizer):
         from_language_model(smaller, tokenizer, ["hi"])
     other = type(tiny_tokenizer).from_str(tiny_tokenizer.to_str())
     other.add_tokens(["<more>"])
-    with pytest.raises(ValueError, match="mismatched vocabularies of the tokenizers"):
+    with pytest.raises(ValueError, match="of the tokenizers, which differ in <more>:"):
         from_language_model(make(), [tokenizer, Tokenizer(other)], ["hi", "hi"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
@@ -15,7 +17,7 @@ from tokenauction_jax.agents.filters import Sampling, filter_logits, sampling
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.agents.models.group import Group, GroupState, new_group
 from tokenauction_jax.agents.models.lora import Adapter
-from tokenauction_jax.outside import quoted
+from tokenauction_jax.outside import listed, quoted
 
 _T = TypeVar("_T")
 
@@ -35,11 +37,13 @@ class LanguageModelPool:
       groups: The agents by model.
       sampling: The filters of all agents.
       vocab_size: ``V``.
+      known: `(V,)`, which tokens have a text, None if all; others are never drawn.
       end_tokens: All tokens that end a text; their probabilities go to the first.
     """
 
     groups: tuple[Group, ...]
     sampling: Sampling
+    known: jax.Array | None
     vocab_size: int = records.static_field()
     end_tokens: tuple[int, ...] = records.static_field()
     deterministic: ClassVar[bool] = True
@@ -103,10 +107,13 @@ class LanguageModelPool:
             group.step(memory, state.position, tokens)
             for group, memory in zip(self.groups, state.groups, strict=True)
         ]
-        logits = jnp.concatenate([logits for _, logits in answers], axis=1)
+        shared = [logits[..., : self.vocab_size] for _, logits in answers]
+        logits = jnp.concatenate(shared, axis=1)
         order = np.argsort([agent for group in self.groups for agent in group.agents])
         if (order != np.arange(self.num_agents)).any():
             logits = logits[:, order]
+        if self.known is not None:
+            logits = jnp.where(self.known[None, None], logits, -jnp.inf)
         logits = _merge_ends(logits, self.end_tokens)
         logits = jnp.where(state.position < room, logits, jnp.nan)
         state = PoolState(state.position + 1, tuple(memory for memory, _ in answers))
@@ -141,7 +148,8 @@ def from_language_model(
     """Agents that continue the shared text, each after a prompt of its own.
 
     Args:
-      models: One model for all agents, or one each; they share a vocabulary.
+      models: One model for all agents, or one each; they share a vocabulary, which
+        their embeddings may fill up differently.
       tokenizer: One for all agents, or one each with the same vocabulary but its own
         chat template; None if prompts are token ids and texts only end at their cap.
       prompts: One per agent, as text or as token ids.
@@ -199,6 +207,7 @@ def from_language_model(
     return LanguageModelPool(
         groups=tuple(groups),
         sampling=sampling(len(prompts), **filters),
+        known=_known(vocab_size, tokenizers),
         vocab_size=vocab_size,
         end_tokens=tuple(dict.fromkeys(ends)),
     )
@@ -218,20 +227,37 @@ def _shared_vocabulary(
     models: Sequence[Decoder], tokenizers: Sequence[Tokenizer | None]
 ) -> int:
     """The number of tokens that all models have in common."""
-    sizes = sorted({model.config.vocab_size for model in models})
-    given = {id(own): own for own in tokenizers if own is not None}
-    differ = len({frozenset(own.vocabulary.items()) for own in given.values()}) > 1
-    if len(sizes) > 1 or differ:
-        what = f"of {sizes} tokens" if len(sizes) > 1 else "of the tokenizers"
-        remedy = "the agents of an auction need models with the same tokens"
-        raise ValueError(f"mismatched vocabularies {what}: {remedy}")
-    for own in given.values():
-        if own.vocab_size > sizes[0]:
+    given = list({id(own): own for own in tokenizers if own is not None}.values())
+    remedy = "the agents of an auction need models with the same tokens"
+    for own in given[1:]:
+        differing = own.vocabulary.items() ^ given[0].vocabulary.items()
+        if differing:
+            names = listed(name for name, _ in sorted(differing, key=lambda x: x[1]))
             raise ValueError(
-                f"mismatched vocabularies: {own.vocab_size} tokens in the tokenizer, "
-                f"{sizes[0]} in the model; take both from one checkpoint"
+                f"mismatched vocabularies of the tokenizers, which differ in {names}: "
+                f"{remedy}"
             )
+    sizes = sorted({model.config.vocab_size for model in models})
+    # Models with the same tokens may fill up their embeddings differently.
+    if len(sizes) > 1 and None in tokenizers:
+        raise ValueError(f"mismatched vocabularies of {sizes} tokens: {remedy}")
+    if given and given[0].vocab_size > sizes[0]:
+        raise ValueError(
+            f"mismatched vocabularies: {given[0].vocab_size} tokens in the tokenizer, "
+            f"{sizes[0]} in the model; take both from one checkpoint"
+        )
     return sizes[0]
+
+
+def _known(vocab_size: int, tokenizers: Sequence[Tokenizer | None]) -> jax.Array | None:
+    """The tokens of the tokenizers, which are all alike, None if there are no others.
+
+    Embeddings are filled up to a round number of rows, which no text has.
+    """
+    ids = [own.vocabulary.values() for own in tokenizers if own is not None]
+    if not ids or len(set(ids[0])) == vocab_size:
+        return None
+    return jnp.asarray(np.isin(np.arange(vocab_size), list(ids[0])))
 
 
 def _encode(
@@ -255,9 +281,16 @@ def _encode(
             "cannot change: give text"
         )
     else:
-        tokens = [int(token) for token in prompt]
+        tokens = [_id(token) for token in prompt]
     if not tokens:
         raise ValueError(f"prompt {quoted(prompt)} is empty: give at least one token")
     if not 0 <= min(tokens) <= max(tokens) < vocab_size:
         raise ValueError(f"prompt {quoted(prompt)} has ids outside [0, {vocab_size})")
     return tokens
+
+
+def _id(token: Any) -> int:
+    if not isinstance(token, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(token)
+    raise ValueError(f"prompts have {quoted(token)}: give text, or whole numbers")

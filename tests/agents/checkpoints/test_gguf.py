@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from random_texts import random_texts
 
+import tokenauction_jax as ta
 from tokenauction_jax.agents.checkpoints.load import CheckpointError, load_checkpoint
 
 TOKENS = [5, 250, 17, 3, 99, 120, 4, 4, 201, 33, 7, 150]
@@ -124,28 +127,39 @@ def transformers_scale(config):
     return float(np.sqrt(1 + np.log(ratio) / np.log(original)))
 
 
-def add_tokenizer(writer, tokenizer):
-    model = json.loads(tokenizer.to_str())["model"]
-    vocab = sorted(model["vocab"], key=model["vocab"].__getitem__)
+def add_tokenizer(writer, tokenizer, size, eos, eot=None):
+    """Describes a tokenizer, in which every added token is special."""
+    content = json.loads(tokenizer.to_str())
+    spelled = {id: f"[PAD{id}]" for id in range(size)}
+    spelled |= {id: token for token, id in tokenizer.get_vocab().items()}
+    types = {id: 5 if spelled[id].startswith("[PAD") else 1 for id in range(size)}
+    types |= {token["id"]: 3 for token in content["added_tokens"]}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(vocab)
-    writer.add_token_types([3, 3, *[1] * (len(vocab) - 2)])
-    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
-    writer.add_eos_token_id(0)
-    writer.add_eot_token_id(9)
+    writer.add_token_list([spelled[id] for id in range(size)])
+    writer.add_token_types([types[id] for id in range(size)])
+    writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
+    writer.add_eos_token_id(eos)
+    if eot is not None:
+        writer.add_eot_token_id(eot)
 
 
 @pytest.fixture
 def write(tiny_model, tiny_tokenizer, tmp_path):
     """Writes a tiny model of a family as a GGUF file; returns both."""
 
-    def written(family, edit=lambda writer: None, rope_freqs=None, skip=()):
+    def written(
+        family,
+        edit=lambda writer: None,
+        rope_freqs=None,
+        skip=(),
+        tokenizer=(tiny_tokenizer, 0, 9),
+    ):
         model, architecture = tiny_model(family), architecture_of(family)
         path = tmp_path / f"{family}.gguf"
         writer = gguf.GGUFWriter(path, architecture)
         add_hyperparameters(writer, model.config, architecture)
-        add_tokenizer(writer, tiny_tokenizer)
+        add_tokenizer(writer, tokenizer[0], model.config.vocab_size, *tokenizer[1:])
         edit(writer)
         for name, values in tensors(model, architecture):
             if name not in skip:
@@ -256,3 +270,118 @@ def test_foreign_files_give_one_clear_line(tmp_path):
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 10)
     with pytest.raises(CheckpointError, match="not a GGUF file"):
         load_checkpoint(path)
+
+
+@pytest.fixture
+def both(write, save_tiny, tiny_tokenizer, tmp_path):
+    """A model as a directory and as a GGUF file, with embeddings of 7 more rows."""
+    content = json.loads(tiny_tokenizer.to_str())
+    vocab = content["model"]["vocab"]
+    content["model"]["vocab"] = {x: id for x, id in vocab.items() if id < 290}
+    content["model"]["merges"] = content["model"]["merges"][:-10]
+    tokenizer = type(tiny_tokenizer).from_str(json.dumps(content))
+    tokenizer.add_special_tokens(["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"])
+    folder = tmp_path / "directory"
+    folder.mkdir()
+    save_tiny("llama", folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"eos_token": "<|eot_id|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    ends = {"eos_token_id": [290, 291, 292]}
+    (folder / "generation_config.json").write_text(json.dumps(ends))
+    raw = json.loads((folder / "config.json").read_text()) | ends
+    (folder / "config.json").write_text(json.dumps(raw))
+    path, _ = write("llama", tokenizer=(tokenizer, 292))
+    return load_checkpoint(folder), load_checkpoint(path)
+
+
+def test_a_model_means_the_same_in_both_formats(both):
+    one, other = (checkpoint.tokenizer for checkpoint in both)
+    assert one.end_tokens == other.end_tokens == (292, 290, 291)
+    assert one.vocabulary == other.vocabulary
+    for text in random_texts(200, ("<|eot_id|>", "<|eom_id|>", "<end>", "<bos>")):
+        tokens = one.encode(text)
+        assert other.encode(text) == tokens
+        assert other.decode(tokens) == one.decode(tokens)
+    one, other = (rollout([checkpoint] * 2) for checkpoint in both)
+    assert (one.mask.sum(axis=1) < 24).any()
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    np.testing.assert_array_equal(one.mask, other.mask)
+    np.testing.assert_allclose(one.payments, other.payments, rtol=1e-5)
+
+
+def rollout(checkpoints):
+    models, tokenizers = ([x[i] for x in checkpoints] for i in (1, 2))
+    pool = ta.agents.from_language_model(
+        models, tokenizers, ["fly to Hawaii", "the sea"], temperature=3.0
+    )
+    rule = ta.linear()
+    mechanism = ta.Mechanism(rule, ta.second_price(rule))
+    key, bids = jax.random.key(0), [1.0, 2.0]
+    return ta.simulate(key, mechanism, pool, bids, num_tokens=24, num_auctions=64)
+
+
+def test_both_formats_share_an_auction(both):
+    found = rollout(both)
+    assert found.valid.all()
+    assert (found.tokens < 293).all()
+
+
+def split(path, parts):
+    """Splits a file by tensors, as `gguf-split` does; returns the parts."""
+    reader = gguf.GGUFReader(path)
+    groups = np.array_split(np.arange(len(reader.tensors)), parts)
+    paths = [
+        path.with_name(f"{path.stem}-{number + 1:05}-of-{parts:05}.gguf")
+        for number in range(parts)
+    ]
+    for number, (group, part) in enumerate(zip(groups, paths, strict=True)):
+        writer = gguf.GGUFWriter(part, "llama")
+        for field in reader.fields.values() if number == 0 else ():
+            if field.types and field.name != "general.architecture":
+                inner = field.types[-1] if len(field.types) > 1 else None
+                content = field.contents()
+                writer.add_key_value(field.name, content, field.types[0], inner)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", parts)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for place in group:
+            tensor = reader.tensors[place]
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return paths
+
+
+def test_a_model_in_several_files(write):
+    path, _ = write("llama")
+    whole, parts = load_checkpoint(path), split(path, 3)
+    for part in parts:  # Whichever is named.
+        found = load_checkpoint(part)
+        assert found.tokenizer.vocabulary == whole.tokenizer.vocabulary
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            nnx.to_pure_dict(nnx.state(found.model)),
+            nnx.to_pure_dict(nnx.state(whole.model)),
+        )
+
+
+def test_several_files_that_do_not_belong_together(write):
+    path, _ = write("llama")
+    parts = split(path, 3)
+    content = parts[1].read_bytes()
+    parts[1].unlink()
+    with pytest.raises(CheckpointError, match=f"{parts[1].name} missing: get the"):
+        load_checkpoint(parts[0])
+    parts[1].write_bytes(parts[2].read_bytes())
+    with pytest.raises(CheckpointError, match=f"{parts[1].name} says .* part 2 of 3"):
+        load_checkpoint(parts[0])
+    parts[1].write_bytes(path.read_bytes())
+    with pytest.raises(CheckpointError, match=f"{parts[1].name} says .* part None"):
+        load_checkpoint(parts[0])
+    parts[1].write_bytes(content)
+    other = parts[0].rename(path.with_name("renamed.gguf"))
+    with pytest.raises(CheckpointError, match="is one of 3 files: name"):
+        load_checkpoint(other)

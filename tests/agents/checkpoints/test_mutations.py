@@ -40,6 +40,17 @@ def sound(tmp_path_factory):
     index = {"metadata": {}, "weight_map": {"model.norm.weight": SHARD, "x": SHARD}}
     (folder / "shards" / INDEX).write_text(json.dumps(index))
     write_gguf(folder / "model.gguf", plain)
+    pieces = {
+        "model": "llama",
+        "merges": None,
+        "scores": np.arange(0.0, -257, -1).tolist(),
+        "bos_token_id": 0,
+    }
+    pieces = {f"tokenizer.ggml.{key}": value for key, value in pieces.items()}
+    write_gguf(folder / "pieces.gguf", plain, pieces)
+    added = {"0": {"content": "<end>", "special": True}, "88": {"content": "x"}}
+    added = {"added_tokens_decoder": added, "eos_token": {"content": "<end>"}}
+    (folder / "shards" / "tokenizer_config.json").write_text(json.dumps(added))
     return folder
 
 
@@ -51,6 +62,8 @@ KINDS = {
     "plain/chat_template.jinja": damaged_files.mutated_template,
     "plain/model.safetensors": damaged_files.mutated_safetensors,
     f"shards/{INDEX}": damaged_files.mutated_json,
+    "shards/tokenizer_config.json": damaged_files.mutated_json,
+    "pieces.gguf": lambda rng, data: damaged_files.mutated_bytes(rng, data, 9000),
     "model.gguf": lambda rng, data: damaged_files.mutated_bytes(rng, data, 6000),
     "adapter/adapter_config.json": damaged_files.mutated_json,
     "adapter/adapter_model.safetensors": damaged_files.mutated_safetensors,

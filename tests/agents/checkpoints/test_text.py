@@ -1,44 +1,45 @@
 """Tokenizers and chat templates, against `transformers` and by their definitions."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import tokenizers
+from random_texts import TEXTS, random_texts
 from tiny_checkpoint import write_checkpoint
-from tokenizers import decoders, models
+from tokenizers import decoders, models, pre_tokenizers
 
 from tokenauction_jax.agents import load_checkpoint
-from tokenauction_jax.agents.checkpoints import tokenizer_files
 from tokenauction_jax.agents.checkpoints.reading import CheckpointError
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.checkpoints.tokenizer_files import (
-    from_directory,
-    from_gguf,
-)
-
-TEXTS = [
-    "",
-    "Hello, world!",
-    "In 2024: 12345 + 678 = 13023, about 3.14e-10.",
-    "def f(x):\n\treturn x**2  # squared\n\n\n    pass",
-    "  leading,   inner    and trailing spaces   ",
-    "ünïcödé, 漢字, العربية, עברית, ไทย, 🌺🏝️👩‍👩‍👧 and “quotes” — it's, they'LL, I'd",
-    "<|im_start|>user\nhi<|im_end|> <|im_end",
-    "a\r\nb\u00a0c\u200bd\ufffde\x00f",
-]
+from tokenauction_jax.agents.checkpoints.tokenizer_files import from_directory
 
 
 @pytest.fixture(scope="module")
 def smollm2_theirs(oracle, smollm2_file):
     load = oracle.AutoTokenizer.from_pretrained
-    return load(smollm2_file.parent, gguf_file=smollm2_file.name)
+    theirs = load(smollm2_file.parent, gguf_file=smollm2_file.name)
+    # As the `tokenizer.json` of the model has it, which the library does not know.
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    return theirs
 
 
 def test_ids_equal_those_of_transformers(smollm2, smollm2_theirs, long_prompt):
     for sample in [*TEXTS, long_prompt]:
         expected = smollm2_theirs.encode(sample)
         assert smollm2.tokenizer.encode(sample) == expected, sample
+        theirs = smollm2_theirs.decode(expected, skip_special_tokens=True)
+        assert smollm2.tokenizer.decode(expected) == theirs
+
+
+def test_random_texts_have_the_ids_of_transformers(smollm2, smollm2_theirs):
+    special = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>")
+    for text in random_texts(1000, special):
+        expected = smollm2_theirs.encode(text)
+        assert smollm2.tokenizer.encode(text) == expected, text
         theirs = smollm2_theirs.decode(expected, skip_special_tokens=True)
         assert smollm2.tokenizer.decode(expected) == theirs
 
@@ -181,6 +182,82 @@ def directory_tokenizer(tiny_tokenizer, config=None, template=None, ends=()):
     return from_directory(tiny_tokenizer.to_str(), config or {}, template, ends)
 
 
+def beside(tokenizer, **files):
+    """A directory's tokenizer with other files beside its `tokenizer.json`."""
+    config = files.pop("tokenizer_config", {})
+    return from_directory(tokenizer.to_str(), config, None, [], **files)
+
+
+def described(content, **flags):
+    default = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return default | {"content": content, "special": True} | flags
+
+
+def test_tokens_are_described_in_several_files(tiny_tokenizer):
+    """As by `added_tokens_decoder`, so by the older `added_tokens.json`."""
+    plain = tiny_tokenizer.encode("hi").ids
+    config = {"added_tokens_decoder": {"300": described("<|im_end|>")}}
+    eos = {"eos_token": "<|im_end|>"}
+    for files in (
+        {"tokenizer_config": config | eos},
+        {"tokenizer_config": config | {"eos_token": described("<|im_end|>")}},
+        {"tokenizer_config": config, "special_tokens_map": eos},
+        {"tokenizer_config": eos, "added_tokens": {"<|im_end|>": 300}},
+        {"special_tokens_map": eos, "added_tokens": {"<|im_end|>": 300}},
+    ):
+        tokenizer = beside(tiny_tokenizer, **files)
+        assert tokenizer.encode("hi<|im_end|>") == [*plain, 300]
+        assert tokenizer.end_tokens == (300,)
+        assert tokenizer.decode([*plain, 300]) == "hi"
+    newer = {"tokenizer_config": {"eos_token": "<end>"}, "special_tokens_map": eos}
+    assert beside(tiny_tokenizer, **newer).end_tokens == (0,)
+
+
+def test_described_tokens_are_those_of_transformers(oracle, tiny_tokenizer, tmp_path):
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens_decoder": {
+            "301": described("<think>", special=False, rstrip=True),
+            "300": described("<|im_end|>", lstrip=True),
+            "302": described("Hawaii", special=False, single_word=True),
+        },
+        "eos_token": "<|im_end|>",
+        "bos_token": "<bos>",
+        "pad_token": "re",  # Of the vocabulary, and not an added token so far.
+    }
+    assert tiny_tokenizer.token_to_id("re") is not None
+    tiny_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = oracle.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    ours = beside(tiny_tokenizer, tokenizer_config=config)
+    special = ("<|im_end|>", " <|im_end|>", "<think>", "<think> ", "<bos>", "<end>")
+    for text in [*TEXTS, *random_texts(1000, special)]:
+        expected = theirs.encode(text)
+        assert ours.encode(text) == expected, text
+        assert ours.decode(expected) == theirs.decode(expected, True), text
+    assert ours.vocabulary == theirs.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"tokenizer_config": {"eos_token": "<|im_end|>"}}, "'<|im_end|>' is not in"),
+        ({"special_tokens_map": {"eos_token": "<x>"}}, "end token '<x>' is not in"),
+        ({"added_tokens": {"<x>": 305}}, "'<x>' should be 305, but is 300"),
+        ({"added_tokens": {"<bos>": 300}}, "'<bos>' should be 300, but is 1"),
+        ({"added_tokens": {"<x>": "300"}}, "added_tokens.json: added_tokens: "),
+        (
+            {"tokenizer_config": {"added_tokens_decoder": {"x": described("<x>")}}},
+            "tokenizer_config.json: added_tokens_decoder: ",
+        ),
+    ],
+    ids=str,
+)
+def test_descriptions_that_contradict_each_other(tiny_tokenizer, files, message):
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        beside(tiny_tokenizer, **files)
+
+
 def test_end_tokens_come_from_both_configurations(tiny_tokenizer):
     end = {"eos_token": {"content": "<end>"}}
     tokenizer = directory_tokenizer(tiny_tokenizer, end, ends=[7, 0, 8])
@@ -288,84 +365,11 @@ def test_templates_that_fail_or_escape_are_refused(tiny_tokenizer, template):
         tokenizer.render_chat("hi")
 
 
-def gguf_metadata(tiny_tokenizer, **changes):
-    """The metadata with which a GGUF file describes the tiny tokenizer."""
-    model = json.loads(tiny_tokenizer.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    fields = {
-        "model": "gpt2",
-        "pre": "gpt-2",
-        "tokens": tokens,
-        "merges": [" ".join(pair) for pair in model["merges"]],
-        "token_type": [3, 3, *[1] * (len(tokens) - 2)],
-        "eos_token_id": 0,
-        "bos_token_id": 1,
-        **changes,
-    }
-    return {f"tokenizer.ggml.{name}": value for name, value in fields.items()}
-
-
-@pytest.mark.parametrize("sample", [*TEXTS, "<end> <bos>"])
-def test_gguf_metadata_give_the_same_tokenizer(tiny_tokenizer, sample):
-    ours = from_gguf(gguf_metadata(tiny_tokenizer))
-    expected = tiny_tokenizer.encode(sample).ids
-    assert ours.encode(sample) == expected
-    assert ours.decode(expected) == tiny_tokenizer.decode(expected)
-
-
-def test_a_first_token_is_added_to_texts_but_not_to_chats(tiny_tokenizer):
-    metadata = gguf_metadata(tiny_tokenizer, add_bos_token=True)
-    metadata["tokenizer.chat_template"] = "{{ bos_token }}{{ messages[0].content }}"
-    tokenizer = from_gguf(metadata)
-    plain = tokenizer.encode("hi", special_tokens=False)
-    assert tokenizer.encode("hi") == [1, *plain]
-    assert tokenizer.encode_prompt("hi") == [1, *plain]
-    assert tokenizer.encode_prompt("hi", chat=False) == [1, *plain]
-
-
-@pytest.mark.parametrize("name", ["qwen2", "llama-bpe", "gpt-2", "smollm"])
-def test_pre_tokenizers_split_as_their_families_do(name):
-    pieces = tokenizer_files._pre_tokenizer(name).pre_tokenize_str(
-        "It'LL be 2024 now\n\n x"
-    )
-    words = [piece.replace("Ġ", " ").replace("Ċ", "\n") for piece, _ in pieces]
-    expected = {
-        "qwen2": ["It", "'LL", " be", " ", *"2024", " now", "\n\n", " x"],
-        "llama-bpe": ["It", "'LL", " be", " ", "202", "4", " now", "\n\n", " x"],
-        "gpt-2": ["It", "'", "LL", " be", " 2024", " now", "\n\n", " x"],
-        "smollm": ["It", "'", "LL", " be", " ", *"2024", " now", "\n\n", " x"],
-    }
-    assert words == expected[name]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": "llama"}, "tokenizer model 'llama'"),
-        ({"pre": "tekken"}, "pre-tokenizer 'tekken'"),
-    ],
-)
-def test_other_gguf_tokenizers_are_refused(tiny_tokenizer, changes, message):
-    with pytest.raises(ValueError, match=f"{message}.*Hugging Face directory"):
-        from_gguf(gguf_metadata(tiny_tokenizer, **changes))
-
-
 def test_special_tokens_in_prompts_need_no_template(tiny_tokenizer):
     tokenizer = Tokenizer(tiny_tokenizer, end_tokens=[0, 0])
     assert tokenizer.end_tokens == (0,)
     assert tokenizer.encode("<end>a")[0] == 0
     assert tokenizer.decode([0]) == ""
-
-
-@pytest.mark.parametrize("field", ["pre", "tokens", "merges"])
-def test_gguf_metadata_without_a_field(tiny_tokenizer, field):
-    metadata = gguf_metadata(tiny_tokenizer)
-    del metadata[f"tokenizer.ggml.{field}"]
-    with pytest.raises(ValueError, match=f"tokenizer.ggml has no '{field}'"):
-        from_gguf(metadata)
-    if field == "tokens":
-        with pytest.raises(ValueError, match="tokens: list should have at least 1"):
-            from_gguf(gguf_metadata(tiny_tokenizer, tokens=[]))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pydantic import Field
 from tokenauction_jax.agents.checkpoints.families import FAMILIES, read_config
 from tokenauction_jax.agents.checkpoints.family import Family
 from tokenauction_jax.agents.checkpoints.gguf_file import read_gguf
+from tokenauction_jax.agents.checkpoints.gguf_tokenizer import from_gguf
 from tokenauction_jax.agents.checkpoints.namings import GGUF, GGUF_PHI3
 from tokenauction_jax.agents.checkpoints.reading import (
     Base,
@@ -29,7 +30,6 @@ from tokenauction_jax.agents.checkpoints.reading import (
     parse,
 )
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
-from tokenauction_jax.agents.checkpoints.tokenizer_files import from_gguf
 from tokenauction_jax.agents.checkpoints.weights import Tensor, named_tensors
 from tokenauction_jax.agents.models.config import DecoderConfig, LayerConfig
 

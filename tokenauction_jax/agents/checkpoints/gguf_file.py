@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from gguf.quants import dequantize, quant_shape_to_byte_shape
 
 from tokenauction_jax.agents.checkpoints.reading import CheckpointError, check_files
 from tokenauction_jax.agents.checkpoints.weights import Tensor
+from tokenauction_jax.outside import listed
 
 _SCALARS = {
     GGUFValueType.UINT8: "B",
@@ -51,11 +53,53 @@ class GGUF(NamedTuple):
 
 
 def read_gguf(path: Path) -> GGUF:
-    """The contents of a GGUF file.
+    """The contents of a GGUF file, with those of the others if it is one of several.
 
     Raises:
-      CheckpointError: If it is damaged or of a version that is not supported.
+      CheckpointError: If one is missing, damaged or of a version that is not supported.
     """
+    file = _open(path)
+    count = file.metadata.get("split.count", 1)
+    if count == 1:
+        return file
+    paths = _parts(path, count)
+    parts = [file if part == path else _open(part) for part in paths]
+    for number, (part, name) in enumerate(zip(parts, paths, strict=True)):
+        stated = [part.metadata.get(f"split.{key}") for key in ("no", "count")]
+        if stated != [number, count]:
+            raise CheckpointError(
+                f"{name.name} says that it is part {stated[0]} of {stated[1]}, counted "
+                f"from 0: the files do not belong together"
+            )
+    tensors = [item for part in parts for item in part.tensors.items()]
+    total = parts[0].metadata.get("split.tensors.count", len(tensors))
+    if len(dict(tensors)) != total or len(tensors) != total:
+        raise CheckpointError(
+            f"{path.name} and the files beside it have {len(tensors)} tensors, not "
+            f"{total} different ones: they do not belong together"
+        )
+    return GGUF(parts[0].metadata, dict(tensors))
+
+
+def _parts(path: Path, count: object) -> list[Path]:
+    """The files that a model lies in, by the name of one."""
+    match = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})\.gguf", path.name)
+    if match is None or int(match[2]) != count:
+        raise CheckpointError(
+            f"{path.name} is one of {count} files: name them as they were, such as "
+            "model-00001-of-00002.gguf"
+        )
+    parts = [
+        path.with_name(f"{match[1]}-{number:05}-of-{match[2]}.gguf")
+        for number in range(1, int(match[2]) + 1)
+    ]
+    missing = [part.name for part in parts if not part.exists()]
+    if missing:
+        raise CheckpointError(f"{listed(missing)} missing: get the complete files")
+    return parts
+
+
+def _open(path: Path) -> GGUF:
     check_files(path)
     try:
         with open(path, "rb") as file:

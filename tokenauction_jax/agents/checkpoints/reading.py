@@ -77,13 +77,27 @@ def is_file(path: Path) -> bool:
 
 
 def check_files(*paths: Path) -> None:
-    """Refuses what is missing or not a regular file."""
+    """Refuses what is missing, not a regular file or only the pointer to one."""
     missing = [path.name for path in paths if not os.path.exists(path)]
     if missing:
         raise CheckpointError(f"{', '.join(missing)} missing: get the complete files")
     for path in paths:
         if not is_file(path):
             raise CheckpointError(f"{path.name} is not a regular file")
+        if _is_pointer(path):
+            raise CheckpointError(
+                f"{path.name} is a Git LFS pointer: run git lfs pull in its folder"
+            )
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether Git left the address of a large file in its place."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(200)
+    except OSError:
+        return False  # Whoever reads the file says what is wrong.
+    return start.startswith(b"version https://git-lfs") and b"\noid sha256:" in start
 
 
 def read_text(path: Path, largest: int = _LARGEST_TEXT) -> str:

@@ -1,16 +1,15 @@
-"""Tokenizers from the files of a checkpoint: GGUF metadata, or `tokenizer.json`."""
+"""Tokenizers from the files of a Hugging Face directory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tokenizers
 from pydantic import Field
-from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.processors import TemplateProcessing
+from tokenizers import AddedToken
 
+from tokenauction_jax.agents.checkpoints.end_tokens import end_tokens
 from tokenauction_jax.agents.checkpoints.reading import (
     CheckpointError,
     Settings,
@@ -19,157 +18,14 @@ from tokenauction_jax.agents.checkpoints.reading import (
 )
 from tokenauction_jax.agents.checkpoints.text import Tokenizer, refusing
 
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
-# Values of `tokenizer.ggml.token_type`.
-_CONTROL, _USER_DEFINED = 3, 4
-# Names in chat templates, and in GGUF files.
-_SPECIAL_TOKENS = {
-    "bos_token": "bos",
-    "eos_token": "eos",
-    "unk_token": "unknown",
-    "pad_token": "padding",
-}
-
-
-def _byte_level(regex: str | None = None) -> pre_tokenizers.PreTokenizer:
-    """Splits text by a regular expression, None for GPT-2's, and spells its bytes."""
-    if regex is None:
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    split = pre_tokenizers.Split(Regex(regex), behavior="isolated")
-    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([split, spell])
-
-
-def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    known = {
-        "gpt-2": _byte_level(),
-        "smollm": pre_tokenizers.Sequence([digits, _byte_level()]),
-        "qwen2": _byte_level(_QWEN2_SPLIT),
-        "llama-bpe": _byte_level(_LLAMA3_SPLIT),
-    }
-    if name not in known:
-        raise ValueError(
-            f"unknown pre-tokenizer {name!r} (known: {', '.join(known)}): "
-            "use the checkpoint's Hugging Face directory instead"
-        )
-    return known[name]
-
-
-class _Vocabulary(Settings):
-    """The tokenizer in the metadata of a GGUF file."""
-
-    model: str
-    pre: str
-    tokens: list[str] = Field(min_length=1)
-    merges: list[str]
-    token_type: list[int] = Field([])
-    add_bos_token: bool | None = None
-    bos_token_id: TokenId | None = None
-    eos_token_id: TokenId | None = None
-    eot_token_id: TokenId | None = None
-    eom_token_id: TokenId | None = None
-    unknown_token_id: TokenId | None = None
-    padding_token_id: TokenId | None = None
-
-    def token(self, key: str) -> str | None:
-        """The spelling of a special token, None if there is none."""
-        place = getattr(self, f"{key}_token_id")
-        if place is None:
-            return None
-        if place >= len(self.tokens):
-            raise CheckpointError(
-                f"tokenizer.ggml: {key}_token_id is {place}, outside the vocabulary of "
-                f"{len(self.tokens)}: get it again"
-            )
-        return self.tokens[place]
-
-
-class _Template(Settings):
-    chat_template: str | None = Field(None, alias="tokenizer.chat_template")
-
-
-def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer described by the metadata of a GGUF file.
-
-    Raises:
-      CheckpointError: If it is not byte-level BPE, its pre-tokenizer is unknown, or
-        something is missing or makes no sense.
-    """
-    fields = {
-        key.removeprefix("tokenizer.ggml."): value
-        for key, value in metadata.items()
-        if key.startswith("tokenizer.ggml.")
-    }
-    if fields.get("model", "gpt2") != "gpt2":
-        raise CheckpointError(
-            f"unknown tokenizer model {fields['model']!r} (known: gpt2, byte-level "
-            "BPE): use the checkpoint's Hugging Face directory instead"
-        )
-    given = parse(_Vocabulary, fields, "tokenizer.ggml")
-    special = {name: given.token(key) for name, key in _SPECIAL_TOKENS.items()}
-    special = {name: token for name, token in special.items() if token is not None}
-    begins = given.add_bos_token
-    begins = given.pre == "llama-bpe" if begins is None else begins
-    if begins and "bos_token" not in special:
-        raise CheckpointError("tokenizer.ggml has no 'bos_token_id': get it again")
-    with refusing("tokenizer.ggml"):
-        backend = _byte_pair_encoding(given.pre, given.tokens, given.merges)
-        _add_tokens(backend, given.tokens, given.token_type)
-        if begins:
-            _begin_with(backend, special["bos_token"])
-    ends = (given.eos_token_id, given.eot_token_id, given.eom_token_id)
-    return Tokenizer(
-        backend,
-        end_tokens=[end for end in ends if end is not None],
-        chat_template=parse(_Template, metadata, "GGUF metadata").chat_template,
-        special_tokens=special,
-    )
-
-
-def _byte_pair_encoding(
-    pre: str, tokens: list[str], merges: list[str]
-) -> tokenizers.Tokenizer:
-    vocab = {token: id for id, token in enumerate(tokens)}
-    pairs = [(left, right) for left, _, right in (m.partition(" ") for m in merges)]
-    # Llama 3 keeps words of its vocabulary whole even if the merges do not.
-    model = BPE(vocab=vocab, merges=pairs, ignore_merges=pre == "llama-bpe")
-    backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = _pre_tokenizer(pre)
-    backend.decoder = decoders.ByteLevel()
-    if pre == "qwen2":
-        backend.normalizer = normalizers.NFC()
-    return backend
-
-
-def _add_tokens(
-    backend: tokenizers.Tokenizer, tokens: list[str], types: list[int]
-) -> None:
-    """Makes control and user-defined tokens match as a whole in every text."""
-    for token, kind in zip(tokens, types, strict=False):
-        if kind == _CONTROL:
-            backend.add_special_tokens([AddedToken(token, normalized=False)])
-        elif kind == _USER_DEFINED:
-            backend.add_tokens([AddedToken(token, normalized=False)])
-
-
-def _begin_with(backend: tokenizers.Tokenizer, token: str) -> None:
-    """Makes every encoded text begin with `token`."""
-    backend.post_processor = TemplateProcessing(
-        single=f"{token} $A",
-        special_tokens=[(token, backend.token_to_id(token))],
-    )
-
 
 def from_directory(
     tokenizer_json: str,
     tokenizer_config: Mapping[str, Any],
     chat_template: str | None,
-    end_tokens: Sequence[int],
+    stated_ends: Sequence[int],
+    *,
+    added_tokens: Mapping[str, Any] | None = None,
     special_tokens_map: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
     """The tokenizer of a Hugging Face directory.
@@ -178,21 +34,36 @@ def from_directory(
       tokenizer_json: The contents of `tokenizer.json`.
       tokenizer_config: The contents of `tokenizer_config.json`.
       chat_template: The contents of `chat_template.jinja`, None without one.
-      end_tokens: The ids that end a text according to the model's configuration.
-      special_tokens_map: The contents of `special_tokens_map.json`, if there is one.
+      stated_ends: The ids that end a text according to the model's configuration.
+      added_tokens: The contents of `added_tokens.json`, None without one.
+      special_tokens_map: The contents of `special_tokens_map.json`, None without one;
+        for special tokens that `tokenizer_config` leaves open.
+
+    Raises:
+      CheckpointError: If a file makes no sense, or they contradict each other.
     """
     with refusing("tokenizer.json"):
         backend = tokenizers.Tokenizer.from_str(tokenizer_json)
         backend.no_padding()  # Files may keep the settings of a training run.
         backend.no_truncation()
     special_tokens = _special_tokens(tokenizer_config, special_tokens_map or {})
-    template = chat_template
-    if template is None:
-        template = parse(_Templates, tokenizer_config, "tokenizer_config.json").default
-    end = backend.token_to_id(special_tokens.get("eos_token", ""))
+    special = set(special_tokens.values())
+    file = parse(_AddedFile, {"added_tokens": added_tokens or {}}, "added_tokens.json")
+    added = {
+        id: _Added(content=content, special=content in special)
+        for content, id in file.added_tokens.items()
+    }
+    config = parse(_Config, tokenizer_config, "tokenizer_config.json")
+    added |= {int(id): token for id, token in config.added_tokens_decoder.items()}
+    with refusing("tokenizer_config.json: added tokens"):
+        _add_tokens(backend, added, special)
+    ends = list(stated_ends)
+    if "eos_token" in special_tokens:
+        ends.insert(0, _id(backend, special_tokens["eos_token"]))
+    template = config.default_template if chat_template is None else chat_template
     return Tokenizer(
         backend,
-        end_tokens=[*end_tokens] if end is None else [end, *end_tokens],
+        end_tokens=end_tokens(backend, ends, special_tokens.get("unk_token")),
         chat_template=template,
         special_tokens=special_tokens,
     )
@@ -226,13 +97,32 @@ class _NamedTemplate(Settings):
     template: str
 
 
-class _Templates(Settings):
-    """The chat templates of a `tokenizer_config.json`: one, or several by name."""
+class _Added(Settings):
+    """A token that is matched as a whole before anything else is done with a text."""
 
+    content: str = Field(min_length=1)
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+    special: bool = False
+
+
+class _AddedFile(Settings):
+    added_tokens: dict[str, TokenId]
+
+
+class _Config(Settings):
+    """What is read of a `tokenizer_config.json` besides its special tokens."""
+
+    added_tokens_decoder: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], _Added] = (
+        Field({})
+    )
+    # One, or several by name.
     chat_template: str | list[_NamedTemplate] | None = None
 
     @property
-    def default(self) -> str | None:
+    def default_template(self) -> str | None:
         if not isinstance(self.chat_template, list):
             return self.chat_template
         by_name = {entry.name: entry.template for entry in self.chat_template}
@@ -246,3 +136,38 @@ def _spelling(file: str, key: str, value: str | Mapping[str, Any]) -> str:
     if not isinstance(content, str):
         raise CheckpointError(f"{file}: {key} has no content")
     return content
+
+
+def _add_tokens(
+    backend: tokenizers.Tokenizer, added: Mapping[int, _Added], special: set[str]
+) -> None:
+    """Adds the tokens that `tokenizer.json` lacks, as `transformers` does.
+
+    So do special tokens of its vocabulary that it does not match as a whole.
+    """
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for id, token in sorted(added.items()):
+        if token.content not in known:
+            is_special = token.special or token.content in special
+            flags = token.model_dump(exclude={"content", "special"})
+            backend.add_tokens([AddedToken(token.content, special=is_special, **flags)])
+        if backend.token_to_id(token.content) != id:
+            raise CheckpointError(
+                f"the added token {token.content[:80]!r} should be {id}, but is "
+                f"{backend.token_to_id(token.content)} for tokenizer.json: the files "
+                "do not belong together"
+            )
+    known |= {token.content for token in added.values()}
+    for content in sorted(special - known):
+        if content and backend.token_to_id(content) is not None:
+            backend.add_special_tokens([AddedToken(content, normalized=False)])
+
+
+def _id(backend: tokenizers.Tokenizer, end: str) -> int:
+    id = backend.token_to_id(end)
+    if id is None:
+        raise CheckpointError(
+            f"the end token {end[:80]!r} is not in the vocabulary: the tokenizer's "
+            "files do not belong together"
+        )
+    return id

@@ -249,13 +249,13 @@ def _check_heads(config: DecoderConfig) -> None:
 def _check_memory(tensors: Mapping[str, Tensor], dtype: DTypeLike) -> None:
     size = sum(math.prod(tensor.shape) for tensor in tensors.values())
     size *= jnp.dtype(dtype).itemsize
-    memory = memory_of(jax.config.jax_default_device or jax.local_devices()[0])
+    memory = memory_of(jax.config.read("jax_default_device") or jax.local_devices()[0])
     if memory is not None and size > memory:
         raise CheckpointError(
             f"the weights take {size / 2**30:.3g} GiB as {jnp.dtype(dtype)}, the "
             f"device has {memory / 2**30:.3g} GiB: load them as bfloat16, or a smaller "
-            "model; or load them within jax.default_device of the CPU, and share them out by "
-            "agents.shard_weights"
+            "model; or load them within jax.default_device of the CPU, and share them "
+            "out by agents.shard_weights"
         )
 
 
