@@ -65,6 +65,19 @@ def test_auctions_and_agents_do_not_disturb_each_other():
     np.testing.assert_allclose(together[:, 3:4, 1:2], alone, atol=1e-4)
 
 
+def test_there_is_no_step_beyond_the_room_of_a_state():
+    """Not one that writes over the last token: concrete calls raise, others mark it."""
+    pool, tokens = from_language_model(make(), None, PROMPTS), jnp.array([3, 4])
+    state = pool.init(2, num_tokens=2)
+    for _ in range(2):
+        state, log_probs = pool.step(state, tokens)
+        assert jnp.isfinite(log_probs).all()
+    with pytest.raises(ValueError, match=r"room for 2 tokens.*larger num_tokens"):
+        pool.step(state, tokens)
+    _, log_probs = jax.jit(pool.step)(state, tokens)
+    assert jnp.isnan(log_probs).all()
+
+
 def test_filters_act_per_agent():
     options = {"temperature": [0.5, 1.0, 2.0], "top_k": [1, 5, None]}
     pool = from_language_model(make(), None, PROMPTS, **options)

@@ -36,8 +36,7 @@ def from_directory(
       chat_template: The contents of `chat_template.jinja`, None without one.
       stated_ends: The ids that end a text according to the model's configuration.
       added_tokens: The contents of `added_tokens.json`, None without one.
-      special_tokens_map: The contents of `special_tokens_map.json`, None without one;
-        for special tokens that `tokenizer_config` leaves open.
+      special_tokens_map: The contents of `special_tokens_map.json`, None without one.
 
     Raises:
       CheckpointError: If a file makes no sense, or they contradict each other.
@@ -72,15 +71,15 @@ def from_directory(
 def _special_tokens(
     config: Mapping[str, Any], special_tokens_map: Mapping[str, Any]
 ) -> dict[str, str]:
-    """The special tokens by name, found as `transformers` finds them."""
-    if "added_tokens_decoder" in config:  # Such a configuration is complete.
-        special_tokens_map = {}
+    """The special tokens by name; what counts is what counts in `transformers`."""
     found = {}
-    sources = {
-        "tokenizer_config.json": config,
-        "special_tokens_map.json": special_tokens_map,
-    }
-    for file, source in sources.items():
+    sources = [
+        ("tokenizer_config.json", config),
+        ("special_tokens_map.json", special_tokens_map),
+    ]
+    if "added_tokens_decoder" in config:  # Such a configuration is newer than the map.
+        sources.reverse()
+    for file, source in sources:
         named = source.get("extra_special_tokens")
         named = named if isinstance(named, Mapping) else {}
         found |= {

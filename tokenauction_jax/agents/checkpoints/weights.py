@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -249,7 +248,8 @@ def _check_heads(config: DecoderConfig) -> None:
 def _check_memory(tensors: Mapping[str, Tensor], dtype: DTypeLike) -> None:
     size = sum(math.prod(tensor.shape) for tensor in tensors.values())
     size *= jnp.dtype(dtype).itemsize
-    memory = memory_of(jax.config.read("jax_default_device") or jax.local_devices()[0])
+    (device,) = jnp.zeros(()).devices()  # Where weights will be, too.
+    memory = memory_of(device)
     if memory is not None and size > memory:
         raise CheckpointError(
             f"the weights take {size / 2**30:.3g} GiB as {jnp.dtype(dtype)}, the "

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 def show_models(console: Console, found: Sequence[FoundCheckpoint]) -> None:
     """Prints the models found on this machine and how to get more."""
-    titles = ("name", "family", "size", "context", "vocabulary", "path")
-    table = Table(*titles, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "family", "size", "context", "vocabulary"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("path", overflow="fold")
     for entry in found:
         counts = (entry.context_length, entry.vocab_size)
         shown = ("" if entry.problem else f"{count:,}" for count in counts)
