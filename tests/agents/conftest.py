@@ -219,6 +219,12 @@ def family(request):
 
 
 @pytest.fixture(scope="session")
+def compared():
+    """The `transformers` classes of the tiny models, and their configurations."""
+    return FAMILIES
+
+
+@pytest.fixture(scope="session")
 def tiny_model(oracle):
     """Builds a tiny random model of a family in `transformers`."""
     import torch

@@ -14,7 +14,11 @@ from safetensors.numpy import load_file, save_file
 from tiny_checkpoint import write_checkpoint
 
 from tokenauction_jax.agents.checkpoints.load import CheckpointError, load_checkpoint
-from tokenauction_jax.agents.checkpoints.peft import load_adapter, save_adapter
+from tokenauction_jax.agents.checkpoints.peft import (
+    check_family,
+    load_adapter,
+    save_adapter,
+)
 from tokenauction_jax.agents.models.config import DecoderConfig, LayerConfig, Rotary
 from tokenauction_jax.agents.models.decoder import Decoder
 from tokenauction_jax.agents.models.lora import Adapter, attach, merge, new_adapter
@@ -312,3 +316,11 @@ def test_pipes_are_not_opened(folder, model, name):
     os.mkfifo(folder / name)
     with pytest.raises(CheckpointError, match=f"{name} is not a regular file"):
         load_adapter(folder, model)
+
+
+def test_families_whose_maps_are_joined_are_refused_before_training():
+    for name in ("phi3", "gpt_neox", "gpt2"):
+        with pytest.raises(CheckpointError, match=f"adapters of {name} cannot"):
+            check_family(name)
+    for name in ("llama", "gemma3_text", "olmo3", "granite"):
+        check_family(name)

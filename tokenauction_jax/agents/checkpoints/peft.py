@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from safetensors.numpy import save
 
 from tokenauction_jax import files
+from tokenauction_jax.agents.checkpoints.families import FAMILIES
 from tokenauction_jax.agents.checkpoints.huggingface import Safetensors
 from tokenauction_jax.agents.checkpoints.namings import LLAMA
 from tokenauction_jax.agents.checkpoints.reading import (
@@ -142,6 +143,20 @@ def load_adapter(folder: str | Path, model: Decoder) -> Adapter:
     except ValueError as error:
         raise CheckpointError(f"adapter {folder}: {error}") from None
     return adapter
+
+
+def check_family(model_type: str) -> None:
+    """Refuses families whose maps are joined in files, where PEFT changes them.
+
+    Raises:
+      CheckpointError: If the adapters of a family cannot be kept.
+    """
+    joined = FAMILIES[model_type].naming.modules.values()
+    if not all(isinstance(module, str) for module in joined):
+        raise CheckpointError(
+            f"adapters of {model_type} cannot be kept in files, where its queries, "
+            "keys and values are one map: train all weights, or a model of another family"
+        )
 
 
 def _refuse_gpt2(model: Decoder) -> None:

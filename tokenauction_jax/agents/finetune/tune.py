@@ -105,10 +105,13 @@ def fine_tune(
 
     Raises:
       DataError: If the data cannot be used; the message names file and line.
+      CheckpointError: If adapters of the model's family cannot be kept.
       RunExistsError: If the folder exists and `resume` is false.
       TrainingError: If the run cannot begin, go on or be written, or it diverges.
       ValueError: If a number is out of range.
     """
+    if lora_rank is not None and checkpoint.raw_config:
+        peft.check_family(checkpoint.raw_config["model_type"])
     check_integer("seed", seed, 0, MOST_SEED)
     check_integer("save_every", save_every, 1, MOST_STEPS)
     context = checkpoint.model.config.context_length
