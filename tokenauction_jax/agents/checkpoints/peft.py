@@ -155,7 +155,7 @@ def check_family(model_type: str) -> None:
     if not all(isinstance(module, str) for module in joined):
         raise CheckpointError(
             f"adapters of {model_type} cannot be kept in files, where its queries, "
-            "keys and values are one map: train all weights, or a model of another family"
+            "keys and values are one map: train all weights, or another model"
         )
 
 
