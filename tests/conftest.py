@@ -1,5 +1,6 @@
 """Strict JAX settings for every test, and random auctions to run them on."""
 
+import collections
 import os
 import pathlib
 
@@ -10,6 +11,7 @@ os.environ["XLA_FLAGS"] = (
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 from reference import instances
 
@@ -29,7 +31,22 @@ def pytest_configure(config):
     cache = getattr(config, "cache", None)  # None with `-p no:cacheprovider`.
     if cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a sweep the default run has some parameters, spread evenly."""
+    sweeps = collections.defaultdict(list)
+    for item in items:
+        mark = item.get_closest_marker("sweep")
+        if mark is not None and item.get_closest_marker("slow") is None:
+            sweeps[item.path, item.originalname, mark.args[0]].append(item)
+    for (*_, count), found in sweeps.items():
+        kept = np.linspace(0, len(found) - 1, count).round()
+        for place, item in enumerate(found):
+            if place not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 _MAPPINGS = pathlib.Path("/proc/self/maps")

@@ -49,7 +49,9 @@ def test_neither_fcntl_nor_resource_is_needed(tmp_path):
         [sys.executable, "-X", "warn_default_encoding", "-c", PROGRAM, file, folder],
         capture_output=True,
         encoding="cp1252",
-        env=os.environ | {"PYTHONIOENCODING": "cp1252", "XLA_FLAGS": ""},
+        # A cache of its own: without `fcntl` locks are files, which others leave.
+        env=os.environ
+        | {"PYTHONIOENCODING": "cp1252", "XLA_FLAGS": "", "XDG_CACHE_HOME": tmp_path},
     )
     assert done.returncode == 0, done.stderr
     # What the console cannot show does not end the command.

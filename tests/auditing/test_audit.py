@@ -81,6 +81,7 @@ def test_report_is_plain_json(linear_audit):
         linear_audit.finding("monotonicity")
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("sampler", [shared_gumbel, shared_inverse_cdf])
 def test_shared_noise_is_not_stable(sampler):
     audit = ta.audit(ta.linear(), sampler=sampler, num_instances=512, vocab_size=8)

@@ -24,6 +24,7 @@ def failures(*rules, **options):
     return {f.property for f in audit.findings if f.verdict == "fails"}
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
@@ -52,6 +53,7 @@ def test_a_deficit_where_bids_are_far_apart():
     assert {named.SURPLUS, named.NON_NEGATIVE} <= found
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
@@ -84,6 +86,7 @@ def test_critical_bids_that_are_off_by_one_percent(factor):
     assert found == (set() if factor == 1 else {named.DRAWS})
 
 
+@pytest.mark.slow
 def test_a_second_audit_compiles_nothing():
     """Of the same rule, and of one with other numbers or made anew."""
     compiled = []
@@ -135,6 +138,7 @@ def test_built_in_rules_have_no_fault(aggregation, payment, seed):
     assert not found & never
 
 
+@pytest.mark.slow
 def test_what_is_implied_does_not_contradict():
     """Near order 1 the violations are small, and from ties ``p_i(t) = r(t)`` only."""
     rule = ta.power_mean(0.99)

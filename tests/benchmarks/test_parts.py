@@ -91,6 +91,7 @@ def test_every_file_is_a_part_and_listed(capsys):
     assert all(len(line.split()) > 5 for line in lines)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", parts.NAMES)
 def test_a_part_at_a_tiny_size(name, tmp_path):
     module = importlib.import_module(f"benchmarks.parts.{name}")

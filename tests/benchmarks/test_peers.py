@@ -100,6 +100,7 @@ def test_log_linear_pays_clarke():
     np.testing.assert_array_equal(paid, mean)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("aggregation", ["linear", "log_linear"])
 def test_the_loop_around_transformers_writes_our_texts(aggregation):
     """Agents with one prompt and their likeliest tokens leave nothing to chance."""

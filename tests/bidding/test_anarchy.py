@@ -81,6 +81,7 @@ EFFICIENT = [
 ]
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("num_tokens", [1, 3])
 @pytest.mark.parametrize(("mechanism", "valuation"), EFFICIENT, ids=name)
 def test_rules_that_maximise_welfare_lose_nothing(mechanism, valuation, num_tokens):
@@ -118,6 +119,7 @@ def test_agents_of_no_value_lose_nothing():
 MARKOV = under(instance(0, (3, 3, 3), 3, end_token=2, start=1), PLAIN[0])
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("valuation", VALUED)
 def test_is_what_studies_measure(valuation):
     """Text by text, of the same auctions."""
@@ -237,6 +239,7 @@ def test_refusals():
         lost(CONTEST, pool, [1.0, 1.0], [1.0, 1.0], num_tokens=2)
 
 
+@pytest.mark.slow
 def test_constant_policies_are_bids():
     pool = ta.agents.markov(jax.random.key(1), 2, 3, 1.0)
     bidders = ta.Bidders([ta.bidding.constant(1.0), ta.bidding.constant(2.0)])

@@ -256,6 +256,7 @@ TRUTHFUL += [pytest.param(*case, marks=pytest.mark.slow) for case in MYERSON]
 class TestTruth:
     """Bidding one's value is best where only this token counts."""
 
+    @pytest.mark.sweep(1)
     @pytest.mark.parametrize(("mechanism", "valuation"), TRUTHFUL, ids=name)
     @pytest.mark.parametrize("num_tokens", [1, pytest.param(4, marks=pytest.mark.slow)])
     def test_is_a_fixed_point(self, mechanism, valuation, num_tokens):

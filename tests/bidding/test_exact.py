@@ -79,6 +79,7 @@ SLOW = [
 ]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(("precision", "table", "mechanism"), QUICK + SLOW, ids=name)
 def test_definition(precision, table, mechanism):
     with jax.enable_x64(precision == "double"):
@@ -108,6 +109,7 @@ def test_at_a_bid_of_zero(of, x64):
 UNDEFINED = [m for m in PLAIN if m.rule in ("log_linear", -1.0)]
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("mechanism", UNDEFINED, ids=name)
 def test_undefined_auctions_stop(mechanism, x64):
     auction = cases.apart(mechanism)
@@ -151,6 +153,7 @@ def test_an_infinite_context_out_of_reach_does_not_count():
     np.testing.assert_allclose(found, float(due), rtol=SINGLE)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("words", ["utility 0 total_variation", "reward 1"])
 def test_rows_are_auctions(words):
     """The worth of many is their mean."""

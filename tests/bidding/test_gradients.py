@@ -120,6 +120,7 @@ def check(auction, factors, terms=cases.TERMS):
     return found
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("mechanism", choose(PLAIN, [PLAIN[0], PLAIN[-1]]), ids=name)
 def test_every_mechanism(mechanism):
     check(under(AUCTIONS["Markov"], mechanism), MIXED)
@@ -279,6 +280,7 @@ def test_differences_are_those_of_five_percent():
     assert_scores(found.gradient, found.gradient_error, due, 10 / 0.05)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("estimator", ["score_function", "myopic"])
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 4)], ids=["row", "Markov"])
 def test_one_token_of_a_table_is_certain(shape, estimator):

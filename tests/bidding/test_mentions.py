@@ -189,6 +189,7 @@ def aim(reward):
 SEARCHES = ["best_response", pytest.param("equilibrium", marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", SEARCHES)
 def test_searches_are_those_of_the_same_reward(function):
     options = TEXT | {"num_tokens": 2, "num_auctions": 50}

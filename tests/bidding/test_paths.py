@@ -100,6 +100,7 @@ def assert_scores(found, error, wanted, rounding=1e-5):
     assert (deviation <= NORMAL * np.asarray(error) + rounding).all(), deviation
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(("payment", "budgets", "num_tokens"), CASES)
 def test_derivatives_in_policies_and_budgets(payment, budgets, num_tokens):
     size, x = 200_000, NUMBERS[: 5 + num_tokens]
@@ -138,6 +139,7 @@ def agree(found, wanted):
     )
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("payment", MECHANISMS)
 def test_constants_are_bids(payment):
     """The same values and derivatives, in all numbers, from the same key."""
@@ -158,6 +160,7 @@ def test_constants_are_bids(payment):
     agree(of_all(*args, True), of_all(*args, False))
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("gradient", ["myopic", "differences"])
 def test_constants_are_bids_for_other_estimators(gradient):
     bids = jnp.array([1.0, 2.0])
@@ -179,6 +182,7 @@ def test_constants_are_bids_for_other_estimators(gradient):
         agree(jnp.stack(amounts), getattr(wanted, name))
 
 
+@pytest.mark.slow
 def test_errors_are_the_spread():
     runs, size = 200, 250
     bidders = ta.Bidders(policies_of(jnp.asarray(NUMBERS, jnp.float32)), [2.0, 1.7])
@@ -204,6 +208,7 @@ def test_errors_are_the_spread():
         assert (ratio < stats.chi2.isf(RATE / 2, runs - 1)).all()
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", ["own", "network"])
 def test_training_pays(name):
     """A few steps of an optimizer, and what they gain on other texts."""
@@ -299,6 +304,7 @@ def test_bad_bids_are_named():
             function(*run, **shared)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_distributions():
     size, num_tokens, vocabulary = 200, 16, 64
     pool = ta.agents.markov(jax.random.key(0), 2, vocabulary, 1.0)

@@ -153,6 +153,7 @@ def test_infinite_worths_are_counted():
     assert bidding.value_and_grad(**given).value == 2.0
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     ("name", "amount"),
     [

@@ -117,6 +117,7 @@ GAINS = {
 }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", GAINS)
 def test_the_table_of_gains(name):
     """The signs, and the sizes as far as fewer tokens and auctions tell."""

@@ -30,6 +30,7 @@ def agree(found, wanted, names):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_responses_to_constants_are_those_to_bids():
     """In money, and in units that differ between auctions."""
     unit = jnp.array([[1.0, 2.0], [0.5, 1.0], [2.0, 2.0], [1.0, 1.0]])
@@ -51,6 +52,7 @@ def test_responses_to_constants_are_those_to_bids():
     agree(found, wanted, ("bid", "gain", "gain_error", "payoffs"))
 
 
+@pytest.mark.slow
 def test_training_constants_is_training_bids():
     """Step by step, and with the same gap in the end."""
     found, wanted = (
@@ -74,6 +76,7 @@ def test_training_constants_is_training_bids():
     agree(found, wanted, ("gap", "gap_error", "gains", "num_steps", "undefined"))
 
 
+@pytest.mark.slow
 def test_schedules_find_the_equilibrium_of_every_token():
     """``b_1 = w_1^2 w_2 / (w_1 + w_2)^2``, from where they were far."""
     start = [bidding.schedule([1.0, 0.1]), bidding.schedule([0.2, 0.9])]
@@ -95,6 +98,7 @@ def test_schedules_find_the_equilibrium_of_every_token():
     assert abs(found.gap) < 1e-4
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", ["better", "worse"])
 def test_deviations_are_constant_bids_within_the_budget(name):
     """A schedule that bids when its rival sleeps is better; then nothing is gained."""

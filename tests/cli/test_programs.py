@@ -90,6 +90,7 @@ def test_the_same_command_compiles_nothing_again(scenario, tmp_path):
     assert second[f"{CACHE}/cache_hits"] == requests > 10
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_if_asked(scenario, tmp_path):
     done = run(COUNTED, "simulate", scenario, "--no-cache", XDG_CACHE_HOME=tmp_path)
     assert done.returncode == 0, done.stderr

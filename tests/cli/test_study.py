@@ -144,6 +144,7 @@ def killed(process, folder, count):
     return parts.Folder(folder).num_parts() < 15
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed_a_study_ends_with_the_same_bytes(folder, file):
     # Long enough that a part is a small share of it.
     text = file.read_text().replace("num_auctions = 2500", "num_auctions = 15000")

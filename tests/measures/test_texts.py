@@ -95,6 +95,7 @@ def check(rule_name, kind, bids, values, log_probs, seed=0):
             assert abs(got - float(wanted)) < limit, (column, got, wanted)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("rule_name", RULES, ids=str)
 @pytest.mark.parametrize("kind", ["uniform", "mean"])
 def test_random_texts_agree_with_the_definitions(rule_name, kind):

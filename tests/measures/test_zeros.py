@@ -36,6 +36,7 @@ SIZES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.sweep(2)
 @SIZES
 def test_truthful_bids_leave_no_shortfall(num_agents, vocab_size, scale):
     values, log_probs = auctions(num_agents, vocab_size, scale)
@@ -57,6 +58,7 @@ def test_the_majority_gets_the_best_of_all_outcomes(num_agents, vocab_size, scal
     assert (found["single_agents"][:, :, 0] == 0).all()
 
 
+@pytest.mark.sweep(2)
 @SIZES
 def test_agents_that_agree_lose_nothing(num_agents, vocab_size, scale):
     values, log_probs = auctions(num_agents, vocab_size, scale)

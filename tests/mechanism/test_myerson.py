@@ -82,6 +82,7 @@ def lost_signs(bids, agent, influence):
     return 2e-10 * scores[agent] / np.delete(scores, agent).sum()
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(("rule", "valuation"), PAIRS)
 def test_definition(rule, valuation):
     """Relative to `integral s x'(s) ds`: x rises, so that this is the payment."""

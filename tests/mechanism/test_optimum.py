@@ -110,6 +110,7 @@ def test_one_compiled_program_serves_a_batch():
     np.testing.assert_allclose(found, np.concatenate(one), rtol=1e-6)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("agents", [2, 3, 4, 5, 6, 9])
 def test_derivatives_of_the_optimum_of_total_variation(agents):
     """By values ``-TV(q, p_i)`` at the optimum `q`; by logits, as differences tell."""

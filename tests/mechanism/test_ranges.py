@@ -174,6 +174,7 @@ def test_law_of_realized_prices(bids, influence):
     assert np.abs(quantiles - ranks).max() < 2.7 / np.sqrt(won.sum())
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("influence", [0.5, 1.0, 1.5, 2.0, 3.7, 10.0])
 @pytest.mark.parametrize(
     "bids", [(1e-8, 1.0, 1e8), (1e-19, 1.0, 1.0), (1e-30, 1.0, 3.0)]

@@ -125,6 +125,7 @@ def test_pacing_spends_what_the_multipliers_say():
             np.testing.assert_allclose(spent, np.arange(1, 17) / 4, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_pacing_of_factors():
     """Drawn values: one multiplier for all of an agent's values."""
     content = {

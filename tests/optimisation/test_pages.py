@@ -16,6 +16,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.sweep(1)
 def test_page(whole, tmp_path):
     page = ta.reports.write_report(whole.results, tmp_path / "report")
     text = page.read_text("utf-8")

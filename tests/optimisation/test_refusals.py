@@ -88,6 +88,7 @@ def test_values_without_a_factor():
         ta.optimisation.run(GOOD | {"values": values})
 
 
+@pytest.mark.slow
 def test_rewards_that_are_not_finite():
     """What comes up while it runs ends in one line, too."""
 

@@ -23,6 +23,7 @@ def assert_same(found, other):
     assert found.gap == other.gap
 
 
+@pytest.mark.sweep(1)
 def test_resumed_after_a_kill_at_any_step(whole, tmp_path):
     last = len(whole.steps) - 1
     for step in sorted({0, 1, 5, last // 2, last - 1, last} & set(range(last + 1))):
@@ -58,6 +59,7 @@ def test_interrupted_by_the_user(equilibrium, tmp_path):
     assert_same(ta.optimisation.resume(tmp_path / "run"), equilibrium.results)
 
 
+@pytest.mark.slow
 def test_killed_for_real(equilibrium, tmp_path):
     """Another process, killed while it runs."""
     place = tmp_path / "run"

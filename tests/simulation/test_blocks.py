@@ -71,6 +71,7 @@ def run(pool, offers, size):
     )
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("offers", OFFERS)
 def test_blocks(pool, offers):
@@ -87,6 +88,7 @@ def test_blocks(pool, offers):
         )
 
 
+@pytest.mark.slow
 def test_derivatives():
     def revenue(bids, size):
         found = ta.simulate(

@@ -153,6 +153,7 @@ def test_payments_above_the_bid_are_cut_too():
     np.testing.assert_array_equal(rollout.payments, rollout.expected_payments)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_a_budget_that_never_binds_changes_nothing(name):
     """Not a bit; and constant policies bid as an array of bids does."""

@@ -45,6 +45,7 @@ def run(address, count, number):
     )
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_the_auctions(count):
     with socket.socket() as free:

@@ -44,6 +44,7 @@ def test_the_memory_of_this_machine_is_known():
     assert environment.memory_of(jax.devices()[0]) > 2**26
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(("most", "asked"), [(6, {6}), (4, {3}), (1, {1}), (None, {6})])
 def test_texts_are_the_same(pool, monkeypatch, most, asked):
     found, init = set(), type(pool).init

@@ -58,6 +58,7 @@ def assert_same(found, wanted):
     )
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("bids", OFFERS.values(), ids=OFFERS)
 def test_devices_change_nothing(shape, bids):
@@ -96,6 +97,7 @@ def test_auctions_that_lie_on_the_mesh_stay_there():
         assert_same(run(bids=spread), run(bids=BIDS))
 
 
+@pytest.mark.slow
 def test_gradients_and_responses_over_devices():
     problem = jax.random.key(0), MECHANISM, POOL, jnp.asarray([1.0, 2.0, 0.5])
     objective = ta.bidding.revenue() + ta.bidding.utility(1, ta.total_variation())

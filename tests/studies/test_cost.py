@@ -2,6 +2,7 @@ import dataclasses
 import time
 
 import numpy as np
+import pytest
 
 from tokenauction_jax.scenarios import population
 from tokenauction_jax.studies import cost
@@ -48,6 +49,7 @@ def test_programs_after_the_first_seconds_are_judged_like_those(monkeypatch):
     np.testing.assert_allclose(large / small, 1000)
 
 
+@pytest.mark.slow
 def test_long_texts_are_timed_in_part(monkeypatch):
     content = {"agents": {"num_agents": 2, "vocab_size": 4}, "num_tokens": 512}
     whole = judged(content)

@@ -23,6 +23,7 @@ import tokenauction_jax as ta
 from tokenauction_jax.studies import part_format, results
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("state", ["begun", "half", "finished"])
 def test_every_damage_to_every_file(folders, right, state, tmp_path):
     whole, done = folders / state, AUCTIONS[CHUNKS[state]]

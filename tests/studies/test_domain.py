@@ -51,6 +51,7 @@ SLOW = {"sampling", "agents"}
 NAMES = [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in EXTREMES]
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_auctions_at_the_bounds_are_defined(name):
     for value in EXTREMES[name]:

@@ -82,6 +82,7 @@ def one_chunk(folder, study):
     return tiny_study.run(study, folder / "one-chunk", blocks_per_chunk=3)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("devices", [2, 8])
 def test_devices_change_no_bit(folder, study, one_chunk, devices):
     """Two take two blocks and then one twice; eight have more than there are."""

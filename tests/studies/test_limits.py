@@ -61,6 +61,7 @@ def drawn(one_device):
     return run(agents, RULES[:1])
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("study", ["tables", "drawn"])
 def test_no_auction_is_beyond_its_bounds(study, request):
     for bounds, auctions in cells_of(request.getfixturevalue(study)):

@@ -147,6 +147,7 @@ def check_study(content):
         assert amounts.any(axis=1).all()
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("content", STUDIES, ids=range(len(STUDIES)))
 def test_every_value_of_a_study_may_be_anything(content):
     assert validate_study(content)
@@ -154,6 +155,7 @@ def test_every_value_of_a_study_may_be_anything(content):
         check_study(changed)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("content", STUDIES[:-1], ids=range(len(STUDIES) - 1))
 def test_every_level_of_a_factor_may_be_anything(content):
     for place in mutations.places(content):

@@ -28,6 +28,7 @@ def test_nans_of_a_valuation_of_ones_own_are_not_hidden():
     assert utility["nan"].sum() == 64  # Each token has one agent that wanted less.
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "agents",

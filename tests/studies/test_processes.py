@@ -140,6 +140,7 @@ def test_several_processes_make_what_one_makes(file, whole, count, tmp_path):
         assert "exists: resume the study in it" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("killed", "count", "then"),
     [
@@ -175,6 +176,7 @@ def test_a_killed_process_is_named(file, whole, killed, count, then, tmp_path):
     assert sum(sessions[-then:]) == 2 * size
 
 
+@pytest.mark.slow
 def test_a_process_that_never_joins_is_named(file, tmp_path):
     out = tmp_path / "study"
     arguments = ("run", file, "--out", out)

@@ -35,6 +35,7 @@ def row(found, measure, **where):
     return table.iloc[0]
 
 
+@pytest.mark.slow
 def test_a_rare_revenue_is_covered_where_the_study_stops():
     """One study in eight has no event at its first look."""
     stop = {"measure": "revenue", "half_width": 1e-3}

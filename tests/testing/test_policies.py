@@ -21,6 +21,7 @@ POLICIES = [
 ]
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
 def test_built_in_policies_pass(policy):
     testing.check_policy(policy)

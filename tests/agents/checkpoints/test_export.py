@@ -54,6 +54,7 @@ def test_round_trip(variant, tokenizer, tmp_path):
     assert found.tokenizer.render_chat("x") == "<bos>x"
 
 
+@pytest.mark.sweep(8)
 def test_transformers_agrees(
     family, save_tiny, oracle, oracle_logits, tmp_path, long_prompt
 ):

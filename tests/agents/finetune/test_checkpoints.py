@@ -56,6 +56,7 @@ def content(folder):
     return {x.relative_to(folder).as_posix(): x.read_bytes() for x in files}
 
 
+@pytest.mark.slow
 def test_every_damage_to_every_file(whole, tmp_path, caplog, capfd):
     """The run goes on from a checkpoint that is whole, or is refused in one line."""
     ends, before = {}, content(whole)

@@ -41,6 +41,7 @@ def matrices(pool):
 
 
 # 61 tokens cannot be shared out, but the 24 numbers of their embeddings can.
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(("family", "vocab_size"), [("llama", 64), ("gpt2", 61)])
 def test_the_texts_are_those_of_one_device(family, vocab_size):
     pool = pool_of(family, vocab_size=vocab_size)
