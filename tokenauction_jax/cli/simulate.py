@@ -31,14 +31,13 @@ def run(command: Simulate) -> None:
     console, stderr = Console(), Console(stderr=True)
     with progress.Activity(stderr) as activity:
         activity.show("loading the model")
-        pool, checkpoint = population.load_pool(scenario)
-    cast = population.Cast(pool, checkpoint.tokenizer, scenario.mentions)
+        cast = population.load_cast(scenario)
     with progress.listener(stderr) as listen:
         shares = SWEEP if command.sweep else None
         runs, results = sweep.run_sweep(scenario, cast, shares, listen)
     if command.out is not None:
         # First of all: no failure to show results may lose them.
-        sweep.write(command.out, scenario, checkpoint.name, runs, results)
+        sweep.write(command.out, scenario, cast.commits, runs, results)
     display.show_results(console, scenario, runs)
     if command.out is not None:
         console.print(f"Written to {command.out}")

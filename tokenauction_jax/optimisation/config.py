@@ -192,6 +192,7 @@ class Optimisation(Setting):
             content["scenario"] = {
                 **hashable(plain(self.agents.read())),
                 "models": objects.numbers_of(cast.pool),
+                "commits": dict(cast.commits),
                 "tokenizer": hashable(cast.tokenizer),
             }
         given = kinds.GivenValues | kinds.GivenBids

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,10 +20,24 @@ from tokenauction_jax.scenarios.scenario import Agent, Sampling, Scenario, Scena
 _TABLES = 0x7461626C
 
 
-def load_pool(
-    scenario: Scenario, reference_prompt: str | None = None
-) -> tuple[agents.AgentPool, agents.Checkpoint]:
-    """The scenario's agents, and the checkpoint whose tokenizer they share.
+class Cast(NamedTuple):
+    """Agents, and how their tokens are read.
+
+    Attributes:
+      pool: The agents, and after them the reference model if it is one.
+      tokenizer: Of language models, else None.
+      mentions: The phrases that count as a mention of each, if there is a tokenizer.
+      commits: The commit of each model of the hub, by its name.
+    """
+
+    pool: AgentPool
+    tokenizer: agents.Tokenizer | None = None
+    mentions: Sequence[Sequence[str]] = ()
+    commits: Mapping[str, str] = {}
+
+
+def load_cast(scenario: Scenario, reference_prompt: str | None = None) -> Cast:
+    """The scenario's agents.
 
     With a `reference_prompt` the scenario's model follows them, prompted by it, at the
     first agent's temperature and otherwise unfiltered.
@@ -75,21 +89,13 @@ def load_pool(
         jax.eval_shape(lambda: pool.init(1, num_tokens=scenario.num_tokens))
     except ValueError as error:
         raise ScenarioError(str(error)) from None
-    return pool, checkpoints[names[0]]
-
-
-class Cast(NamedTuple):
-    """Agents, and how their tokens are read.
-
-    Attributes:
-      pool: The agents, and after them the reference model if it is one.
-      tokenizer: Of language models, else None.
-      mentions: The phrases that count as a mention of each, if there is a tokenizer.
-    """
-
-    pool: AgentPool
-    tokenizer: agents.Tokenizer | None = None
-    mentions: Sequence[Sequence[str]] = ()
+    commits = {name: found.commit for name, found in checkpoints.items()}
+    return Cast(
+        pool,
+        checkpoints[names[0]].tokenizer,
+        scenario.mentions,
+        {name: commit for name, commit in commits.items() if commit is not None},
+    )
 
 
 class Population(NamedTuple):
@@ -157,8 +163,7 @@ def build(cells: Sequence[settings.Setting]) -> list[Population]:
 def _load(chosen: kinds.Agents, filtered: settings.Filters) -> Cast:
     if isinstance(chosen, kinds.ScenarioAgents):
         scenario = _filtered(chosen.read(), filtered)
-        pool, checkpoint = load_pool(scenario, chosen.reference_prompt)
-        return Cast(pool, checkpoint.tokenizer, scenario.mentions)
+        return load_cast(scenario, chosen.reference_prompt)
     if isinstance(chosen, kinds.PoolAgents):
         if filtered != settings.Filters():
             raise ScenarioError("a pool of your own filters by itself: no [sampling]")

@@ -197,6 +197,7 @@ class Study(Setting):
                 found[f"{file} {len(found)}"] = {
                     **hashable(plain(setting.agents.read())),
                     "models": numbers(cast.pool),
+                    "commits": dict(cast.commits),
                     "tokenizer": hashable(cast.tokenizer),
                 }
             given = kinds.GivenValues | kinds.GivenBids

@@ -6,7 +6,7 @@ The same auctions run in every cell; what is estimated is per token, not per tex
 import dataclasses
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -172,7 +172,7 @@ def summarize(
 def write(
     folder: pathlib.Path,
     scenario: Scenario,
-    model: str,
+    commits: Mapping[str, str],
     runs: Sequence[Run],
     results: Results,
 ) -> None:
@@ -183,7 +183,7 @@ def write(
     Args:
       folder: Which.
       scenario: What ran.
-      model: The name of the checkpoint whose tokenizer the agents share.
+      commits: The commit of each model of the hub, by its name.
       runs: From `run_sweep`.
       results: From `run_sweep`.
 
@@ -195,7 +195,7 @@ def write(
     manifest = dict(results.manifest) | {
         "dtype": str(jnp.zeros(()).dtype),
         "seed": scenario.seed,
-        "model": model,
+        "commits": dict(commits),
         "scenario": dataclasses.asdict(scenario),
         "runs": [_about(run) | {"bids": run.bids.tolist()} for run in runs],
     }

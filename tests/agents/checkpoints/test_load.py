@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
+from tiny_checkpoint import write_checkpoint
 from tiny_decoder import answers
 
 from tokenauction_jax.agents import from_language_model
@@ -19,6 +21,8 @@ from tokenauction_jax.agents.checkpoints.load import (
     find_checkpoints,
     load_checkpoint,
 )
+from tokenauction_jax.cli import main
+from tokenauction_jax.studies.reading import validate_study
 
 TOKENS = [5, 250, 17, 3, 99, 120, 4, 4, 201, 33, 7, 150]
 
@@ -287,3 +291,35 @@ def test_hub_names_without_a_network_are_explained(hub_cache):
     ) as e:
         load_checkpoint("someone/unknown")
     assert "\n" not in str(e.value)
+
+
+SCENARIO = """
+query = "hi"
+model = "someone/tiny"
+num_tokens = 2
+num_auctions = 2
+seed = 0
+
+[[agents]]
+name = "a"
+prompt = "{query}"
+bid = 1.0
+
+[[agents]]
+name = "b"
+prompt = "{query} b"
+bid = 2.0
+"""
+
+
+def test_manifests_have_the_commit_of_models_of_the_hub(put_in_cache, tmp_path, capsys):
+    write_checkpoint(tmp_path / "source")
+    path = put_in_cache("someone/tiny", tmp_path / "source")
+    (tmp_path / "scenario.toml").write_text(SCENARIO)
+    main(["simulate", str(tmp_path / "scenario.toml"), "--out", str(tmp_path / "out")])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["commits"] == {"someone/tiny": path.name}
+    agents = {"kind": "scenario", "scenario": str(tmp_path / "scenario.toml")}
+    study = {"num_auctions": 2, "agents": agents}
+    (line,) = re.findall(".*commits.*", validate_study(study).canonical())
+    assert line.endswith(f'someone/tiny = "{path.name}"')

@@ -69,6 +69,16 @@ def test_padding_of_a_prompt_does_not_matter():
     )
 
 
+def test_a_window_is_of_so_many_tokens_the_present_one_included():
+    model, tokens = make(num_layers=1, window=3), np.arange(8)
+    before = log_probs(model, tokens)
+    for place in range(8):
+        changed = log_probs(model, np.where(np.arange(8) == place, 60, tokens))
+        moved = (changed != before).any(1)
+        near = (np.arange(8) >= place) & (np.arange(8) < place + 3)
+        np.testing.assert_array_equal(moved, near)
+
+
 def test_an_auction_does_not_depend_on_its_neighbours():
     model, lengths = make(), jnp.array([3, 7])
     prompts, text = texts((2, 7)), texts((5, 4), seed=3)
