@@ -86,6 +86,10 @@ def test_layers_with_a_window_have_a_theta_of_their_own():
     assert config.layers[3].rotary.scale > 1
 
 
+OLDER = (
+    *("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor"),
+    *("rotary_pct", "rotary_emb_base"),
+)
 SCALED = {
     "llama": {"rope_scaling": YARN},
     "mistral": {"rope_theta": 123.0},
@@ -105,12 +109,11 @@ def test_rotary_settings_are_written_for_newer_and_older_readers(family):
     config = read_config(base)
     raw = raw_config(config, base)
     assert read_config(raw) == config
-    newer = {key: x for key, x in raw.items() if key not in ("rope_scaling",)}
-    for key in ("rope_theta", "rope_local_base_freq", "partial_rotary_factor"):
-        newer.pop(key, None)
+    newer = {key: x for key, x in raw.items() if key not in OLDER}
     assert read_config(newer) == config
-    older = {key: x for key, x in raw.items() if key != "rope_parameters"}
-    assert read_config(older) == config
+    for written in (raw, raw_config(config, newer)):
+        older = {key: x for key, x in written.items() if key != "rope_parameters"}
+        assert read_config(older) == config
 
 
 @pytest.mark.parametrize(

@@ -363,6 +363,14 @@ class GPTNeoX(Family):
         }
         return super()._rotary_settings(kind) | own | (self.rope_parameters or {})
 
+    def rotary_keys(self) -> dict[str, Any]:
+        """As in other families; older files have names of their own."""
+        keys = super().rotary_keys()
+        return keys | {
+            "rotary_pct": keys["partial_rotary_factor"],
+            "rotary_emb_base": keys["rope_theta"],
+        }
+
 
 class GPT2(Settings):
     """GPT-2: learned positions, one map for queries, keys and values."""

@@ -185,7 +185,8 @@ class Family(Settings):
             found[kind] = settings
         first = found[kinds[0]]  # Full attention, if there is any.
         scaling = {key: x for key, x in first.items() if key != "rope_theta"}
-        return {
+        share = {key: x for key, x in first.items() if key == "partial_rotary_factor"}
+        return share | {
             "rope_parameters": found if self.rotary_by_kind else first,
             "rope_theta": first["rope_theta"],
             "rope_scaling": None if first["rope_type"] == "default" else scaling,
