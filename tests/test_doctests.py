@@ -10,7 +10,7 @@ MODULES = (
     *("testing.policies", "testing.rules", "outside"),
     *("bidding.gradients", "bidding.enumeration", "bidding.objectives"),
     *("bidding.responses", "bidding.equilibrium", "bidding.mentions"),
-    "bidding.anarchy",
+    *("bidding.anarchy", "replies.rules", "replies.candidates"),
 )
 
 
