@@ -226,6 +226,17 @@ def test_transformations(rule):
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.usefixtures("x64")
+def test_double_precision():
+    for seed in range(5):
+        rewards, log_ratio = (x.astype(float) for x in auction(seed, 3, 6))
+        rewards[0] *= 1e-5
+        _, expected, realized = every_method(ta.replies.mosaic(0.7), rewards, log_ratio)
+        assert expected.dtype == realized.dtype == jnp.float64
+        mean = reference.mosaic_expected(rewards, log_ratio, 0.7)
+        assert_within(expected, mean, 1e-12 * mean)
+
+
 def test_derivatives():
     """Against differences in extended precision, also in the temperature."""
     rewards, log_ratio = auction(3, 3, 5)

@@ -41,7 +41,10 @@ class Mosaic:
     def realized(
         self, rewards: ArrayLike, log_ratio: ArrayLike, reply: ArrayLike
     ) -> jax.Array:
-        """Payments `(n,)` if candidate `reply` was returned, of any sign."""
+        """Payments `(n,)`, of any sign, if candidate `reply` was returned.
+
+        One that is left out has no payments: what it answers then means nothing.
+        """
         log_p, tilts = self._law(rewards, log_ratio)
         reply = records.check_agent("reply", reply, log_p.shape[0])
         centred, divergence = _centred(log_p, tilts)
@@ -142,10 +145,10 @@ def mosaic(temperature: ArrayLike) -> Mosaic:
     >>> import jax.numpy as jnp
     >>> rule = mosaic(2.0)
     >>> rewards, log_ratio = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros(2)
-    >>> print(jnp.exp(rule.log_prob(rewards, log_ratio)).round(3))
-    [0.622 0.378]
+    >>> print(rule.log_prob(rewards, log_ratio).round(3))
+    [-0.474 -0.974]
     >>> print(rule.expected(rewards, log_ratio).round(3))
-    [0.238 0.061]
+    [0.245 0.056]
     """
     number = records.as_number("temperature", temperature)
     if records.is_concrete(number) and not 0 < float(number) < np.inf:
