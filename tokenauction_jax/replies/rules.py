@@ -145,8 +145,6 @@ def mosaic(temperature: ArrayLike) -> Mosaic:
     >>> import jax.numpy as jnp
     >>> rule = mosaic(2.0)
     >>> rewards, log_ratio = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros(2)
-    >>> print(rule.log_prob(rewards, log_ratio).round(3))
-    [-0.474 -0.974]
     >>> print(rule.expected(rewards, log_ratio).round(3))
     [0.245 0.056]
     """
