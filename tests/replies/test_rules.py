@@ -133,6 +133,21 @@ def test_no_report_and_no_choice_are_free(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_no_report_is_free_among_ties(rule):
+    """All candidates have the same welfare, but for the order of rounding."""
+    rule = RULES[rule]()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        same = np.tile(rng.normal(size=(7, 1)), (1, 6))
+        rewards = rng.permuted(same, axis=0).astype(np.float32)
+        rewards = np.insert(rewards, 3, 0, axis=0)
+        _, expected, realized = every_method(rule, rewards, np.zeros(6, np.float32))
+        assert expected[3] == 0
+        assert (realized[3] == 0).all()
+        assert (expected >= 0).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("candidates", [2, 5, 16])
 def test_truth_is_best_and_taking_part_is_rational(rule, candidates):
     """No one of 10^4 misreports gains more than rounding, however it was found."""

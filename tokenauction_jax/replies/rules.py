@@ -48,8 +48,7 @@ class Mosaic:
         log_p, tilts = self._law(rewards, log_ratio)
         reply = records.check_agent("reply", reply, log_p.shape[0])
         centred, divergence = _centred(log_p, tilts)
-        paid = self.temperature * (centred[:, reply] + divergence)
-        return jnp.where(jnp.isneginf(log_p).all(), 0, paid)
+        return self.temperature * (centred[:, reply] + divergence)
 
     def _law(
         self, rewards: ArrayLike, log_ratio: ArrayLike
@@ -96,10 +95,7 @@ class BestOf:
         # Nothing is gained together beyond the best, so that what the others gain by
         # another candidate is no more than what the agent would lose: holding to that
         # makes a report of 0 free whatever the rounding.
-        others = jnp.minimum(distributions.sum_of_others(gains), -gains)
-        possible = ~jnp.isneginf(jnp.asarray(log_ratio))
-        paid = jnp.where(possible[None], others, -jnp.inf).max(1)
-        return jnp.where(possible.any(), paid, 0)
+        return jnp.minimum(distributions.sum_of_others(gains), -gains).max(1)
 
     def realized(
         self, rewards: ArrayLike, log_ratio: ArrayLike, reply: ArrayLike
@@ -121,7 +117,8 @@ def mosaic(temperature: ArrayLike) -> Mosaic:
     and ``r_i(y) - tau [...]`` if y was drawn, which may be negative. As
     ``log(p / p_-i)`` is ``r_i / tau`` less that bracket, the mean is
     ``tau KL(p || p_-i)``, where ``p_-i`` is the law without the agent. Truthful reports
-    are dominant given the candidates, and no agent loses by taking part.
+    are dominant given the candidates, and nobody is worse off than if it had not taken
+    part.
 
     The rule's methods take `rewards` `(n, M)`, in money, and `log_ratio` `(M,)`,
     ``log p_ref(y) - log p_gen(y)`` of the law that the reply should have if nobody
@@ -247,7 +244,7 @@ def _gains(rewards: jax.Array, log_ratio: jax.Array) -> tuple[jax.Array, jax.Arr
     """What agents gain by each candidate over the best, `(n, M)`, and which that is.
 
     All that matters of rewards are such differences, and what is common to all
-    candidates would take their digits. 0 for candidates that are left out.
+    candidates would take their digits. 0, as of the best, for those that are left out.
     """
     possible = ~jnp.isneginf(log_ratio)
     best = jnp.argmax(jnp.where(possible, rewards.sum(0), -jnp.inf)).astype(jnp.int32)
