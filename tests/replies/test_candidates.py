@@ -1,9 +1,12 @@
 """Candidates against enumerated texts, and the laws of what is returned of them."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_decoder
 from reference import aggregation
 from reference import replies as reference
 
@@ -106,6 +109,23 @@ def test_candidates_have_the_law_of_the_generator():
     assert (np.abs(counts - 20_000 * law) < 5.5 * deviation).all()
 
 
+def test_language_models_score_what_they_draw():
+    """As a model that reads prompt and reply at once, without a cache, does."""
+    models, prompts = [tiny_decoder.make(seed=k) for k in (0, 1)], [[5, 6, 7], [8, 9]]
+    pool = ta.agents.from_language_model(models, None, prompts)
+    options = {"num_replies": 3, "num_tokens": 5, "num_auctions": 2}
+    key = jax.random.key(0)
+    found = ta.replies.draw_candidates(key, pool, [0.0, 1.0], **options)
+    for auction, reply in np.ndindex(2, 3):
+        text = found.tokens[auction, reply].tolist()
+        for agent, (model, prompt) in enumerate(zip(models, prompts, strict=True)):
+            answers = tiny_decoder.log_probs(model, prompt + text)[len(prompt) - 1 :]
+            score = sum(float(answers[t, token]) for t, token in enumerate(text))
+            own = found.log_probs[auction, reply, agent]
+            np.testing.assert_allclose(own, score, atol=1e-4)
+    np.testing.assert_allclose(ta.replies.log_importance(found, 1), 0, atol=1e-5)
+
+
 def test_rewards():
     table, bids = markov(4), np.array([0.5, 2.0, 3.0], np.float32)
     found = draw(table, bids, num_auctions=5)
@@ -152,6 +172,28 @@ def test_replies_that_someone_cannot_write():
     )
     gradient = jax.grad(worth)(jnp.zeros(3))
     np.testing.assert_allclose(gradient, ratio.sum((0, 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pool_that_answers_nan_is_found_out():
+    """After token 1; replies without it are as good as ever."""
+    table = markov(7)
+    table[:, 1] = np.nan
+    pool = replace(ta.agents.tabular(markov(7)), log_probs=jnp.asarray(table))
+    found = ta.replies.draw_candidates(
+        jax.random.key(0),
+        pool,
+        [1.0, 1.0, 1.0],
+        num_replies=9,
+        num_tokens=2,
+        num_auctions=4,
+    )
+    wrong = np.asarray(found.tokens)[..., 0] == 1
+    assert 0 < wrong.sum() < wrong.size
+    np.testing.assert_array_equal(np.isnan(found.log_generator), wrong)
+    np.testing.assert_array_equal(np.isnan(found.log_probs).all(-1), wrong)
+    log_ratio = ta.replies.log_importance(found, REFERENCE)[wrong.any(1).argmax()]
+    with pytest.raises(ValueError, match="log_ratio must be finite or -inf, got nan"):
+        ta.replies.best_of().log_prob(jnp.zeros((1, 9)), log_ratio)
 
 
 def optimum(logs, bids, tau):
