@@ -131,8 +131,9 @@ def mosaic(temperature: ArrayLike) -> Mosaic:
     beyond.
 
     Soumalias, Curry, Seuken, "Truthful Aggregation of LLMs with an Application to
-    Online Advertising", arXiv 2405.05905. An offset of the payment that does not depend
-    on the agent's report, which the paper allows for, is left out.
+    Online Advertising", NeurIPS 2025, arXiv 2405.05905, algorithm 1. An offset of the
+    payment that does not depend on the agent's report, which the paper allows for, is
+    left out.
 
     Args:
       temperature: ``tau``, in money, the price of a nat of divergence from the
