@@ -22,37 +22,37 @@ def _objective(law, welfare, prior, tau):
     return (law[drawn] * welfare[drawn]).sum() - tau * kl
 
 
-def mosaic_law(rewards, log_ratio, tau):
+def mosaic_law(rewards, log_weights, tau):
     """The maximiser of expected welfare less `tau` times the divergence, `(M,)`."""
-    rewards, log_ratio = np.asarray(rewards, LD), np.asarray(log_ratio, LD)
-    return np.exp(renormalize(log_ratio + rewards.sum(0) / LD(tau)))
+    rewards, log_weights = np.asarray(rewards, LD), np.asarray(log_weights, LD)
+    return np.exp(renormalize(log_weights + rewards.sum(0) / LD(tau)))
 
 
-def mosaic_pivots(rewards, log_ratio, tau):
+def mosaic_pivots(rewards, log_weights, tau):
     """Largest objective of the others, less theirs at the law: `(n,)`, by Clarke.
 
     Each is the difference of two objectives.
     """
-    rewards, log_ratio = np.asarray(rewards, LD), np.asarray(log_ratio, LD)
-    prior = np.exp(renormalize(log_ratio))
-    law = mosaic_law(rewards, log_ratio, tau)
+    rewards, log_weights = np.asarray(rewards, LD), np.asarray(log_weights, LD)
+    prior = np.exp(renormalize(log_weights))
+    law = mosaic_law(rewards, log_weights, tau)
     pivots = []
     for agent in range(len(rewards)):
         rest = _welfare_without(rewards, agent)
-        alone = mosaic_law(rest[None], log_ratio, tau)
+        alone = mosaic_law(rest[None], log_weights, tau)
         best = _objective(alone, rest, prior, LD(tau))
         pivots.append(best - _objective(law, rest, prior, LD(tau)))
     return np.array(pivots)
 
 
-def mosaic_expected(rewards, log_ratio, tau):
+def mosaic_expected(rewards, log_weights, tau):
     """`tau KL(p || p_-i)` as a sum of terms that are not negative, `(n,)`."""
     rewards = np.asarray(rewards, LD)
-    p = mosaic_law(rewards, log_ratio, tau)
+    p = mosaic_law(rewards, log_weights, tau)
     paid = []
     for agent in range(len(rewards)):
         rest = _welfare_without(rewards, agent)[None]
-        q = mosaic_law(rest, log_ratio, tau)
+        q = mosaic_law(rest, log_weights, tau)
         drawn = (p > 0) & (q > 0)
         # p log(p / q) - p + q, with p = q (1 + excess).
         tilt = rewards[agent][drawn] / LD(tau)
@@ -68,12 +68,12 @@ def mosaic_expected(rewards, log_ratio, tau):
     return np.array(paid)
 
 
-def mosaic_realized(rewards, log_ratio, tau):
+def mosaic_realized(rewards, log_weights, tau):
     """`r_i(y) - tau [LSE(w + r / tau) - LSE(w + r_-i / tau)]` for each y, `(n, M)`."""
-    rewards, log_ratio = np.asarray(rewards, LD), np.asarray(log_ratio, LD)
+    rewards, log_weights = np.asarray(rewards, LD), np.asarray(log_weights, LD)
 
     def total(welfare):
-        x = log_ratio + welfare / LD(tau)
+        x = log_weights + welfare / LD(tau)
         return x.max() + np.log(np.exp(x - x.max()).sum())
 
     with_all = total(rewards.sum(0))
@@ -84,26 +84,27 @@ def mosaic_realized(rewards, log_ratio, tau):
     return np.array(rows)
 
 
-def best_of(rewards, log_ratio):
+def best_of(rewards):
     """The first candidate of the largest welfare, and Clarke's pivots `(n,)`."""
     rewards = np.asarray(rewards, LD)
-    possible = [j for j, x in enumerate(log_ratio) if x > -np.inf]
-    best = max(possible, key=lambda j: (rewards[:, j].sum(), -j))
+    every = range(rewards.shape[1])
+    best = max(every, key=lambda j: (rewards[:, j].sum(), -j))
     paid = []
     for agent in range(len(rewards)):
         rest = _welfare_without(rewards, agent)
-        paid.append(max(rest[j] for j in possible) - rest[best])
+        paid.append(max(rest[j] for j in every) - rest[best])
     return best, np.array(paid)
 
 
-def single_winner(bids, quality):
-    """Who wins, and what is paid, `(n,)`."""
-    scores = [b * q for b, q in zip(bids, quality, strict=True)]
-    winner = scores.index(max(scores))
-    paid = np.zeros(len(bids))
-    others = scores[:winner] + scores[winner + 1 :]
-    paid[winner] = max(others, default=0) / quality[winner]
-    return winner, paid
+def single_winner(rewards):
+    """The candidate that the agent of the highest reward chooses; payments `(n,)`."""
+    highest = [max(own) for own in rewards.tolist()]
+    winner = highest.index(max(highest))
+    reply = rewards[winner].tolist().index(highest[winner])
+    paid = np.zeros(len(highest))
+    others = highest[:winner] + highest[winner + 1 :]
+    paid[winner] = max(others, default=0)
+    return reply, paid
 
 
 def text_log_probs(table, num_tokens, start=0):

@@ -191,9 +191,9 @@ def test_a_pool_that_answers_nan_is_found_out():
     assert 0 < wrong.sum() < wrong.size
     np.testing.assert_array_equal(np.isnan(found.log_generator), wrong)
     np.testing.assert_array_equal(np.isnan(found.log_probs).all(-1), wrong)
-    log_ratio = ta.replies.log_importance(found, REFERENCE)[wrong.any(1).argmax()]
-    with pytest.raises(ValueError, match="log_ratio must be finite or -inf, got nan"):
-        ta.replies.best_of().log_prob(jnp.zeros((1, 9)), log_ratio)
+    log_weights = ta.replies.log_importance(found, REFERENCE)[wrong.any(1).argmax()]
+    with pytest.raises(ValueError, match="log_weights must be finite or -inf, got nan"):
+        ta.replies.best_of().log_prob(jnp.zeros((1, 9)), log_weights)
 
 
 def optimum(logs, bids, tau):
@@ -204,11 +204,11 @@ def optimum(logs, bids, tau):
 
 
 @jax.jit
-def laws(rule, rewards, log_ratio, samples):
+def laws(rule, rewards, log_weights, samples):
     """The chance of each text to be returned, for each sample of texts."""
 
     def of_sample(texts):
-        returned = jnp.exp(rule.log_prob(rewards[:, texts], log_ratio[texts]))
+        returned = jnp.exp(rule.log_prob(rewards[:, texts], log_weights[texts]))
         return jnp.zeros(TEXTS).at[texts].add(returned)
 
     return jax.vmap(of_sample)(samples)
@@ -224,14 +224,14 @@ def test_mosaic_tends_to_the_regularised_optimum():
     _, logs = reference.text_log_probs(markov(6), TOKENS)
     target, rewards = optimum(logs, bids, tau)
     log_generator = np.logaddexp(logs[0], logs[REFERENCE]) - np.log(2)
-    log_ratio = (logs[REFERENCE] - log_generator).astype(np.float32)
+    log_weights = (logs[REFERENCE] - log_generator).astype(np.float32)
     generator = np.exp(log_generator).astype(float)
     errors = []
     for count in (2, 4, 8):
         samples, orders = reference.samples(TEXTS, count)
         chances = orders * generator[samples].prod(1)
         np.testing.assert_allclose(chances.sum(), 1, rtol=1e-6)
-        found = laws(ta.replies.mosaic(tau), rewards, log_ratio, samples)
+        found = laws(ta.replies.mosaic(tau), rewards, log_weights, samples)
         errors.append(chances @ np.asarray(found, float) - target)
     distances = [np.abs(error).sum() / 2 for error in errors]
     assert distances[2] > 1e-3
@@ -252,8 +252,8 @@ def test_mosaic_of_drawn_candidates_tends_to_the_optimum():
     target, _ = optimum(logs, bids, tau)
     found = draw(table, [1.0, 0.0, 1.0], num_auctions=1_000, num_replies=64)
     rewards = ta.replies.log_ratio_rewards(bids, found, REFERENCE)
-    log_ratio = ta.replies.log_importance(found, REFERENCE)
-    law = np.exp(jax.vmap(ta.replies.mosaic(tau).log_prob)(rewards, log_ratio))
+    log_weights = ta.replies.log_importance(found, REFERENCE)
+    law = np.exp(jax.vmap(ta.replies.mosaic(tau).log_prob)(rewards, log_weights))
     texts = number(found.tokens)
     returned = np.stack([(law * (texts == k)).sum(1) for k in range(TEXTS)], 1)
     errors = returned.mean(0) - target

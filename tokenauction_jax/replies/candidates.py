@@ -124,7 +124,7 @@ def _drawn_log_probs(
 
 
 def log_importance(candidates: Candidates, reference: ArrayLike) -> jax.Array:
-    """``log p_ref(y) - log p_gen(y)`` `(A, M)`, the `log_ratio` of the rules.
+    """``log p_ref(y) - log p_gen(y)`` `(A, M)`, the `log_weights` of the rules.
 
     ``-inf`` for replies that the reference cannot write.
 
@@ -143,7 +143,7 @@ def log_ratio_rewards(
 
     The reference is one of the agents; its rewards are 0, so that it neither moves the
     choice nor pays. Rewards are 0, too, for replies that the reference cannot write,
-    which are never returned, and of agents that bid 0. A bidder that cannot write a
+    which `mosaic` never returns, and of agents that bid 0. A bidder that cannot write a
     candidate would veto it at any bid, however small; rewards are finite, so that is
     refused or, under a transformation, ``-inf``, from which the rules make NaN.
 

@@ -20,51 +20,56 @@ from tokenauction_jax.mechanism import base, distributions, sampling
 class Mosaic:
     """See `mosaic`."""
 
-    temperature: records.Number
+    tau: records.Number
     name: ClassVar[str] = "mosaic"
 
-    def log_prob(self, rewards: ArrayLike, log_ratio: ArrayLike) -> jax.Array:
+    def log_prob(self, rewards: ArrayLike, log_weights: ArrayLike) -> jax.Array:
         """Log-probabilities `(M,)` with which each candidate is returned."""
-        return self._law(rewards, log_ratio)[0]
+        return self._law(rewards, log_weights)[0]
 
     def sample(
-        self, key: jax.Array, rewards: ArrayLike, log_ratio: ArrayLike
+        self, key: jax.Array, rewards: ArrayLike, log_weights: ArrayLike
     ) -> jax.Array:
         """The number of the returned candidate, exact in the tails."""
-        return sampling.sample_token(key, self.log_prob(rewards, log_ratio))
+        return sampling.sample_token(key, self.log_prob(rewards, log_weights))
 
-    def expected(self, rewards: ArrayLike, log_ratio: ArrayLike) -> jax.Array:
+    def expected(self, rewards: ArrayLike, log_weights: ArrayLike) -> jax.Array:
         """Mean payments `(n,)`, at least 0."""
-        log_p, tilts = self._law(rewards, log_ratio)
-        return self.temperature * _centred(log_p, tilts)[1]
+        log_p, tilts = self._law(rewards, log_weights)
+        return self.tau * _centred(log_p, tilts)[1]
 
     def realized(
-        self, rewards: ArrayLike, log_ratio: ArrayLike, reply: ArrayLike
+        self, rewards: ArrayLike, log_weights: ArrayLike, reply: ArrayLike
     ) -> jax.Array:
         """Payments `(n,)`, of any sign, if candidate `reply` was returned.
 
         One that is left out has no payments: what it answers then means nothing.
         """
-        log_p, tilts = self._law(rewards, log_ratio)
+        log_p, tilts = self._law(rewards, log_weights)
         reply = records.check_agent("reply", reply, log_p.shape[0])
         centred, divergence = _centred(log_p, tilts)
-        return self.temperature * (centred[:, reply] + divergence)
+        return self.tau * (centred[:, reply] + divergence)
 
     def _law(
-        self, rewards: ArrayLike, log_ratio: ArrayLike
+        self, rewards: ArrayLike, log_weights: ArrayLike
     ) -> tuple[jax.Array, jax.Array]:
         """Log-probabilities `(M,)`, and each agent's rewards over `tau`, `(n, M)`."""
-        rewards, log_ratio = _check_candidates(rewards, log_ratio)
-        gains = _gains(rewards, log_ratio)[0]
-        positive = (self.temperature > 0) & jnp.isfinite(self.temperature)
-        temperature = jnp.where(positive, self.temperature, jnp.nan)
-        tilts = gains / temperature
+        rewards, log_weights = _check_candidates(rewards, log_weights)
+        if records.is_concrete(log_weights) and np.isneginf(log_weights).all():
+            raise ValueError(
+                "log_weights is -inf throughout: the reference can write none of the "
+                "candidates"
+            )
+        gains = _gains(rewards, ~jnp.isneginf(log_weights))[0]
+        positive = (self.tau > 0) & jnp.isfinite(self.tau)
+        tau = jnp.where(positive, self.tau, jnp.nan)
+        tilts = gains / tau
         if records.is_concrete(tilts) and not np.isfinite(tilts).all():
             raise ValueError(
-                f"temperature {self.temperature} is too small for these rewards, whose "
+                f"tau {self.tau} is too small for these rewards, whose "
                 "quotients by it overflow; best_of() is the limit"
             )
-        log_weights = log_ratio + gains.sum(0) / temperature
+        log_weights = log_weights + gains.sum(0) / tau
         return distributions.normalize(log_weights), tilts
 
 
@@ -74,41 +79,75 @@ class BestOf:
 
     name: ClassVar[str] = "best_of"
 
-    def log_prob(self, rewards: ArrayLike, log_ratio: ArrayLike) -> jax.Array:
+    def log_prob(self, rewards: ArrayLike, log_weights: ArrayLike) -> jax.Array:
         """0 for the candidate that is returned, ``-inf`` for all others, `(M,)`."""
-        gains, best = _gains(*_check_candidates(rewards, log_ratio))
-        possible = ~jnp.isneginf(jnp.asarray(log_ratio))
-        returned = (jnp.arange(possible.shape[0]) == best) & possible
-        law = jnp.where(returned, 0, jnp.full_like(gains[0], -jnp.inf))
-        return jnp.where(jnp.isnan(gains).any(), jnp.nan, law)
+        gains, best = _gains(_check_candidates(rewards, log_weights)[0])
+        return _certain(best, gains[0], jnp.isnan(gains).any())
 
     def sample(
-        self, key: jax.Array, rewards: ArrayLike, log_ratio: ArrayLike
+        self, key: jax.Array, rewards: ArrayLike, log_weights: ArrayLike
     ) -> jax.Array:
         """The number of the returned candidate; the key is not needed."""
         del key
-        return _gains(*_check_candidates(rewards, log_ratio))[1]
+        return _gains(_check_candidates(rewards, log_weights)[0])[1]
 
-    def expected(self, rewards: ArrayLike, log_ratio: ArrayLike) -> jax.Array:
+    def expected(self, rewards: ArrayLike, log_weights: ArrayLike) -> jax.Array:
         """Payments `(n,)`, at least 0."""
-        gains, _ = _gains(*_check_candidates(rewards, log_ratio))
+        gains, _ = _gains(_check_candidates(rewards, log_weights)[0])
         # Nothing is gained together beyond the best, so that what the others gain by
         # another candidate is no more than what the agent would lose: holding to that
         # makes a report of 0 free whatever the rounding.
         return jnp.minimum(distributions.sum_of_others(gains), -gains).max(1)
 
     def realized(
-        self, rewards: ArrayLike, log_ratio: ArrayLike, reply: ArrayLike
+        self, rewards: ArrayLike, log_weights: ArrayLike, reply: ArrayLike
     ) -> jax.Array:
         """`expected`: which candidate is returned is certain."""
-        records.check_agent("reply", reply, jnp.shape(log_ratio)[0])
-        return self.expected(rewards, log_ratio)
+        records.check_agent("reply", reply, jnp.shape(log_weights)[0])
+        return self.expected(rewards, log_weights)
 
 
-def mosaic(temperature: ArrayLike) -> Mosaic:
+@records.record
+class SingleWinner:
+    """See `single_winner`."""
+
+    name: ClassVar[str] = "single_winner"
+
+    def log_prob(self, rewards: ArrayLike, log_weights: ArrayLike) -> jax.Array:
+        """0 for the candidate that is returned, ``-inf`` for all others, `(M,)`."""
+        rewards, _ = _check_candidates(rewards, log_weights)
+        _, reply = _favourite(rewards)
+        return _certain(reply, rewards[0], jnp.isnan(rewards).any())
+
+    def sample(
+        self, key: jax.Array, rewards: ArrayLike, log_weights: ArrayLike
+    ) -> jax.Array:
+        """The number of the returned candidate; the key is not needed."""
+        del key
+        return _favourite(_check_candidates(rewards, log_weights)[0])[1]
+
+    def expected(self, rewards: ArrayLike, log_weights: ArrayLike) -> jax.Array:
+        """Payments `(n,)`: the winner's, 0 for all others."""
+        rewards, _ = _check_candidates(rewards, log_weights)
+        winner, _ = _favourite(rewards)
+        wins = jnp.arange(rewards.shape[0]) == winner
+        second = jnp.where(wins, -jnp.inf, rewards.max(1)).max()
+        # Alone, an agent has nobody to outbid.
+        paid = jnp.where(wins & ~jnp.isneginf(second), second, 0)
+        return jnp.where(jnp.isnan(rewards).any(), jnp.nan, paid)
+
+    def realized(
+        self, rewards: ArrayLike, log_weights: ArrayLike, reply: ArrayLike
+    ) -> jax.Array:
+        """`expected`: which candidate is returned is certain."""
+        records.check_agent("reply", reply, jnp.shape(log_weights)[0])
+        return self.expected(rewards, log_weights)
+
+
+def mosaic(tau: ArrayLike) -> Mosaic:
     """MOSAIC: a reply is drawn by reported welfare, at its Clarke pivots.
 
-    With ``r = sum_i r_i``, ``w`` the `log_ratio` and ``LSE`` the log-sum-exp over the
+    With ``r = sum_i r_i``, ``w`` the `log_weights` and ``LSE`` the log-sum-exp over the
     candidates, the reply is drawn from ``p = softmax(w + r / tau)``, which maximises
     ``sum_j p_j r(y_j) - tau KL(p || softmax(w))``; agent i pays on average
 
@@ -120,7 +159,7 @@ def mosaic(temperature: ArrayLike) -> Mosaic:
     are dominant given the candidates, and nobody is worse off than if it had not taken
     part.
 
-    The rule's methods take `rewards` `(n, M)`, in money, and `log_ratio` `(M,)`,
+    The rule's methods take `rewards` `(n, M)`, in money, and `log_weights` `(M,)`,
     ``log p_ref(y) - log p_gen(y)`` of the law that the reply should have if nobody
     reported anything and the law that the candidates were drawn from; ``-inf`` excludes
     a candidate. They raise `ValueError` if shapes disagree or, for concrete values, if
@@ -136,21 +175,21 @@ def mosaic(temperature: ArrayLike) -> Mosaic:
     left out.
 
     Args:
-      temperature: ``tau``, in money, the price of a nat of divergence from the
+      tau: The temperature, in money: the price of a nat of divergence from the
         reference; a leaf.
 
     Raises:
-      ValueError: If the temperature is (as far as it is known) not positive and finite.
+      ValueError: If `tau` is (as far as it is known) not positive and finite.
 
     >>> import jax.numpy as jnp
     >>> rule = mosaic(2.0)
-    >>> rewards, log_ratio = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros(2)
-    >>> print(rule.expected(rewards, log_ratio).round(3))
+    >>> rewards, log_weights = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros(2)
+    >>> print(rule.expected(rewards, log_weights).round(3))
     [0.245 0.056]
     """
-    number = records.as_number("temperature", temperature)
+    number = records.as_number("tau", tau)
     if records.is_concrete(number) and not 0 < float(number) < np.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        raise ValueError(f"tau must be positive and finite, got {tau}")
     return Mosaic(number)
 
 
@@ -160,99 +199,84 @@ def best_of() -> BestOf:
     Returns ``y* = argmax_y sum_i r_i(y)``, of ties the first, and charges agent i
     ``max_y r_-i(y) - r_-i(y*)`` (Vickrey, Clarke, Groves). It is the limit of `mosaic`
     as its temperature falls to 0. Its methods take and refuse what those of `mosaic`
-    do; of `log_ratio` only matters which candidates are ``-inf``: they are left out.
+    do, and ignore `log_weights`.
     """
     return BestOf()
 
 
-def single_winner(
-    bids: ArrayLike, quality: ArrayLike | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """The agent that writes the reply alone, and what each agent pays.
+def single_winner() -> SingleWinner:
+    """The agent with the highest reward of any candidate chooses that candidate.
 
-    The highest ``bid * quality`` wins, of ties the first agent, and pays the bid with
-    which it would have come second: the second-highest product over its own quality.
-
-    Args:
-      bids: `(n,)`, money per reply.
-      quality: `(n,)`, positive; None if all are alike.
-
-    Returns:
-      The winner, an int32 scalar, and payments `(n,)`, 0 for all others. Under a
-      transformation agent 0 wins for nothing where all bids are 0.
-
-    Raises:
-      ValueError: If shapes disagree, bids are no bids or all 0, or qualities are not
-        positive and finite.
+    It pays the second-highest such reward, the highest of the other agents (Vickrey);
+    nothing if there is no other agent. Of ties the first agent wins, and returns the
+    first of its candidates. Its methods take and refuse what those of `mosaic` do, and
+    ignore `log_weights`. For an agent that values what it reports, truth is dominant
+    in what its own choice of a reply is worth; what it gains by a reply that another
+    chose is not priced.
     """
-    bids = base.check_bids(bids)
-    quality = base.as_float(jnp.ones_like(bids) if quality is None else quality)
-    records.check_shape("quality", quality, bids.shape)
-    if records.is_concrete(quality):
-        wrong = ~((np.asarray(quality) > 0) & np.isfinite(quality))
-        if wrong.any():
-            raise ValueError(
-                f"quality must be positive and finite, got {quality[wrong][0]}"
-            )
-    # Relative to the largest of the bidders: products of large numbers would overflow.
-    quality = jnp.where(bids > 0, quality, 0)
-    quality = quality / distributions.nonzero(quality.max())
-    scores = bids * quality
-    winner = jnp.argmax(scores).astype(jnp.int32)
-    wins = jnp.arange(bids.shape[0]) == winner
-    second = jnp.where(wins, 0, scores).max()
-    price = jnp.minimum(second / distributions.nonzero(quality[winner]), bids[winner])
-    return winner, jnp.where(wins, price, 0)
+    return SingleWinner()
 
 
 def _check_candidates(
-    rewards: ArrayLike, log_ratio: ArrayLike
+    rewards: ArrayLike, log_weights: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
     """Rewards `(n, M)` and log-ratios `(M,)` in one float dtype.
 
     Rewards are NaN throughout if anything cannot be used.
     """
-    rewards, log_ratio = base.as_float(rewards), base.as_float(log_ratio)
+    rewards, log_weights = base.as_float(rewards), base.as_float(log_weights)
     records.check_shape("rewards", rewards, (None, None))
     if 0 in rewards.shape:
         raise ValueError(
             f"rewards has shape {rewards.shape}, expected at least one agent and one "
             "candidate"
         )
-    records.check_shape("log_ratio", log_ratio, rewards.shape[1:])
-    finite, below = jnp.isfinite(rewards), log_ratio < jnp.inf
+    records.check_shape("log_weights", log_weights, rewards.shape[1:])
+    finite, below = jnp.isfinite(rewards), log_weights < jnp.inf
     if records.is_concrete(rewards) and not finite.all():
         agent, reply = np.argwhere(~np.asarray(finite))[0].tolist()
         raise ValueError(
             f"rewards must be finite, got {rewards[agent, reply]} of agent {agent} for "
             f"candidate {reply}"
         )
-    if records.is_concrete(log_ratio):
-        if not below.all():
-            raise ValueError(
-                "log_ratio must be finite or -inf, got "
-                f"{np.asarray(log_ratio)[~np.asarray(below)][0]}"
-            )
-        if np.isneginf(log_ratio).all():
-            raise ValueError(
-                "log_ratio is -inf throughout: the reference can write none of the "
-                "candidates"
-            )
-    dtype = jnp.result_type(rewards, log_ratio)
+    if records.is_concrete(log_weights) and not below.all():
+        raise ValueError(
+            "log_weights must be finite or -inf, got "
+            f"{np.asarray(log_weights)[~np.asarray(below)][0]}"
+        )
+    dtype = jnp.result_type(rewards, log_weights)
     usable = finite.all() & below.all()
-    return jnp.where(usable, rewards, jnp.nan).astype(dtype), log_ratio.astype(dtype)
+    return jnp.where(usable, rewards, jnp.nan).astype(dtype), log_weights.astype(dtype)
 
 
-def _gains(rewards: jax.Array, log_ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _gains(
+    rewards: jax.Array, possible: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """What agents gain by each candidate over the best, `(n, M)`, and which that is.
 
     All that matters of rewards are such differences, and what is common to all
-    candidates would take their digits. 0, as of the best, for those that are left out.
+    candidates would take their digits. 0, as of the best, for those that are not
+    `possible` `(M,)`; None if all are.
     """
-    possible = ~jnp.isneginf(log_ratio)
+    if possible is None:
+        possible = jnp.ones(rewards.shape[1], bool)
     best = jnp.argmax(jnp.where(possible, rewards.sum(0), -jnp.inf)).astype(jnp.int32)
     gains = rewards - rewards[:, best][:, None]
     return jnp.where(possible[None], gains, 0), best
+
+
+def _favourite(rewards: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The agent with the highest reward of any candidate, and that candidate."""
+    winner = jnp.argmax(rewards.max(1))
+    return winner, jnp.argmax(rewards[winner]).astype(jnp.int32)
+
+
+def _certain(reply: jax.Array, like: jax.Array, undefined: jax.Array) -> jax.Array:
+    """Log-probabilities `(M,)` of a choice that is certain, NaN if it is undefined."""
+    law = jnp.where(
+        jnp.arange(like.shape[0]) == reply, 0, jnp.full_like(like, -jnp.inf)
+    )
+    return jnp.where(undefined, jnp.nan, law)
 
 
 def _centred(log_p: jax.Array, tilts: jax.Array) -> tuple[jax.Array, jax.Array]:
