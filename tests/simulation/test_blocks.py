@@ -71,7 +71,7 @@ def run(pool, offers, size):
     )
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("offers", OFFERS)
 def test_blocks(pool, offers):
