@@ -10,6 +10,8 @@ from toy_scenario import END, TABLE, run, scenario
 from tokenauction_jax.files import ExistsError, StoreError
 from tokenauction_jax.studies import plan, sweep
 
+COMMITS = {"someone/tiny": "0123abc"}
+
 
 def summary(found):
     return {(m.name, m.agent): m.estimate for m in found.measures}
@@ -114,12 +116,12 @@ def test_one_auction_is_enough():
 
 def test_a_folder_appears_whole(swept, tmp_path):
     chosen = scenario()
-    sweep.write(tmp_path / "results", chosen, "table", *swept)
+    sweep.write(tmp_path / "results", chosen, COMMITS, *swept)
     names = {file.name for file in (tmp_path / "results").iterdir()}
     assert names == {"texts.parquet", "summary.csv", "manifest.json"}
     assert [file.name for file in tmp_path.iterdir()] == ["results"]
     manifest = json.loads((tmp_path / "results" / "manifest.json").read_text())
-    assert manifest["model"] == "table"
+    assert manifest["commits"] == COMMITS
     assert "race" in manifest["sampler"]
     assert manifest["runs"][0]["payment_rule"] == "second_price"
     table = pq.read_table(tmp_path / "results" / "texts.parquet").to_pandas()
@@ -132,7 +134,7 @@ def test_runs_without_a_text_are_written_beside_others(tmp_path):
     """Each column has one type, whatever a run has in it."""
     table = np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0]])
     chosen = scenario(num_auctions=3)
-    sweep.write(tmp_path / "results", chosen, "table", *run(chosen, table=table))
+    sweep.write(tmp_path / "results", chosen, COMMITS, *run(chosen, table=table))
     found = pq.read_table(tmp_path / "results" / "texts.parquet").to_pandas()
     assert found["valid"].tolist() == [True] * 3 + [False] * 3
     assert [len(x) for x in found["tokens"]][3:] == [0] * 3
@@ -151,7 +153,7 @@ def test_a_failed_write_leaves_nothing(swept, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweep.files, "write", full)
     with pytest.raises(StoreError, match="No space left"):
-        sweep.write(tmp_path / "results", scenario(), "table", *swept)
+        sweep.write(tmp_path / "results", scenario(), COMMITS, *swept)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,7 +161,7 @@ def test_nothing_is_overwritten(swept, tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
     with pytest.raises(ExistsError, match="exists"):
-        sweep.write(folder, scenario(), "table", *swept)
+        sweep.write(folder, scenario(), COMMITS, *swept)
     assert list(folder.iterdir()) == []
 
 
