@@ -416,3 +416,10 @@ def test_gguf_types_are_floats_or_refused(tmp_path, kind):
     else:
         assert np.issubdtype(values.dtype, np.floating)
         assert values.shape == stored.shape == (items,)
+
+
+def test_names_of_weights_too_long_for_the_system(directory):
+    (directory / "model.safetensors").unlink()
+    index = {"weight_map": {"x": "a" * 5000}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "missing" in refusal(directory)

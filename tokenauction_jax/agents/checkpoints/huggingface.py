@@ -115,7 +115,7 @@ def _equal(one: Tensor, other: Tensor | None) -> bool:
 
 def _refuse_pickles(directory: Path) -> None:
     """Says what to do with weights that only run code can read."""
-    if any(path.exists() for path in weight_files(directory)):
+    if any(is_file(path) for path in weight_files(directory)):
         return
     names = [path.name for path in sorted(directory.glob("pytorch_model*.bin"))]
     if names:
