@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax.mechanism import base, distributions, tilting
 from tokenauction_jax.mechanism.aggregation import (
     Linear,
     LogLinear,
@@ -157,10 +157,8 @@ def _log_linear_divergence(
 ) -> jax.Array:
     """``KL(q || r_i)`` `(n,)` of log-linear aggregation, ``r_i`` without agent i.
 
-    q is r tilted by the agent, ``log(q / r) = x`` up to a constant, which drops out of
-    ``mean(x) + log mean(exp(-x))``, means over q. It is chosen so that the mean of x is
-    next to 0: what is left is the sum of terms ``exp(-x) - 1 + x >= 0``, which keep
-    their digits however small the agent.
+    q is r tilted by the agent, ``log(q / r) = x`` up to a constant, which is chosen so
+    that the mean of x is next to 0; see `tilting.divergence`.
     """
     vetoes = has_veto(bids, log_probs)
     count = vetoes.sum(0)
@@ -184,27 +182,14 @@ def _log_linear_divergence(
     x = lax.optimization_barrier(x)
     # Twice: where one token has nearly all of q, only differences to its tilt matter,
     # and their mean is far smaller than it.
-    first = lax.stop_gradient(_mean(q, x))[:, None]
-    second = lax.stop_gradient(_mean(q, x - first))[:, None]
+    first = lax.stop_gradient(tilting.mean(q, x))[:, None]
+    second = lax.stop_gradient(tilting.mean(q, x - first))[:, None]
     x = jnp.where(vetoed[None], 0, (x - first) - second)
     # q exp(-x), which is r but for a factor, also where only the agent vetoes.
     log_scale = pivot + jnp.log(total)
     log_r = jnp.where(vetoed[None], rest + first + second, log_weights[None] - x)
     log_r -= log_scale
     log_r = jnp.where(by_others, -jnp.inf, log_r)
-    largest = distributions.max_last(log_r)
-    far = largest > 1
-    shift = jnp.where(far, largest, 0)
-    r = jnp.exp(log_r - shift[:, None])
-    mean = _mean(q, x)
-    gap = distributions.sum_last(distributions.divergence_terms(q[None], r, x))
-    excess = jnp.where(far, 0, gap - mean)
-    near = gap + (jnp.log1p(excess) - excess)
-    beyond = mean + shift + distributions.safe_log(distributions.sum_last(r))
+    divergence = tilting.divergence(q, log_r, x)
     # Undefined auctions charge nothing.
-    return jnp.where(defined, jnp.where(far, beyond, near), 0)
-
-
-def _mean(q: jax.Array, x: jax.Array) -> jax.Array:
-    """Means `(n,)` of `x` `(n, V)` over q."""
-    return jnp.dot(x, q, precision=lax.Precision.HIGHEST)
+    return jnp.where(defined, divergence, 0)

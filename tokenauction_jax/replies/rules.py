@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.mechanism import base, distributions, sampling
+from tokenauction_jax.mechanism import base, distributions, sampling, tilting
 
 
 @records.record
@@ -283,28 +283,12 @@ def _centred(log_p: jax.Array, tilts: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Tilts less their means over p, `(n, M)`, and ``KL(p || p_-i)`` `(n,)`.
 
     Without agent i the law is ``p exp(-x)``, but for a factor, where x is the agent's
-    tilt. So the divergence is ``mean(x) + log mean(exp(-x))``, means over p. It is of
-    second order in x: what is summed are ``exp(-x) - 1 + x >= 0``, with x centred so
-    that its mean is next to 0.
+    tilt.
     """
-    p = jnp.exp(log_p)
-
-    def mean(x: jax.Array) -> jax.Array:
-        return jnp.dot(x, p, precision=lax.Precision.HIGHEST)
-
-    x = tilts
+    p, x = jnp.exp(log_p), tilts
     # Twice: where one candidate has nearly all of p, only differences to its tilt
     # matter, and their mean is far smaller than it.
     for _ in range(2):
-        x = x - lax.stop_gradient(mean(x))[:, None]
-    log_others = log_p[None] - x
-    largest = distributions.max_last(log_others)
-    # Where the agent keeps some candidate from being drawn, exp(-x) may overflow.
-    far = largest > 1
-    shift = jnp.where(far, largest, 0)
-    others = jnp.exp(log_others - shift[:, None])
-    gap = distributions.sum_last(distributions.divergence_terms(p[None], others, x))
-    excess = jnp.where(far, 0, gap - mean(x))
-    near = gap + (jnp.log1p(excess) - excess)
-    beyond = mean(x) + shift + distributions.safe_log(distributions.sum_last(others))
-    return x - mean(x)[:, None], jnp.where(far, beyond, near)
+        x = x - lax.stop_gradient(tilting.mean(p, x))[:, None]
+    divergence = tilting.divergence(p, log_p[None] - x, x)
+    return x - tilting.mean(p, x)[:, None], divergence

@@ -13,12 +13,8 @@ from jax.typing import DTypeLike
 from safetensors.numpy import save
 
 from tokenauction_jax import files
-from tokenauction_jax.agents.checkpoints.families import (
-    FAMILIES,
-    GPT2,
-    family,
-    read_config,
-)
+from tokenauction_jax.agents.checkpoints.families import FAMILIES, family, read_config
+from tokenauction_jax.agents.checkpoints.gpt import GPT2
 from tokenauction_jax.agents.checkpoints.reading import CheckpointError, parse
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
 from tokenauction_jax.agents.checkpoints.weights import joined

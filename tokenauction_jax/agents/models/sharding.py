@@ -55,8 +55,8 @@ def shard_weights(
         )
         for group in pool.groups
     ]
-    sampling = jax.device_put(pool.sampling, everywhere)
-    return dataclasses.replace(pool, groups=tuple(groups), sampling=sampling)
+    about = jax.device_put({"sampling": pool.sampling, "known": pool.known}, everywhere)
+    return dataclasses.replace(pool, groups=tuple(groups), **about)
 
 
 def _spec(names: list[Any], leaf: jax.Array, mesh: Mesh, axis: str) -> PartitionSpec:
