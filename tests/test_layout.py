@@ -12,8 +12,8 @@ PACKAGE = Path(importlib.util.find_spec("tokenauction_jax").origin).parent
 # The floors of the package, the ground first: imports point down only.
 FLOORS = [
     *("version", "compiler", "records", "outside", "files", "environment"),
-    *("mechanism", "agents", "statistics", "simulation", "measures"),
-    *("auditing", "testing", "bidding", "replies"),
+    *("mechanism", "agents", "statistics", "simulation", "replies", "measures"),
+    *("auditing", "testing", "bidding"),
     *("scenarios", "studies", "optimisation", "reports", "cli"),
 ]
 # What these may import besides themselves; others, all that lies below.
