@@ -68,3 +68,74 @@ def test_a_new_rule_is_one_row_for_all(monkeypatch):
 def test_rules_that_make_no_sense(rule, message):
     with pytest.raises(names.RuleError, match=message):
         rule.build()
+
+
+OWN = """
+import jax.numpy as jnp
+import tokenauction_jax as ta
+
+
+@ta.record
+class Free:
+    tau: float = 1.0
+
+    def log_prob(self, rewards, log_weights):
+        return ta.replies.mosaic(self.tau).log_prob(rewards, log_weights)
+
+    def sample(self, key, rewards, log_weights):
+        return ta.replies.mosaic(self.tau).sample(key, rewards, log_weights)
+
+    def expected(self, rewards, log_weights):
+        return jnp.zeros(len(rewards))
+
+    def realized(self, rewards, log_weights, reply):
+        return jnp.zeros(len(rewards))
+
+
+def best():
+    return ta.replies.best_of()
+
+
+blend = ta.linear()
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    return file
+
+
+def test_rules_on_replies(own):
+    for name in names.REPLY_RULES:
+        assert names.is_reply_rule(name)
+        assert isinstance(names.reply_rule(name), ta.replies.ReplyMechanism)
+    assert names.reply_rule("mosaic").tau == 1
+    assert names.rule(" mosaic(2.5) ").tau == 2.5
+    assert names.rule(f"{own}:Free").tau == 1
+    assert names.reply_rule(f"{own}:best").name == "best_of"
+    assert names.rule("power_mean(0.5)", 2.0).influence == 2
+    assert names.rule(f"{own}:blend").name == "linear"
+    for name in ("linear", "mosiac", f"{own}:blend", f"{own}:number"):
+        assert not names.is_reply_rule(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "influence", "message"),
+    [
+        ("mosiac", 1, r"not a rule \(linear.*best_of.*did you mean 'mosaic\(1\)'"),
+        ("best_of(2)", 1, "not a rule on replies"),
+        ("mosaic(x)", 1, "could not convert"),
+        ("mosaic(0)", 1, "tau: input should be greater than or equal to 1e-30"),
+        ("mosaic(nan)", 1, "tau: "),
+        ("single_winner", 2, "takes no influence"),
+        ("OWN:Free", 2, "takes no influence"),
+        ("OWN:number", 1, r"nor a ReplyMechanism \(expected, log_prob, realized"),
+        ("OWN:missing", 1, "AttributeError"),
+    ],
+)
+def test_rules_that_are_none(own, name, influence, message):
+    with pytest.raises(names.RuleError, match=message):
+        names.rule(name.replace("OWN", str(own)), influence)

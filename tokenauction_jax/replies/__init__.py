@@ -4,6 +4,7 @@ from tokenauction_jax.replies.candidates import Candidates as Candidates
 from tokenauction_jax.replies.candidates import draw_candidates as draw_candidates
 from tokenauction_jax.replies.candidates import log_importance as log_importance
 from tokenauction_jax.replies.candidates import log_ratio_rewards as log_ratio_rewards
+from tokenauction_jax.replies.rules import ReplyMechanism as ReplyMechanism
 from tokenauction_jax.replies.rules import best_of as best_of
 from tokenauction_jax.replies.rules import mosaic as mosaic
 from tokenauction_jax.replies.rules import single_winner as single_winner

@@ -4,7 +4,7 @@ A rule works on *one* auction's ``M`` candidates; `jax.vmap` makes it work on ma
 agents report a reward in money for each candidate, such as `log_ratio_rewards`.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,39 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions, sampling, tilting
+
+
+@runtime_checkable
+class ReplyMechanism(Protocol):
+    """Chooses one of the ``M`` candidates of an auction, and charges for it.
+
+    A rule of your own is a class with these methods, decorated with
+    `tokenauction_jax.record`; its `name`, if it has one, stands in tables. All of them
+    take what the `n` agents report, `rewards` `(n, M)` in money, and `log_weights`
+    `(M,)`, by how much the law of the candidates has to be corrected: ``log p_ref(y) -
+    log p_gen(y)``, ``-inf`` for a candidate that the reference cannot write. They must
+    be traceable by `jax.jit` and `jax.vmap`.
+    """
+
+    def log_prob(self, rewards: ArrayLike, log_weights: ArrayLike) -> jax.Array:
+        """Log-probabilities `(M,)` with which each candidate is returned."""
+        ...
+
+    def sample(
+        self, key: jax.Array, rewards: ArrayLike, log_weights: ArrayLike
+    ) -> jax.Array:
+        """The number of the returned candidate, an integer scalar drawn by the law."""
+        ...
+
+    def expected(self, rewards: ArrayLike, log_weights: ArrayLike) -> jax.Array:
+        """Mean payments `(n,)`, in money, before a candidate is drawn."""
+        ...
+
+    def realized(
+        self, rewards: ArrayLike, log_weights: ArrayLike, reply: ArrayLike
+    ) -> jax.Array:
+        """Payments `(n,)`, in money, if candidate `reply` was returned."""
+        ...
 
 
 @records.record

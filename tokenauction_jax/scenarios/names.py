@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tokenauction_jax import mechanism
+from tokenauction_jax import mechanism, replies
 from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
 from tokenauction_jax.outside import OutsideError, quoted
+from tokenauction_jax.replies import ReplyMechanism
 from tokenauction_jax.scenarios import objects, validation
-from tokenauction_jax.scenarios.numbers import Influence, Order
+from tokenauction_jax.scenarios.numbers import Influence, Order, Tau
 
 
 class RuleError(OutsideError):
@@ -61,8 +62,29 @@ _PAYMENTS_OF_A_VALUATION: dict[str, Callable[..., Payment]] = {
     "myerson": mechanism.myerson,
 }
 
+
+class _ReplyRule(NamedTuple):
+    """A built-in rule on whole replies.
+
+    Attributes:
+      make: Called with `parameter`, if it has one.
+      parameter: The number that is written in brackets, such as ``mosaic(0.5)``.
+      default: Its value without brackets.
+    """
+
+    make: Callable[..., ReplyMechanism]
+    parameter: str | None = None
+    default: str = ""
+
+
+_REPLY_RULES = {
+    "mosaic": _ReplyRule(replies.mosaic, "tau", "1"),
+    "best_of": _ReplyRule(replies.best_of),
+    "single_winner": _ReplyRule(replies.single_winner),
+}
+
 # By their names in brackets and in files.
-_NUMBERS = {"influence": Influence, "order": Order}
+_NUMBERS = {"influence": Influence, "order": Order, "tau": Tau}
 
 # The keys of files under which a name may be a reference.
 REFERENCE_KEYS = ("aggregation", "payment", "valuation", "pool")
@@ -70,6 +92,10 @@ REFERENCE_KEYS = ("aggregation", "payment", "valuation", "pool")
 AGGREGATIONS = tuple(
     f"{name}({row.example})" if row.parameter else name
     for name, row in _AGGREGATIONS.items()
+)
+REPLY_RULES = tuple(
+    f"{name}({row.default})" if row.parameter else name
+    for name, row in _REPLY_RULES.items()
 )
 VALUATIONS = tuple(_VALUATIONS)
 PAYMENTS = (
@@ -99,10 +125,7 @@ def aggregation(name: str, influence: float = 1.0, **numbers: float) -> Aggregat
     if row is None or (argument is not None and row.parameter is None):
         raise RuleError(unknown("an aggregation", name, AGGREGATIONS))
     if argument is not None and row.parameter is not None:
-        try:
-            numbers = {row.parameter: float(argument)} | numbers
-        except ValueError as error:
-            raise RuleError(f"{quoted(name)}: {error}") from None
+        numbers = {row.parameter: _number(name, argument)} | numbers
     for number in numbers:
         if number != row.parameter:
             takers = [x for x, other in _AGGREGATIONS.items() if other.parameter]
@@ -114,10 +137,58 @@ def aggregation(name: str, influence: float = 1.0, **numbers: float) -> Aggregat
             f"{quoted(name)} needs its {row.parameter}, as in {base}({row.example})"
         )
     for key, number in {"influence": influence, **numbers}.items():
-        _, problems = validation.validate(_NUMBERS[key], number, {})
-        for problem in problems:
-            raise RuleError(f"{quoted(name)}: {key}: {problem.message}")
+        _check_number(name, key, number)
     return row.make(**numbers, influence=influence)
+
+
+def is_reply_rule(name: str) -> bool:
+    """Whether a name is that of a rule on whole replies, or refers to one.
+
+    Raises:
+      RuleError: If it refers to an object that is not there.
+    """
+    if objects.is_reference(name):
+        return isinstance(_made(name), ReplyMechanism)
+    return _split(name)[0] in _REPLY_RULES
+
+
+def reply_rule(name: str) -> ReplyMechanism:
+    """The rule on whole replies called `name`.
+
+    Args:
+      name: Such as ``best_of``, ``mosaic(0.5)`` or ``FILE.py:NAME``.
+
+    Raises:
+      RuleError: If there is none, or it is not a rule on replies.
+    """
+    if objects.is_reference(name):
+        return _own(name, ReplyMechanism)
+    base, argument = _split(name)
+    row = _REPLY_RULES.get(base)
+    if row is None or (argument is not None and row.parameter is None):
+        raise RuleError(unknown("a rule on replies", name, REPLY_RULES))
+    if row.parameter is None:
+        return row.make()
+    number = _number(name, row.default if argument is None else argument)
+    _check_number(name, row.parameter, number)
+    return row.make(number)
+
+
+def rule(name: str, influence: float = 1.0) -> Aggregation | ReplyMechanism:
+    """The aggregation or the rule on replies called `name`.
+
+    Raises:
+      RuleError: If there is neither.
+    """
+    if is_reply_rule(name):
+        if influence != 1:
+            raise RuleError(f"{quoted(name)} takes no influence, only aggregations do")
+        return reply_rule(name)
+    if objects.is_reference(name):
+        _own(name, Aggregation, ReplyMechanism)
+    elif _split(name)[0] not in _AGGREGATIONS:
+        raise RuleError(unknown("a rule", name, (*AGGREGATIONS, *REPLY_RULES)))
+    return aggregation(name, influence)
 
 
 def default_payment(name: str) -> str | None:
@@ -239,6 +310,12 @@ def _split(name: str) -> tuple[str, str | None]:
     return (match[1], match[2]) if match else (name, None)
 
 
+def _made(name: str) -> Any:
+    """What a reference leads to, or what the function that it leads to makes."""
+    found = _load(name)
+    return _call(name, _once(found)) if isinstance(found, types.FunctionType) else found
+
+
 def _load(name: str) -> Any:
     try:
         return objects.load(name)
@@ -246,12 +323,23 @@ def _load(name: str) -> Any:
         raise RuleError(str(error)) from None
 
 
-def _own(name: str, kind: type) -> Any:
-    found = _load(name)
-    if isinstance(found, types.FunctionType):
-        found = _call(name, _once(found))
+def _number(name: str, argument: str) -> float:
     try:
-        return objects.expect(name, found, kind)
+        return float(argument)
+    except ValueError as error:
+        raise RuleError(f"{quoted(name)}: {error}") from None
+
+
+def _check_number(name: str, key: str, number: float) -> None:
+    _, problems = validation.validate(_NUMBERS[key], number, {})
+    for problem in problems:
+        raise RuleError(f"{quoted(name)}: {key}: {problem.message}")
+
+
+def _own(name: str, *kinds: type) -> Any:
+    found = _made(name)
+    try:
+        return objects.expect(name, found, *kinds)
     except objects.ObjectError as error:
         raise RuleError(str(error)) from None
 

@@ -69,6 +69,8 @@ Shape = Annotated[float, within(0.1, 1e6)]
 Order = Annotated[float, within(-1e3, 1e3)]
 # Exponent on the bids: at 1,000 the highest wins all, at 0.001 all bidders weigh alike.
 Influence = Annotated[float, within(1e-3, 1e3)]
+# Of MOSAIC, in money: what a nat of divergence from the reference costs.
+Tau = PositiveAmount
 
 Seed = Annotated[int, within(0, 2**32 - 1)]
 Index = Annotated[int, within(0, MOST_AGENTS - 1)]

@@ -62,23 +62,28 @@ def load(name: str) -> Any:
         raise ObjectError(f"{name}: {type(error).__name__}: {error}") from None
 
 
-def expect(name: str, found: Any, kind: type) -> Any:
+def expect(name: str, found: Any, *kinds: type) -> Any:
     """The object, called if it is a class, if it has all members of a protocol.
 
     Raises:
-      ObjectError: If it has not; the message lists them.
+      ObjectError: If it has those of none; the message lists them.
     """
     if isinstance(found, type):
         try:
             found = found()
         except TypeError as error:
             raise ObjectError(f"{name} needs arguments: {error}") from None
-    if not isinstance(found, kind):
-        members = {*kind.__annotations__, *vars(kind)}
-        public = ", ".join(sorted(x for x in members if not x.startswith("_")))
-        article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        raise ObjectError(f"{name} is not {article} {kind.__name__} ({public})")
+    if not isinstance(found, kinds):
+        raise ObjectError(f"{name} is not {' nor '.join(map(_kind, kinds))}")
     return found
+
+
+def _kind(kind: type) -> str:
+    """A protocol by its name and members, in words."""
+    members = {*kind.__annotations__, *vars(kind)}
+    public = ", ".join(sorted(x for x in members if not x.startswith("_")))
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    return f"{article} {kind.__name__} ({public})"
 
 
 def fingerprint(found: Any) -> dict[str, str]:
