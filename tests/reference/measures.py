@@ -196,7 +196,7 @@ def token_measures(
     return {key: np.asarray(value, float)[()] for key, value in found.items()}
 
 
-def text_measures(tokens):
+def text_measures(tokens, tau=1.0):
     """Every measure of one text; `tokens` lists the arguments of `token_measures`.
 
     Each is a dictionary of keyword arguments. The values must be the same throughout.
@@ -214,4 +214,17 @@ def text_measures(tokens):
         found["single_agent_shortfall", name] = -np.inf
         if (alone > -np.inf).any():
             found["single_agent_shortfall", name] = alone.max() - found["welfare", name]
-    return found
+    values = np.asarray(tokens[0]["values"], float)
+    gained = np.array(
+        [w * x if w > 0 else 0 for w, x in zip(values, found["log_ratio"], strict=True)]
+    )
+    divergence = found["log_prob"] - found["log_likelihood"]
+    return found | {
+        "log_ratio_welfare": gained.sum(),
+        "minimum_log_ratio_welfare": gained.min(),
+        "log_ratio_utility": gained - found["payment"],
+        "divergence": divergence,
+        "regularized_welfare": gained.sum() - tau * divergence,
+        "forward_passes": float(len(each) * len(values)),
+        "drawn_tokens": float(len(each)),
+    }

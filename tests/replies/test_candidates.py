@@ -284,10 +284,6 @@ def test_refusals(weights, options, message):
 
 
 def test_other_refusals():
-    pool = ta.agents.dirichlet(num_agents=2, vocab_size=3, concentration=1.0)
-    options = {"num_replies": 2, "num_tokens": 2, "num_auctions": 2}
-    with pytest.raises(ValueError, match="pool must be deterministic"):
-        ta.replies.draw_candidates(jax.random.key(0), pool, [1.0, 0.0], **options)
     found = draw(markov(), [1.0, 1.0, 1.0], num_auctions=2)
     for reference_agent in (3, -1, 0.5):
         with pytest.raises(ValueError, match="reference must be an integer"):

@@ -35,7 +35,8 @@ def test_programs_of_many_agents_are_judged_by_their_sizes():
     assert [x.programs for x in found] == [1, 1]
     assert [x.tried for x in found] == [0, 0]
     assert 0 < found[0].seconds < found[1].seconds
-    assert 0 < found[0].memory < found[1].memory
+    # But for what does not fill a chunk.
+    assert 0 < found[0].memory < 1.01 * found[1].memory
 
 
 def test_programs_after_the_first_seconds_are_judged_like_those(monkeypatch):

@@ -7,6 +7,7 @@ from tokenauction_jax.agents.pool import AgentPool as AgentPool
 from tokenauction_jax.agents.random_tables import dirichlet as dirichlet
 from tokenauction_jax.agents.random_tables import markov as markov
 from tokenauction_jax.agents.random_tables import zipf as zipf
+from tokenauction_jax.agents.reference import with_reference as with_reference
 from tokenauction_jax.agents.tabular import tabular as tabular
 
 if TYPE_CHECKING:

@@ -6,7 +6,9 @@ from tokenauction_jax.measures.columns import SHARES as SHARES
 from tokenauction_jax.measures.columns import UNITS as UNITS
 from tokenauction_jax.measures.columns import VALUATIONS as VALUATIONS
 from tokenauction_jax.measures.columns import Column as Column
+from tokenauction_jax.measures.columns import Scope as Scope
 from tokenauction_jax.measures.columns import columns as columns
+from tokenauction_jax.measures.columns import widest as widest
 from tokenauction_jax.measures.mentions import decode_texts as decode_texts
 from tokenauction_jax.measures.mentions import mentions as mentions
 from tokenauction_jax.measures.mentions import text_tokens as text_tokens

@@ -11,9 +11,17 @@ from tokenauction_jax.measures.columns import VALUATIONS, Column
 from tokenauction_jax.statistics import Bounds
 
 _PAYMENTS = ("revenue", "expected_revenue", "payment", "expected_payment")
-_UTILITIES = ("utility", "expected_utility")
+_UTILITIES = ("utility", "expected_utility", "log_ratio_utility")
+# Made of values, though of no valuation.
+_WORTH = (
+    *("log_ratio_welfare", "minimum_log_ratio_welfare", "log_ratio_utility"),
+    "regularized_welfare",
+)
 # Even where all tokens have the same distributions, they differ by what is drawn.
-_OF_DRAWN = ("realized_welfare", "log_prob", "log_likelihood", "log_ratio", "mention")
+_OF_DRAWN = (
+    *("realized_welfare", "log_prob", "log_likelihood", "log_ratio", "divergence"),
+    *(*_WORTH, "mention"),
+)
 _Range = tuple[float, float]
 _ANY, _BELOW = (-math.inf, math.inf), (-math.inf, 0.0)
 
@@ -32,6 +40,8 @@ class Limits:
       fixed_bids: Whether bids are the same in all auctions.
       repeats: Whether distributions, values and bids are the same at every token.
       draws: Whether payments depend on the token that is drawn.
+      drawn: How many tokens are drawn for a token of a text, of all candidates.
+      passes: How often models read a token for it.
       origins: Numbers of what texts, values and payments are computed from: cells that
         have one in common have the same in every auction.
     """
@@ -46,6 +56,8 @@ class Limits:
     fixed_bids: bool = False
     repeats: bool = False
     draws: bool = True
+    drawn: float | None = None
+    passes: float | None = None
     origins: tuple[int, int, int] | None = None
 
     def bounds(self, columns: Sequence[Column]) -> Bounds:
@@ -61,7 +73,7 @@ class Limits:
             return None
         texts, values, payments = self.origins
         charged = column.measure in (*_PAYMENTS, *_UTILITIES)
-        worth = bool(column.valuation)
+        worth = bool(column.valuation) or column.measure in _WORTH
         return texts, values if worth else None, payments if charged else None
 
     def _constant(self, column: Column) -> bool:
@@ -87,6 +99,11 @@ class Limits:
             return _BELOW
         if measure in _PAYMENTS:
             return self._charged(agent)
+        if measure in ("drawn_tokens", "forward_passes"):
+            each = self.drawn if measure == "drawn_tokens" else self.passes
+            if each is None:
+                return 0.0, math.inf
+            return each * self._least_tokens, each * self._most_tokens
         if column.valuation not in VALUATIONS or measure == "log_ratio":
             return _ANY
         return self._of_value(measure, agent, column.valuation == VALUATIONS[0])

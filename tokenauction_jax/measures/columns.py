@@ -7,8 +7,12 @@ token's probability that it brought.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+# What of a mechanism a measure looks at: a whole text and what was paid for it; the
+# distributions that its tokens were drawn from; or how agents share in each of these.
+Scope = Literal["text", "path", "token"]
+_SCOPES: tuple[Scope, ...] = ("text", "path", "token")
 # Always measured; a study may add one of its own.
 VALUATIONS = ("total_variation", "forward_kl", "reverse_kl")
 
@@ -22,6 +26,8 @@ class Measure(NamedTuple):
       by_agent: Whether there is one for each agent.
       averaged: Whether it is the mean over the tokens of a text, not the sum.
       closed_form: Whether it needs a formula that only built-in valuations have.
+      scope: What of a mechanism it looks at: one that brings about texts in another way
+        does not have it.
     """
 
     unit: str
@@ -29,6 +35,7 @@ class Measure(NamedTuple):
     by_agent: bool = False
     averaged: bool = False
     closed_form: bool = False
+    scope: Scope = "path"
 
 
 # In the order of the row of a text.
@@ -41,21 +48,32 @@ MEASURES = {
     "finite_welfare": Measure("money per text", by_valuation=True),
     "infinite_tokens": Measure("tokens", by_valuation=True),
     "nash_welfare": Measure("nats per text"),
-    "revenue": Measure("money per text"),
-    "expected_revenue": Measure("money per text"),
-    "payment": Measure("money per text", by_agent=True),
-    "expected_payment": Measure("money per text", by_agent=True),
+    "revenue": Measure("money per text", scope="text"),
+    "expected_revenue": Measure("money per text", scope="text"),
+    "payment": Measure("money per text", by_agent=True, scope="text"),
+    "expected_payment": Measure("money per text", by_agent=True, scope="text"),
     "utility": Measure("money per text", by_valuation=True, by_agent=True),
     "expected_utility": Measure("money per text", by_valuation=True, by_agent=True),
     "weight": Measure("share", by_agent=True, averaged=True),
-    "robustly_gains": Measure("share of tokens", by_agent=True, averaged=True),
-    "robustly_loses": Measure("share of tokens", by_agent=True, averaged=True),
+    "robustly_gains": Measure(
+        "share of tokens", by_agent=True, averaged=True, scope="token"
+    ),
+    "robustly_loses": Measure(
+        "share of tokens", by_agent=True, averaged=True, scope="token"
+    ),
     "entropy": Measure("nats per token", averaged=True),
     "log_prob": Measure("nats per text"),
-    "log_likelihood": Measure("nats per text"),
-    "log_ratio": Measure("nats per text", by_agent=True),
-    "length": Measure("tokens"),
-    "mention": Measure("share of texts", by_agent=True),
+    "log_likelihood": Measure("nats per text", scope="text"),
+    "log_ratio": Measure("nats per text", by_agent=True, scope="text"),
+    "log_ratio_welfare": Measure("money per text", scope="text"),
+    "minimum_log_ratio_welfare": Measure("money per text", scope="text"),
+    "log_ratio_utility": Measure("money per text", by_agent=True, scope="text"),
+    "divergence": Measure("nats per text", scope="text"),
+    "regularized_welfare": Measure("money per text", scope="text"),
+    "forward_passes": Measure("passes per text", scope="text"),
+    "drawn_tokens": Measure("tokens", scope="text"),
+    "length": Measure("tokens", scope="text"),
+    "mention": Measure("share of texts", by_agent=True, scope="text"),
 }
 UNITS = {name: measure.unit for name, measure in MEASURES.items()}
 # Means of numbers in [0, 1] that are often 0 or 1 throughout.
@@ -76,16 +94,23 @@ class Column(NamedTuple):
         return "/".join(str(part) for part in parts if part != "")
 
 
+def widest(scopes: Sequence[Scope]) -> Scope:
+    """The scope that has all measures of some; that of tokens if there are none."""
+    return max(scopes, key=_SCOPES.index) if scopes else "token"
+
+
 def columns(
     num_agents: int,
     with_mentions: bool = False,
     valuations: Sequence[str] = VALUATIONS,
+    scope: Scope = "token",
 ) -> list[Column]:
     """The columns of `Texts.measures`, and those of mentions if texts have them."""
     return [
         Column(name, valuation, agent)
         for name, measure in MEASURES.items()
         if with_mentions or name != "mention"
+        if _SCOPES.index(measure.scope) <= _SCOPES.index(scope)
         for valuation in (valuations if measure.by_valuation else [""])
         if not measure.closed_form or valuation in VALUATIONS
         for agent in (range(num_agents) if measure.by_agent else [None])

@@ -22,7 +22,7 @@ from tokenauction_jax.scenarios.numbers import (
     Text,
     within,
 )
-from tokenauction_jax.scenarios.rules import ValuationName
+from tokenauction_jax.scenarios.rules import ValuationName, needs_tokens
 from tokenauction_jax.scenarios.settings import Setting
 from tokenauction_jax.studies.config import Name, flatten, hashable, valuation_name
 from tokenauction_jax.studies.levels import plain
@@ -211,7 +211,7 @@ class Optimisation(Setting):
             goal=self.goal,
             agents=tuple(self.population.agent_names),
             rule=self.rule.name,
-            payment=self.population.mechanism.payment.name,
+            payment=needs_tokens(self.population.mechanism).payment.name,
             objective=self.objective,
             valuation=valuation_name(self.valuation),
             in_factors=self.in_factors,

@@ -11,6 +11,7 @@ from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.bidding.responses import Aims
 from tokenauction_jax.mechanism import Mechanism, Valuation
 from tokenauction_jax.optimisation.config import Optimisation, OptimisationError
+from tokenauction_jax.scenarios.rules import needs_tokens
 
 
 class Game(NamedTuple):
@@ -69,7 +70,7 @@ def build(chosen: Optimisation) -> Game:
         aims = jax.tree_util.Partial(_wants_mentions, rewards, amounts)
     return Game(
         key=jax.random.key(chosen.seed),
-        mechanism=population.mechanism,
+        mechanism=needs_tokens(population.mechanism),
         pool=population.pool,
         values=values,
         bids=bids,

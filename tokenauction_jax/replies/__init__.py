@@ -1,5 +1,9 @@
 """What else could be auctioned? Mechanisms on whole replies, the rivals."""
 
+from tokenauction_jax.replies.auctions import TextAuction as TextAuction
+from tokenauction_jax.replies.auctions import WrittenTexts as WrittenTexts
+from tokenauction_jax.replies.auctions import no_auction as no_auction
+from tokenauction_jax.replies.auctions import reply_auction as reply_auction
 from tokenauction_jax.replies.candidates import Candidates as Candidates
 from tokenauction_jax.replies.candidates import draw_candidates as draw_candidates
 from tokenauction_jax.replies.candidates import log_importance as log_importance

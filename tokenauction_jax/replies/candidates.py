@@ -6,10 +6,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.agents.pool import AgentPool, SupportsCertainty
+from tokenauction_jax.agents.pool import AgentPool
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.aggregation import linear
 from tokenauction_jax.mechanism.payments import pay_your_bid
+from tokenauction_jax.replies.repeated import RepeatedPool
 from tokenauction_jax.simulation import simulate
 from tokenauction_jax.simulation.bidders import rows_by_auction
 
@@ -52,8 +53,7 @@ def draw_candidates(
 
     Args:
       key: A typed PRNG key.
-      pool: The agents, with the reference among them; a `deterministic` one, so that
-        all replies of an auction are of the same agents.
+      pool: The agents, with the reference among them (see `agents.with_reference`).
       weights: Influence on the replies, `(n,)` or one row an auction, `(A, n)`, with a
         positive sum: one agent alone is the platform's model, the bids are a generator
         that knows them.
@@ -67,8 +67,8 @@ def draw_candidates(
       NaN.
 
     Raises:
-      ValueError: If shapes disagree, a count is no positive integer, concrete weights
-        are no bids, or the pool's agents differ from text to text.
+      ValueError: If shapes disagree, a count is no positive integer, or concrete
+        weights are no bids.
 
     >>> import jax, jax.numpy as jnp, tokenauction_jax as ta
     >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
@@ -80,11 +80,6 @@ def draw_candidates(
     num_replies = records.check_integer("num_replies", num_replies, 1)
     if num_auctions is not None:
         num_auctions = records.check_integer("num_auctions", num_auctions, 1)
-    if not (isinstance(pool, SupportsCertainty) and pool.deterministic):
-        raise ValueError(
-            "pool must be deterministic: the agents of random tables differ from text "
-            "to text, so that replies would not be of one auction"
-        )
     weights = base.as_float(weights)
     rows = rows_by_auction("weights", weights, pool.num_agents, num_auctions)
     if records.is_concrete(weights):
@@ -98,7 +93,7 @@ def draw_candidates(
     rollout = simulate(
         key,
         base.Mechanism(linear(), pay_your_bid()),
-        pool,
+        RepeatedPool(pool, num_replies),
         jnp.repeat(rows, num_replies, axis=0),
         num_tokens=num_tokens,
         first_auction=first_auction * num_replies,

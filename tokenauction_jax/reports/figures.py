@@ -14,6 +14,10 @@ from tokenauction_jax.studies.results import Results
 
 # More curves than these cannot be followed in one panel.
 _MOST_CURVES = 6
+# What of a level only says how much is computed.
+_SIZE = re.compile(r", (?:num_replies|forward_passes)=\d+")
+_Key = tuple[str, str, str]
+_Table = dict[tuple[int, str, str, str], Row]
 
 
 def charts(results: Results) -> list[Chart]:
@@ -21,6 +25,7 @@ def charts(results: Results) -> list[Chart]:
     swept = [f for f in labels.varying(results) if labels.numeric(results, f)]
     found = [
         welfare(results),
+        compute(results),
         *(response(results, factor) for factor in swept),
         weight(results),
         revenue_welfare(results),
@@ -32,13 +37,34 @@ def charts(results: Results) -> list[Chart]:
 
 def welfare(results: Results) -> Chart:
     """Welfare of every cell."""
-    valuation = results.study.valuation
-    figure = _cells(results, [("welfare", valuation)])
-    caption = (
-        f"Mean welfare per text under {labels.measure_label(valuation)} with its "
-        "interval. 0 would give every agent its own distribution; higher is better."
+    measure, valuation = labels.welfare(results)
+    figure = _cells(results, [(measure, valuation)])
+    told = (
+        f"under {labels.measure_label(valuation)} with its interval. 0 would give "
+        "every agent its own distribution; higher is better."
+        if valuation
+        else "with its interval: the agents' values times the log-probability of the "
+        "text under each, less that under the reference; higher is better."
     )
+    caption = f"Mean welfare per text {told}"
     return Chart("welfare", "Welfare per cell", caption + _note(results), figure)
+
+
+def compute(results: Results) -> Chart | None:
+    """Welfare and revenue against what a text costs, a curve a mechanism."""
+    if not _has_sizes(results):
+        return None
+    table, key = labels.estimates(results), ("forward_passes", "", "")
+    costs = [table[cell, *key]["mean"] for cell in labels.cells(results)]
+    columns = labels.headline(results)[:2]
+    figure = _by_mechanism(results, key, [(*column, "") for column in columns])
+    if min(costs) > 0:
+        plots.widen(figure)
+    caption = (
+        "What the mechanisms reach with the same compute: a forward pass is one model "
+        "reading one token. A curve goes through the numbers of candidates."
+    )
+    return Chart("compute", "Welfare and revenue by compute", caption, figure)
 
 
 def shortfalls(results: Results) -> Chart | None:
@@ -120,20 +146,25 @@ def revenue_welfare(results: Results) -> Chart | None:
     factors = labels.varying(results)
     if revenue is None or not factors:
         return None
+    if _has_sizes(results):
+        key = (*labels.welfare(results), "")
+        figure = _by_mechanism(results, key, [(revenue, "", "")], growing=True)
+        caption = "Each point is a cell, with both intervals. Points grow with compute."
+        return Chart("revenue-welfare", "Revenue against welfare", caption, figure)
     swept = next((f for f in factors if labels.numeric(results, f)), "")
     cells, table = labels.cells(results), labels.estimates(results)
 
     def points(chosen: Sequence[int]) -> Sequence[Point]:
         if swept:
             chosen = sorted(chosen, key=lambda c: float(cells[c][swept]))
-        keys = [("welfare", results.study.valuation, ""), (revenue, "", "")]
+        keys = [(*labels.welfare(results), ""), (revenue, "", "")]
         return _points(table, chosen, *keys)
 
     figure = _curves(
         results,
         swept,
         [("", labels.with_unit(results, revenue), points)],
-        labels.with_unit(results, "welfare"),
+        labels.with_unit(results, labels.welfare(results)[0]),
         growing=bool(swept),
     )
     caption = "Each point is a cell, with both intervals."
@@ -147,11 +178,11 @@ def response(results: Results, factor: str) -> Chart | None:
     """What a swept number does to welfare, against the factor's first level."""
     if factor == labels.REGRET_FACTOR:
         return regret(results)
-    column = ("welfare", results.study.valuation, "")
+    column = (*labels.welfare(results), "")
     baseline, paired = _paired(results, factor)
     if not any(key[1:] == column for key in paired):
         return None
-    name, unit = labels.factor_label(factor), labels.with_unit(results, "welfare")
+    name, unit = labels.factor_label(factor), labels.with_unit(results, column[0])
     table = labels.estimates(results)
     reference = labels.level_label(factor, baseline)
     columns = [
@@ -197,16 +228,44 @@ def regret(results: Results) -> Chart | None:
     return Chart("regret", "Gain from misreporting", caption, figure)
 
 
-_Key = tuple[str, str, str]
-_Table = dict[tuple[int, str, str, str], Row]
-
-
 def _points(
     table: _Table, cells: Sequence[int], x: _Key, y: _Key
 ) -> list[tuple[Row, Row]]:
     """Two measures of each cell that has both."""
     found = [(table.get((cell, *x)), table.get((cell, *y))) for cell in cells]
     return [(a, b) for a, b in found if a is not None and b is not None]
+
+
+def _has_sizes(results: Results) -> bool:
+    """Whether cells differ in how much they compute for their candidates."""
+    cells = labels.cells(results).values()
+    return any(_SIZE.search(level) for levels in cells for level in levels.values())
+
+
+def _by_mechanism(
+    results: Results, x: _Key, columns: Sequence[_Key], growing: bool = False
+) -> Figure:
+    """Measures against another, a curve through all that computes more of the same."""
+    table = labels.estimates(results)
+    curves: dict[str, list[int]] = {}
+    for cell, levels in labels.cells(results).items():
+        label = labels.cell_label(levels, labels.varying(results))
+        curves.setdefault(_SIZE.sub("", label), []).append(cell)
+    for chosen in curves.values():
+        chosen.sort(key=lambda cell: table[cell, "forward_passes", "", ""]["mean"])
+    grid = [
+        Panel(
+            labels.measure_label(y[0]) if len(columns) > 1 else "",
+            labels.with_unit(results, y[0]),
+            [
+                (style, _points(table, chosen, x, y))
+                for style, chosen in enumerate(curves.values())
+            ],
+        )
+        for y in columns
+    ]
+    label = labels.with_unit(results, x[0])
+    return plots.curves([grid], list(curves), label, growing=growing)
 
 
 def _swept(

@@ -30,6 +30,9 @@ _MEASURES = {
     "infinite_tokens": "tokens of infinite welfare",
     "log_prob": "log-probability under the auction",
     "minimum_welfare": "welfare of the worst-off agent",
+    "log_likelihood": "log-likelihood under the reference",
+    "log_ratio_welfare": "welfare in log-ratios",
+    "minimum_log_ratio_welfare": "welfare in log-ratios of the worst-off agent",
     "nash_welfare": "Nash welfare",
     "optimum_shortfall": "shortfall from the optimum",
     "realized_welfare": "one-token estimate of welfare",
@@ -88,14 +91,24 @@ def headline(results: Results) -> list[tuple[str, str]]:
     taken = set(results.summary.groupby(["measure", "valuation"]).groups)
     # Conditional payments have the mean of those drawn and a narrower interval.
     revenue = "expected_revenue" if ("expected_revenue", "") in taken else "revenue"
-    wanted = [
-        ("welfare", valuation),
-        (revenue, ""),
-        ("optimum_shortfall", valuation),
-        ("single_agent_shortfall", valuation),
-        ("minimum_welfare", valuation),
-    ]
+    wanted = [welfare(results), (revenue, "")]
+    if welfare(results)[1]:
+        wanted += [
+            ("optimum_shortfall", valuation),
+            ("single_agent_shortfall", valuation),
+            ("minimum_welfare", valuation),
+        ]
+    else:
+        names = ("minimum_log_ratio_welfare", "log_likelihood", "forward_passes")
+        wanted += [(name, "") for name in names]
     return [column for column in wanted if column in taken]
+
+
+def welfare(results: Results) -> tuple[str, str]:
+    """The measure of welfare that all cells have, and its valuation if it has one."""
+    if all(scope != "text" for scope in results.plan.scopes):
+        return "welfare", results.study.valuation
+    return "log_ratio_welfare", ""
 
 
 def utility(results: Results) -> str:

@@ -127,10 +127,13 @@ def _samples(results: Results) -> list[dict[str, Any]]:
 
 
 def _text(results: Results, row: Row) -> dict[str, Any]:
+    pieces = list(row["pieces"])
+    # Tokens of an auction of whole texts are not owed to anyone.
+    owed = list(zip(row["favoured_by"], row["attribution"], strict=True))
     tokens = [
         _token(results, str(piece), int(agent), [float(x) for x in shares])
-        for piece, agent, shares in zip(
-            row["pieces"], row["favoured_by"], row["attribution"], strict=True
+        for piece, (agent, shares) in zip(
+            pieces, owed or [(0, [])] * len(pieces), strict=True
         )
     ]
     # Tokens of tables are numbers, which need spaces between them.

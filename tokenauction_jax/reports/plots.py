@@ -12,7 +12,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    ScalarFormatter,
+)
 
 from tokenauction_jax.outside import visible
 from tokenauction_jax.reports.labels import Row, excludes_zero, number
@@ -207,6 +213,16 @@ def scale_numbers(figure: Figure, levels: Sequence[float]) -> None:
             axes.set_xticks(levels, [number(level) for level in levels])
 
 
+@matplotlib.rc_context(STYLE)
+def widen(figure: Figure) -> None:
+    """Makes every x axis logarithmic, with numbers in full."""
+    for axes in figure.axes:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(x)))
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
 def short(text: str, length: int = 28) -> str:
     """One line of at most `length` characters."""
     line = visible(" ".join(text.split()))
@@ -244,7 +260,7 @@ def _curve(axes: Axes, style: int, points: Sequence[Point], growing: bool) -> No
     if not kept:
         return
     xs, ys = zip(*kept, strict=True)
-    colour, marker = COLOURS[style % len(COLOURS)], MARKERS[style % len(MARKERS)]
+    colour, marker = _look(style)
     middle = [_mean(x) for x in xs], [_mean(y) for y in ys]
     axes.errorbar(*middle, _bars(ys), _bars(xs), fmt="none", ecolor=colour)
     # A line that joined the neighbours of a missing estimate would invent one.
@@ -265,12 +281,8 @@ def _legend_columns(names: Sequence[str], width: float) -> int:
 
 
 def _legend(figure: Figure, names: Sequence[str], width: float) -> None:
-    handles = [
-        Line2D(
-            [], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)]
-        )
-        for i in range(len(names))
-    ]
+    looks = map(_look, range(len(names)))
+    handles = [Line2D([], [], color=colour, marker=marker) for colour, marker in looks]
     figure.legend(
         handles,
         [short(name, 44) for name in names],
@@ -278,6 +290,12 @@ def _legend(figure: Figure, names: Sequence[str], width: float) -> None:
         ncols=_legend_columns(names, width),
         markerscale=0.8,
     )
+
+
+def _look(style: int) -> tuple[str, str]:
+    """Colour and marker; a colour that comes again has another marker."""
+    again = style // len(COLOURS)
+    return COLOURS[style % len(COLOURS)], MARKERS[(style + again) % len(MARKERS)]
 
 
 def _mean(part: float | Row) -> float:

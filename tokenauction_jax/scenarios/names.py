@@ -17,7 +17,7 @@ from tokenauction_jax import mechanism, replies
 from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
 from tokenauction_jax.outside import OutsideError, quoted
-from tokenauction_jax.replies import ReplyMechanism
+from tokenauction_jax.replies import ReplyMechanism, TextAuction
 from tokenauction_jax.scenarios import objects, validation
 from tokenauction_jax.scenarios.numbers import Influence, Order, Tau
 
@@ -87,7 +87,7 @@ _REPLY_RULES = {
 _NUMBERS = {"influence": Influence, "order": Order, "tau": Tau}
 
 # The keys of files under which a name may be a reference.
-REFERENCE_KEYS = ("aggregation", "payment", "valuation", "pool")
+REFERENCE_KEYS = ("aggregation", "payment", "mechanism", "valuation", "pool")
 
 AGGREGATIONS = tuple(
     f"{name}({row.example})" if row.parameter else name
@@ -172,6 +172,17 @@ def reply_rule(name: str) -> ReplyMechanism:
     number = _number(name, row.default if argument is None else argument)
     _check_number(name, row.parameter, number)
     return row.make(number)
+
+
+def text_rule(name: str) -> ReplyMechanism | TextAuction:
+    """The rule on replies called `name`, or a user's auction of whole texts.
+
+    Raises:
+      RuleError: If there is none.
+    """
+    if objects.is_reference(name):
+        return _own(name, ReplyMechanism, TextAuction)
+    return reply_rule(name)
 
 
 def rule(name: str, influence: float = 1.0) -> Aggregation | ReplyMechanism:

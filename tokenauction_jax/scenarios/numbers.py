@@ -71,6 +71,8 @@ Order = Annotated[float, within(-1e3, 1e3)]
 Influence = Annotated[float, within(1e-3, 1e3)]
 # Of MOSAIC, in money: what a nat of divergence from the reference costs.
 Tau = PositiveAmount
+NumReplies = Annotated[int, within(1, 2**16)]
+Passes = Annotated[int, within(1, 2**31 - 1)]
 
 Seed = Annotated[int, within(0, 2**32 - 1)]
 Index = Annotated[int, within(0, MOST_AGENTS - 1)]

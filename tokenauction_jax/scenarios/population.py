@@ -11,8 +11,12 @@ import numpy as np
 
 from tokenauction_jax import agents
 from tokenauction_jax.agents import AgentPool, filters
+from tokenauction_jax.measures import Scope
 from tokenauction_jax.mechanism import Mechanism
+from tokenauction_jax.replies import TextAuction
+from tokenauction_jax.replies.auctions import draws_tokens
 from tokenauction_jax.scenarios import kinds, settings, values
+from tokenauction_jax.scenarios.rules import needs_tokens
 from tokenauction_jax.scenarios.scenario import Agent, Sampling, Scenario, ScenarioError
 
 # Tells the randomness of Markov tables from that of the auctions under the same seed:
@@ -46,6 +50,7 @@ def load_cast(scenario: Scenario, reference_prompt: str | None = None) -> Cast:
       CheckpointError: If a model cannot be loaded.
       ScenarioError: If prompts, adapters or filters do not fit the models.
     """
+    mentions = scenario.mentions
     if reference_prompt is not None:
         temperature = scenario.agents[0].sampling.temperature
         reference = Agent(
@@ -93,7 +98,7 @@ def load_cast(scenario: Scenario, reference_prompt: str | None = None) -> Cast:
     return Cast(
         pool,
         checkpoints[names[0]].tokenizer,
-        scenario.mentions,
+        mentions,
         {name: commit for name, commit in commits.items() if commit is not None},
     )
 
@@ -105,13 +110,13 @@ class Population(NamedTuple):
       setting: What it was made from, with the bids of an equilibrium, if it asks for
         them, in place.
       agent_names: What tables call the bidders.
-      mechanism: The rules.
+      mechanism: The rules, of single tokens or of whole texts.
       cast: The agents.
     """
 
     setting: settings.Setting
     agent_names: list[str]
-    mechanism: Mechanism
+    mechanism: Mechanism | TextAuction
     cast: Cast
 
     @property
@@ -129,6 +134,12 @@ class Population(NamedTuple):
         """Whether the pool has a reference model after the agents."""
         return self.pool.num_agents > self.num_agents
 
+    @property
+    def probabilities(self) -> int:
+        """How many probabilities an auction looks at."""
+        drawn = getattr(self.mechanism, "num_replies", 1) * self.setting.num_tokens
+        return self.pool.num_agents * self.pool.vocab_size * drawn
+
     def draw(self, first: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Values and bids `(size, n)` of the auctions from number `first` on."""
         about = self.setting
@@ -137,6 +148,13 @@ class Population(NamedTuple):
         )
         influence = settings.influence_of(self.mechanism)
         return drawn, values.make_bids(about.bids, drawn, first, influence)
+
+
+def scope_of(mechanism: Mechanism | TextAuction) -> Scope:
+    """What of its auctions there are measures of."""
+    if isinstance(mechanism, Mechanism):
+        return "token"
+    return "path" if draws_tokens(mechanism) else "text"
 
 
 def build(cells: Sequence[settings.Setting]) -> list[Population]:
@@ -149,12 +167,12 @@ def build(cells: Sequence[settings.Setting]) -> list[Population]:
     load = functools.cache(_load)
     found = []
     for cell in cells:
-        mechanism, cast = cell.rule.build(), load(cell.agents, cell.sampling)
+        mechanism, cast = cell.mechanism(), load(cell.agents, cell.sampling)
         if isinstance(cell.bids, kinds.EquilibriumBids):
             # Brings optax, which other studies do not need.
             from tokenauction_jax.scenarios.equilibria import solved
 
-            bids = solved(cell, mechanism, cast.pool)
+            bids = solved(cell, needs_tokens(mechanism), cast.pool)
             cell = dataclasses.replace(cell, bids=bids)
         found.append(Population(cell, cell.agent_names, mechanism, cast))
     return found

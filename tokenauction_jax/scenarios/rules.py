@@ -1,7 +1,9 @@
 """The rules of an auction as a file or a study has them: by name, or as objects."""
 
 import dataclasses
-from typing import Annotated, Any
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import pydantic
 from pydantic_core import PydanticCustomError
@@ -9,9 +11,29 @@ from pydantic_core import PydanticCustomError
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
 from tokenauction_jax.outside import quoted
+from tokenauction_jax.replies import (
+    ReplyMechanism,
+    TextAuction,
+    no_auction,
+    reply_auction,
+)
+from tokenauction_jax.replies.auctions import Generator
 from tokenauction_jax.scenarios import names, objects
-from tokenauction_jax.scenarios.numbers import STRICT, Influence, Order
+from tokenauction_jax.scenarios.numbers import (
+    STRICT,
+    Influence,
+    NumReplies,
+    Order,
+    Passes,
+    Tau,
+)
 from tokenauction_jax.scenarios.validation import nearest
+
+# No auction: a text of the generator, for nothing.
+NONE = "none"
+_MECHANISMS = (*names.REPLY_RULES, NONE)
+# Candidates of an auction of replies, unless it is said.
+_NUM_REPLIES = 16
 
 
 def _check_aggregation(given: Any) -> Any:
@@ -57,6 +79,131 @@ def as_rule(given: Any) -> Any:
     return given
 
 
+def as_any_rule(given: Any) -> Any:
+    """Likewise of a rule of tokens or of whole texts."""
+    of_texts = isinstance(given, ReplyMechanism | TextAuction)
+    if isinstance(given, str) and not objects.is_reference(given):
+        # What is misspelt is told beside the names that it is near to.
+        known = (*names.AGGREGATIONS, *_MECHANISMS)
+        near = difflib.get_close_matches(given, known, 1)
+        of_texts = names.is_reply_rule(given) or any(x in _MECHANISMS for x in near)
+    return {"mechanism": given} if of_texts else as_rule(given)
+
+
+def _check_mechanism(given: Any) -> Any:
+    own = isinstance(given, ReplyMechanism | TextAuction)
+    if own and not isinstance(given, type):
+        return given
+    if isinstance(given, str) and objects.is_reference(given):
+        return given
+    if isinstance(given, str) and (given == NONE or names.is_reply_rule(given)):
+        return given
+    hint = nearest(given, _MECHANISMS, "choices") if isinstance(given, str) else ""
+    message = "no {given} here, {hint}" if hint else "should be a ReplyMechanism"
+    context = {"given": quoted(given), "hint": hint}
+    raise PydanticCustomError("own", message, context)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplyRule:
+    """An auction of whole replies.
+
+    Attributes:
+      mechanism: What picks a reply: by name, such as ``mosaic`` or ``best_of``, as
+        ``FILE.py:NAME``, or the object, which may be a whole `TextAuction`; ``none``
+        for a text of the generator and no auction.
+      tau: Of ``mosaic``, if it is not in the name.
+      num_replies: Candidates of each auction; by default 16.
+      forward_passes: Instead, how often models may read a token in an auction: as many
+        candidates as that allows.
+      generator: What draws the candidates: the ``reference``, the ``bids``, or the
+        ``mean`` of the agents.
+    """
+
+    __pydantic_config__ = STRICT
+    kind: ClassVar[str] = "reply_rule"
+    mechanism: Annotated[Any, pydantic.AfterValidator(_check_mechanism)]
+    tau: Tau | None = None
+    num_replies: NumReplies | None = None
+    forward_passes: Passes | None = None
+    generator: Generator = "reference"
+
+    @property
+    def name(self) -> str:
+        """The rule as shown in tables, such as ``mosaic(0.5)``."""
+        if not isinstance(self.mechanism, str):
+            return records.describe(self.mechanism)
+        number = "" if self.tau is None else f"({self.tau:g})"
+        return self.mechanism + number
+
+    @property
+    def references(self) -> list[str]:
+        """The ``FILE.py:NAME`` among its parts."""
+        given = self.mechanism
+        return names.references(given) if isinstance(given, str) else []
+
+    def build(self, num_tokens: int, num_models: int) -> TextAuction:
+        """The auction.
+
+        Args:
+          num_tokens: The cap on the tokens of a text.
+          num_models: How many models read each token.
+
+        Raises:
+          RuleError: If the name leads nowhere, or something does not go together.
+        """
+        try:
+            return self._build(num_tokens * num_models)
+        except ValueError as error:
+            raise names.RuleError(f"rule {quoted(self.name)}: {error}") from None
+
+    def _build(self, passes: int) -> TextAuction:
+        given, size = self.mechanism, self.num_replies
+        if self.forward_passes is not None:
+            if size is not None:
+                raise ValueError("has either num_replies or forward_passes")
+            size = self.forward_passes // passes
+            if size == 0:
+                needed = f"one candidate takes {passes:,}"
+                raise ValueError(f"forward_passes is {self.forward_passes:,}, {needed}")
+        if given == NONE:
+            if self.tau is not None or (size or 1) > 1:
+                raise ValueError("has one reply, and no tau")
+            return no_auction(self.generator)
+        if isinstance(given, str):
+            named = given if self.tau is None else f"{given}({self.tau!r})"
+            given = names.text_rule(named)
+        elif self.tau is not None:
+            raise ValueError("sets its own numbers: leave out tau")
+        names.check_record(records.describe(given), given)
+        if isinstance(given, TextAuction):
+            if size is not None or self.generator != "reference":
+                raise ValueError("sets its own numbers: leave out those of replies")
+            return given
+        size = _NUM_REPLIES if size is None else size
+        return reply_auction(given, num_replies=size, generator=self.generator)
+
+
+def needs_tokens(mechanism: Mechanism | TextAuction) -> Mechanism:
+    """The mechanism, for what only those of single tokens can do.
+
+    Raises:
+      RuleError: If it is one of whole texts.
+    """
+    if not isinstance(mechanism, Mechanism):
+        raise names.RuleError(
+            f"rule {quoted(mechanism.name)}: only rules of tokens have optimal bids"
+        )
+    return mechanism
+
+
+def kind_of_rule(given: Any) -> str:
+    """Which section a rule is of, from its content or the section itself."""
+    if isinstance(given, Mapping):
+        return ReplyRule.kind if "mechanism" in given else Rule.kind
+    return getattr(given, "kind", Rule.kind)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """An aggregation and its payment.
@@ -71,6 +218,7 @@ class Rule:
     """
 
     __pydantic_config__ = STRICT
+    kind: ClassVar[str] = "token_rule"
     aggregation: Annotated[Any, pydantic.AfterValidator(_check_aggregation)]
     payment: Annotated[
         Any, pydantic.AfterValidator(lambda x: None if x is None else _check_payment(x))
@@ -132,3 +280,11 @@ class Rule:
         if objects.is_reference(self.aggregation) and not numbered:
             return names.mechanism_or_aggregation(self.aggregation)
         return names.aggregation(self.aggregation, self.influence, **numbers)
+
+
+# Told apart by what they have.
+AnyRule = Annotated[
+    Annotated[Rule, pydantic.Tag(Rule.kind)]
+    | Annotated[ReplyRule, pydantic.Tag(ReplyRule.kind)],
+    pydantic.Discriminator(kind_of_rule),
+]

@@ -9,6 +9,7 @@ import pydantic
 
 from tokenauction_jax.mechanism import Mechanism
 from tokenauction_jax.mechanism.base import SupportsInfluence
+from tokenauction_jax.replies import TextAuction
 from tokenauction_jax.scenarios import names
 from tokenauction_jax.scenarios.kinds import (
     Agents,
@@ -43,7 +44,12 @@ from tokenauction_jax.scenarios.numbers import (
     Temperature,
     TopK,
 )
-from tokenauction_jax.scenarios.rules import Rule, as_rule
+from tokenauction_jax.scenarios.rules import (
+    AnyRule,
+    ReplyRule,
+    Rule,
+    as_any_rule,
+)
 from tokenauction_jax.scenarios.scenario import ScenarioError
 from tokenauction_jax.scenarios.validation import Problem
 from tokenauction_jax.scenarios.values import extremes, make_bids
@@ -81,7 +87,7 @@ class Setting:
       sampling: Applied to every agent's distribution before it is submitted.
       values: True values, money per unit of valuation.
       bids: What agents bid, given their values.
-      rule: Aggregation and payment.
+      rule: Aggregation and payment, or an auction of whole replies.
       num_tokens: The cap on the tokens of a text.
       seed: Of the auctions; cells of one seed run the same ones.
     """
@@ -91,7 +97,7 @@ class Setting:
     sampling: Filters = Filters()
     values: Annotated[Values, _BY_KIND] = _VALUES
     bids: Annotated[Bids, _BY_KIND] = _BIDS
-    rule: Rule = _LINEAR
+    rule: AnyRule = _LINEAR
     num_tokens: NumTokens = 32
     seed: Seed = 0
 
@@ -103,6 +109,26 @@ class Setting:
         if isinstance(self.agents, PoolAgents) and self.agents.names is not None:
             return list(self.agents.names)
         return [str(i) for i in range(self.agents.num_agents)]
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the agents bring a reference."""
+        if isinstance(self.agents, ScenarioAgents):
+            return self.agents.reference_prompt is not None
+        if isinstance(self.agents, PoolAgents):
+            return self.agents.build().num_agents > self.agents.num_agents
+        return False
+
+    def mechanism(self) -> Mechanism | TextAuction:
+        """The rules.
+
+        Raises:
+          RuleError: If a name leads nowhere, or something does not go together.
+        """
+        if isinstance(self.rule, Rule):
+            return self.rule.build()
+        num_models = self.agents.num_agents + self.has_reference
+        return self.rule.build(self.num_tokens, num_models)
 
     @property
     def has_texts(self) -> bool:
@@ -128,7 +154,8 @@ SECTIONS: dict[str | int, type] = {
     "shaded": ShadedBids,
     "weight": WeightBids,
     "equilibrium": EquilibriumBids,
-    "rule": Rule,
+    "token_rule": Rule,
+    "reply_rule": ReplyRule,
     "sampling": Filters,
 }
 
@@ -145,7 +172,7 @@ def section(name: str, given: Any) -> Any:
     if name == "agents":
         return {"kind": "pool", "pool": given}
     if name == "rule":
-        return as_rule(given)
+        return as_any_rule(given)
     if name in ("values", "bids") and is_array and not isinstance(given, str):
         try:
             amounts = np.asarray(given)
@@ -180,7 +207,10 @@ def problems(setting: Setting, num_auctions: int) -> Iterator[Problem]:
         *_combined_problems(setting.values, setting.bids, n),
     ]
     try:
-        influence = influence_of(setting.rule.build())
+        mechanism = setting.mechanism()
+        influence = influence_of(mechanism)
+        if num_auctions * getattr(mechanism, "num_replies", 1) > 2**32:
+            found.append(Problem(("rule", "num_replies"), "over 2**32 replies in all"))
     except names.RuleError as error:
         found.append(Problem(("rule",), str(error)))
     else:
@@ -189,9 +219,9 @@ def problems(setting: Setting, num_auctions: int) -> Iterator[Problem]:
     yield from found
 
 
-def influence_of(mechanism: Mechanism) -> float:
+def influence_of(mechanism: Mechanism | TextAuction) -> float:
     """The exponent on the bids."""
-    rule = mechanism.aggregation
+    rule = mechanism.aggregation if isinstance(mechanism, Mechanism) else None
     return float(rule.influence) if isinstance(rule, SupportsInfluence) else 1.0
 
 
@@ -275,6 +305,8 @@ def _equilibrium_problems(setting: Setting) -> Iterator[Problem]:
         setting.agent_names
     ):
         yield Problem(place, "an equilibrium is not found beside a reference")
+    elif not isinstance(setting.rule, Rule):
+        yield Problem(place, "equilibria are found of rules of single tokens only")
     elif agents.num_agents < 2:
         yield Problem(place, "one agent alone has nobody to bid against")
     elif isinstance(setting.values, GivenValues) and not callable(

@@ -30,6 +30,7 @@ from tokenauction_jax.scenarios.numbers import (
     Index,
     KeptAuctions,
     PositiveAmount,
+    Tau,
 )
 from tokenauction_jax.scenarios.rules import ValuationName
 from tokenauction_jax.scenarios.settings import Setting
@@ -87,8 +88,10 @@ class Study(Setting):
       num_auctions: Auctions per cell; the most, if there is a `stop`.
       valuation: What the report and `stop` are about. All built-in ones are measured,
         and this one.
-      reference: The model that fluency is measured by, unless the agents bring one:
-        ``uniform``, or the ``mean`` of the agents.
+      reference: The model that fluency is measured by, and log-ratios, unless the
+        agents bring one: ``uniform``, or the ``mean`` of the agents.
+      tau: What a nat of divergence from the reference costs in `regularized_welfare`,
+        in money.
       factors: Levels by the key that they set, such as ``"values.sigma"``; a level
         of a section is a table of its keys. The first level is the baseline.
       stop: Sequential stopping.
@@ -100,6 +103,7 @@ class Study(Setting):
     num_auctions: Auctions = 10_000
     valuation: ValuationName = "total_variation"
     reference: Literal["uniform", "mean"] = "mean"
+    tau: Tau = 1.0
     factors: dict[str, Annotated[tuple[Any, ...], pydantic.Field(min_length=1)]] = (
         dataclasses.field(default_factory=dict)
     )

@@ -122,8 +122,7 @@ class _Block(NamedTuple):
 
 def _size(cell: Population, plan: Plan) -> int:
     """How many probabilities a block of a cell looks at."""
-    pool, num_tokens = cell.pool, cell.setting.num_tokens
-    return plan.block * pool.num_agents * pool.vocab_size * num_tokens
+    return plan.block * cell.probabilities
 
 
 def _judge_block(size: int, cell: Population, timed: Sequence[_Block]) -> _Block:

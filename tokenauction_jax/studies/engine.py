@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tokenauction_jax import measures
 from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.mechanism import Mechanism, Valuation
+from tokenauction_jax.replies import TextAuction
 from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.statistics import Statistics
 from tokenauction_jax.studies.config import Study
@@ -122,8 +123,9 @@ def run_blocks(
     first_auctions: jax.Array,
     bids: jax.Array,
     values: jax.Array,
-    mechanism: Mechanism,
+    mechanism: Mechanism | TextAuction,
     valuation: Valuation | None,
+    tau: jax.Array,
     pool: AgentPool,
     *,
     mesh: Mesh,
@@ -140,8 +142,9 @@ def run_blocks(
         first_auction: jax.Array,
         bids: jax.Array,
         values: jax.Array,
-        mechanism: Mechanism,
+        mechanism: Mechanism | TextAuction,
         valuation: Valuation | None,
+        tau: jax.Array,
         pool: AgentPool,
     ) -> measures.Texts:
         return measures.run_texts(
@@ -149,11 +152,12 @@ def run_blocks(
             num_tokens=num_tokens,
             reference=reference,
             valuation=valuation,
+            tau=tau,
         )
 
     own, same = PartitionSpec(_BLOCKS), PartitionSpec()
-    arguments = seed, first_auctions, bids, values, mechanism, valuation, pool
-    specs = same, own, own, own, same, same, same
+    arguments = seed, first_auctions, bids, values, mechanism, valuation, tau, pool
+    specs = same, own, own, own, same, same, same, same
     # A block knows nothing of others, so that there is nothing to check.
     return jax.shard_map(
         run_block, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False
@@ -179,7 +183,7 @@ def block_arguments(
     values, bids = map(np.concatenate, zip(*drawn, strict=True))
     firsts = np.array([block * plan.block for block in blocks], np.uint32)
     numbers = np.uint32(cell.setting.seed), firsts
-    rules = cell.mechanism, study.own_valuation
+    rules = cell.mechanism, study.own_valuation, np.float64(study.tau)
     return (*numbers, bids, values, *rules, cell.pool), static_arguments(study, cell)
 
 

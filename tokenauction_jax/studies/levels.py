@@ -32,20 +32,22 @@ def with_levels(base: dict[str, Any], levels: Mapping[str, Any]) -> dict[str, An
         value = plain(level[1] if isinstance(level, Level) else level)
         if not isinstance(value, dict):
             inside[name] = value
-        elif _is_whole(value) or not isinstance(inside[name], dict):
+        elif not isinstance(inside[name], dict) or _is_whole(value, inside[name]):
             inside[name] = dict(value)
         else:
             inside[name] = inside[name] | value
     return content
 
 
-def _is_whole(section: Mapping[str, Any]) -> bool:
+def _is_whole(section: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
     """Whether a level of a section replaces it, and keeps none of its other keys.
 
     A kind has its own keys, and the numbers of a built-in rule are not an object's.
     """
     rule = section.get("aggregation", "")
-    return "kind" in section or not isinstance(rule, str) or objects.is_reference(rule)
+    if "kind" in section or "mechanism" in section or "mechanism" in base:
+        return True
+    return not isinstance(rule, str) or objects.is_reference(rule)
 
 
 def section_level(key: str, level: Any) -> Any:

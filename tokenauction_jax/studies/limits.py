@@ -9,7 +9,7 @@ import numpy as np
 from tokenauction_jax.agents.tabular import TabularPool
 from tokenauction_jax.measures import Limits
 from tokenauction_jax.mechanism.aggregation import Linear, LogLinear, PowerMean
-from tokenauction_jax.mechanism.base import Payment
+from tokenauction_jax.mechanism.base import Mechanism, Payment
 from tokenauction_jax.mechanism.myerson import Myerson
 from tokenauction_jax.mechanism.payments import Clarke, PayYourBid
 from tokenauction_jax.mechanism.second_price import SecondPrice
@@ -18,6 +18,7 @@ from tokenauction_jax.mechanism.valuations import (
     ReverseKL,
     TotalVariation,
 )
+from tokenauction_jax.replies import TextAuction
 from tokenauction_jax.scenarios import kinds, objects, settings
 from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.scenarios.values import draw_values, make_bids
@@ -46,17 +47,22 @@ def limits_of(cells: Sequence[Population], size: int) -> list[Limits]:
 
 def _origins(cell: Population) -> Iterator[Any]:
     """What texts, values and payments are computed from: equal if it is the same."""
-    about, rules = cell.setting, cell.mechanism
+    about = cell.setting
     values, bids = map(_section, (about.values, about.bids))
     apart = isinstance(about.bids, kinds.FixedBids | kinds.WeightBids)
-    rule, payment = (
-        (type(x), objects.numbers_of(x)) for x in (rules.aggregation, rules.payment)
-    )
+    rule, payment = ((type(x), objects.numbers_of(x)) for x in _parts(cell.mechanism))
     # Cells of the same agents share their cast.
     sampled = (id(cell.cast), about.num_tokens, about.seed)
     yield "texts", *sampled, rule, bids, None if apart else values
     yield "values", values
     yield "payments", payment
+
+
+def _parts(mechanism: Mechanism | TextAuction) -> tuple[Any, Any]:
+    """What texts follow, and what prices do."""
+    if isinstance(mechanism, Mechanism):
+        return mechanism.aggregation, mechanism.payment
+    return mechanism, mechanism
 
 
 def _section(given: kinds.Values | kinds.Bids) -> Any:
@@ -66,11 +72,18 @@ def _section(given: kinds.Values | kinds.Bids) -> Any:
 
 
 def _limits_of(cell: Population, size: int) -> Limits:
-    about, pool = cell.setting, cell.pool
+    about, pool, mechanism = cell.setting, cell.pool, cell.mechanism
     values, fixed_values = _largest_values(cell)
-    bids, fixed_bids = _largest_bids(cell, values, fixed_values, size)
-    payment = cell.mechanism.payment
     ends = pool.end_token is not None
+    if not isinstance(mechanism, Mechanism):
+        return Limits(
+            tokens=about.num_tokens,
+            ends=ends,
+            vocab_size=pool.vocab_size,
+            values=_numbers(values),
+        )
+    bids, fixed_bids = _largest_bids(cell, values, fixed_values, size)
+    payment = mechanism.payment
     same_tables = isinstance(pool, TabularPool) and pool.log_probs.ndim == 2
     return Limits(
         tokens=about.num_tokens,
@@ -82,6 +95,8 @@ def _limits_of(cell: Population, size: int) -> Limits:
         fixed_bids=fixed_bids,
         repeats=same_tables and fixed_values and fixed_bids and not ends,
         draws=not isinstance(payment, PayYourBid | Clarke | Myerson),
+        drawn=1.0,
+        passes=float(cell.num_agents),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 
 from tokenauction_jax import measures
-from tokenauction_jax.scenarios.population import Population
+from tokenauction_jax.scenarios.population import Population, scope_of
 from tokenauction_jax.statistics import (
     Bounds,
     Intervals,
@@ -51,6 +51,7 @@ class Plan:
       valuations: Names of all that are measured.
       kept: Auctions of each cell that are kept whole, the first ones.
       limits: What bounds the measures, cell by cell; empty if nothing is known.
+      scopes: What the mechanism of each cell has measures of; empty if of tokens.
     """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -62,6 +63,7 @@ class Plan:
     valuations: Sequence[str] = measures.VALUATIONS
     kept: Annotated[int, pydantic.Field(ge=0)] = 0
     limits: Sequence[measures.Limits] = ()
+    scopes: Sequence[measures.Scope] = ()
 
     @property
     def num_chunks(self) -> int:
@@ -87,7 +89,8 @@ class Plan:
     def columns(self) -> list[measures.Column]:
         """The measures that the cells have together, in the order of all arrays."""
         most = max(map(len, self.agents))
-        return measures.columns(most, any(self.texts), self.valuations)
+        scope = measures.widest(self.scopes)
+        return measures.columns(most, any(self.texts), self.valuations, scope)
 
     def batched(self, chunk: int) -> list[int]:
         """The measures that a chunk has statistics of in parts: the first one has."""
@@ -132,8 +135,8 @@ class Plan:
 
     def columns_of(self, cell: int) -> list[measures.Column]:
         """The measures that one cell has."""
-        size = len(self.agents[cell])
-        return measures.columns(size, self.texts[cell], self.valuations)
+        size, scope = len(self.agents[cell]), measures.widest(self.scopes[cell:][:1])
+        return measures.columns(size, self.texts[cell], self.valuations, scope)
 
 
 def make_plan(
@@ -151,7 +154,7 @@ def make_plan(
     if any(texts):
         block = _LANGUAGE_MODEL_BLOCK
     else:
-        most = max(cell.pool.num_agents * cell.pool.vocab_size for cell in cells)
+        most = max(cell.probabilities // cell.setting.num_tokens for cell in cells)
         fitting = 2 ** int(math.log2(max(_BLOCK_NUMBERS / most, 1)))
         block = min(max(fitting, _LANGUAGE_MODEL_BLOCK), _LARGEST_BLOCK)
     # Fewer auctions than fill a block are not worth a whole one of language models.
@@ -160,16 +163,15 @@ def make_plan(
     valuations = (*measures.VALUATIONS, *([own.name] if own else []))
     kept = min(study.keep_auctions, study.num_auctions)
     limits = limits_of(cells, min(block, study.num_auctions))
-    about = (names, texts, valuations, kept, limits)
+    scopes: list[measures.Scope] = [scope_of(cell.mechanism) for cell in cells]
+    known = scopes if any(scope != "token" for scope in scopes) else ()
+    about = (names, texts, valuations, kept, limits, known)
     plan = Plan(block, block, study.num_auctions, *about)
     if blocks_per_chunk is None:
         blocks_per_chunk = math.ceil(plan.num_chunks / _MOST_CHUNKS)
         if not any(texts):
             numbers = block * len(cells) * len(plan.columns)
-            work = block * sum(
-                cell.pool.num_agents * cell.pool.vocab_size * cell.setting.num_tokens
-                for cell in cells
-            )
+            work = block * sum(cell.probabilities for cell in cells)
             fitting = min(_CHUNK_NUMBERS // numbers, _CHUNK_PROBABILITIES // work)
             blocks_per_chunk = max(blocks_per_chunk, fitting)
     return dataclasses.replace(plan, chunk=block * blocks_per_chunk)
@@ -239,7 +241,9 @@ def headline(study: Outline, columns: Sequence[measures.Column]) -> int:
 
     Of payments, what they are on average given the drawn tokens.
     """
-    asked = study.stop.measure if study.stop else "welfare"
+    has_welfare = any(column.measure == "welfare" for column in columns)
+    asked = "welfare" if has_welfare else "log_ratio_welfare"
+    asked = study.stop.measure if study.stop else asked
     name = _CONDITIONAL.get(asked, asked)
     agent = study.stop.agent if study.stop else 0
     for i, column in enumerate(columns):

@@ -15,6 +15,7 @@ from tokenauction_jax import measures
 from tokenauction_jax.mechanism import forward_kl, reverse_kl, total_variation
 from tokenauction_jax.outside import quoted, shortened
 from tokenauction_jax.scenarios import names, scenario, settings, validation
+from tokenauction_jax.scenarios.population import scope_of
 from tokenauction_jax.scenarios.settings import Setting
 from tokenauction_jax.scenarios.validation import Place, Problem
 from tokenauction_jax.studies.config import (
@@ -236,6 +237,13 @@ def _factor_problems(study: Study) -> Iterator[Problem]:
                 yield Problem((*place, i, *found.place[inside:]), found.message)
 
 
+def _has(setting: Setting, measure: str) -> bool:
+    """Whether the mechanism of a cell has a measure."""
+    scope = scope_of(setting.mechanism())
+    of_one_agent = measures.columns(1, True, scope=scope)
+    return measure in {column.measure for column in of_one_agent}
+
+
 def _cell_problems(study: Study) -> Iterator[Problem]:
     """What is wrong with whole cells, once each."""
     seen = set()
@@ -259,6 +267,12 @@ def _cell_problems(study: Study) -> Iterator[Problem]:
     if stop.measure not in measures.UNITS:
         hint = validation.nearest(stop.measure, measures.UNITS, "measures")
         yield Problem(("stop", "measure"), f"no measure {quoted(stop.measure)}, {hint}")
+    elif lacking := [
+        cell for cell in study.cells() if not _has(cell.setting, stop.measure)
+    ]:
+        rule = lacking[0].setting.rule.name
+        told = f"{quoted(rule)} has no {stop.measure}, as log_ratio_welfare"
+        yield Problem(("stop", "measure"), f"{told}, revenue and others are of all")
     elif stop.measure == "mention" and not all(
         cell.setting.has_texts for cell in study.cells()
     ):

@@ -1,0 +1,333 @@
+"""Auctions that bring about whole texts: from agents and bids to a reply and prices."""
+
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from tokenauction_jax import records
+from tokenauction_jax.agents.pool import AgentPool
+from tokenauction_jax.agents.reference import ReferencePool
+from tokenauction_jax.mechanism import base, keys
+from tokenauction_jax.mechanism.aggregation import linear
+from tokenauction_jax.mechanism.payments import pay_your_bid
+from tokenauction_jax.replies.candidates import (
+    draw_candidates,
+    log_importance,
+    log_ratio_rewards,
+)
+from tokenauction_jax.replies.rules import ReplyMechanism
+from tokenauction_jax.simulation.rollout import Observer, simulate
+
+# What draws the candidates: the reference, the agents by their bids, or their mean.
+Generator = Literal["reference", "bids", "mean"]
+
+
+@records.record
+class WrittenTexts:
+    """The texts that `A` auctions brought about, and what was paid for them.
+
+    Attributes:
+      tokens: `(A, T)` int32, 0 after the end of a text.
+      mask: `(A, T)`, True up to and including the end token.
+      log_probs: `(A, n + 1)`, log-probability of the text under each agent, and last
+        under the reference.
+      payments: `(A, n)`, charged for the text, in money.
+      expected_payments: `(A, n)`, their mean over what the auction draws last.
+      divergence: `(A,)`, log-probability of what was drawn, less that of the same under
+        the reference, in nats; its mean is at least the KL divergence of the text's
+        law from it.
+      valid: `(A,)`, False where the auction is undefined.
+      forward_passes: `(A,)`, how often a model read a token to answer a distribution.
+      drawn_tokens: `(A,)`, tokens that were drawn, of all candidates.
+      totals: What `accumulate` returned, each array `(A, ...)`, summed over the tokens;
+        None if tokens have no distribution of their own.
+    """
+
+    tokens: jax.Array
+    mask: jax.Array
+    log_probs: jax.Array
+    payments: jax.Array
+    expected_payments: jax.Array
+    divergence: jax.Array
+    valid: jax.Array
+    forward_passes: jax.Array
+    drawn_tokens: jax.Array
+    totals: Any = None
+
+
+@runtime_checkable
+class TextAuction(Protocol):
+    """A mechanism that brings about whole texts, not one token after another.
+
+    One of your own is a class with these members, decorated with `record`. A class
+    attribute ``draws_tokens = True`` says that every token is drawn from a distribution
+    that it knows, and that `accumulate` is called with it.
+    """
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    def write(
+        self,
+        key: jax.Array,
+        pool: AgentPool,
+        bids: jax.Array,
+        *,
+        num_tokens: int,
+        first_auction: ArrayLike = 0,
+        accumulate: Observer | None = None,
+        observe_args: tuple[Any, ...] = (),
+    ) -> WrittenTexts:
+        """The texts of some auctions.
+
+        Args:
+          key: A typed PRNG key; auction k uses what is folded in k.
+          pool: ``n`` bidders, and after them the reference.
+          bids: `(A, n)`, money per nat of an agent's log-ratio.
+          num_tokens: The cap on the tokens of a text, ``T``.
+          first_auction: The number of the first auction.
+          accumulate: As for `simulate`, of n + 1 agents of whom the reference bids 0.
+          observe_args: Its further arguments, as for `simulate`.
+        """
+        ...
+
+
+def draws_tokens(auction: TextAuction) -> bool:
+    """Whether every token is drawn from a distribution that the auction knows."""
+    return getattr(auction, "draws_tokens", False)
+
+
+@records.record
+class ReplyAuction:
+    """See `reply_auction`."""
+
+    rule: ReplyMechanism
+    num_replies: int = records.static_field()
+    generator: Generator = records.static_field()
+    draws_tokens: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """That of its rule."""
+        return records.describe(self.rule)
+
+    def write(
+        self,
+        key: jax.Array,
+        pool: AgentPool,
+        bids: jax.Array,
+        *,
+        num_tokens: int,
+        first_auction: ArrayLike = 0,
+        accumulate: Observer | None = None,
+        observe_args: tuple[Any, ...] = (),
+    ) -> WrittenTexts:
+        """Draws candidates, and returns the one that the rule picks by their rewards.
+
+        Agents report their log-ratios, times their bids. See `TextAuction`.
+
+        Raises:
+          ValueError: If a shape is wrong, or concrete bids are negative or not finite.
+        """
+        del accumulate, observe_args
+        bids = base.as_float(bids)
+        num_auctions, n = bids.shape
+        records.check_shape("bids", bids, (num_auctions, pool.num_agents - 1))
+        key_candidates, key_choice = keys.split(key)
+        candidates = draw_candidates(
+            key_candidates,
+            pool,
+            _weights(self.generator, bids),
+            num_replies=self.num_replies,
+            num_tokens=num_tokens,
+            first_auction=first_auction,
+        )
+        all_bids = jnp.concatenate([bids, jnp.zeros_like(bids[:, :1])], axis=1)
+        rewards = log_ratio_rewards(all_bids, candidates, n)[:, :n]
+        log_weights = log_importance(candidates, n)
+        numbers = records.auction_numbers(first_auction, num_auctions)
+        auction_keys = jax.vmap(keys.fold_in, (None, 0))(key_choice, numbers)
+        reply, paid, expected, log_prob = jax.vmap(self._settle)(
+            auction_keys, rewards, log_weights
+        )
+
+        def returned(x: jax.Array) -> jax.Array:
+            """Of the candidates' `(A, M, ...)`, those of the returned ones."""
+            place = reply.reshape(-1, 1, *[1] * (x.ndim - 2))
+            return jnp.take_along_axis(x, place, axis=1)[:, 0]
+
+        # Beside the reference, any candidate would be returned, drawn from it.
+        chosen = jnp.log(self.num_replies) + log_prob
+        drawn = candidates.mask.sum((1, 2)).astype(bids.dtype)
+        return WrittenTexts(
+            tokens=returned(candidates.tokens),
+            mask=returned(candidates.mask),
+            log_probs=returned(candidates.log_probs),
+            payments=paid,
+            expected_payments=expected,
+            divergence=chosen - returned(log_weights),
+            valid=jnp.isfinite(log_prob) & jnp.isfinite(paid).all(1),
+            forward_passes=drawn * self._models(pool),
+            drawn_tokens=drawn,
+        )
+
+    def _settle(
+        self, key: jax.Array, rewards: jax.Array, log_weights: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Which reply is returned, what is paid and on average, its log-probability."""
+        rule = self.rule
+        reply = rule.sample(key, rewards, log_weights)
+        paid = rule.realized(rewards, log_weights, reply)
+        log_prob = rule.log_prob(rewards, log_weights)[reply]
+        return reply, paid, rule.expected(rewards, log_weights), log_prob
+
+    def _models(self, pool: AgentPool) -> int:
+        """How many models read every token of a candidate."""
+        num_agents = pool.num_agents - 1
+        own = not isinstance(pool, ReferencePool)
+        if self.num_replies > 1:
+            return num_agents + own  # Who does not write reads.
+        return _writers(self.generator, pool)
+
+
+@records.record
+class NoAuction:
+    """See `no_auction`."""
+
+    generator: Generator = records.static_field()
+    draws_tokens: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """Of no auction."""
+        return "none"
+
+    def write(
+        self,
+        key: jax.Array,
+        pool: AgentPool,
+        bids: jax.Array,
+        *,
+        num_tokens: int,
+        first_auction: ArrayLike = 0,
+        accumulate: Observer | None = None,
+        observe_args: tuple[Any, ...] = (),
+    ) -> WrittenTexts:
+        """Texts of the generator. See `TextAuction`.
+
+        Raises:
+          ValueError: If a shape is wrong, or concrete bids are negative or not finite.
+        """
+        bids = base.as_float(bids)
+        n = bids.shape[1]
+        rollout = simulate(
+            key,
+            base.Mechanism(linear(), pay_your_bid()),
+            pool,
+            _weights(self.generator, bids),
+            num_tokens=num_tokens,
+            first_auction=first_auction,
+            accumulate=jax.tree_util.Partial(_observed, accumulate),
+            observe_args=observe_args,
+        )
+        log_probs, totals = rollout.totals
+        length = rollout.mask.sum(1).astype(bids.dtype)
+        return WrittenTexts(
+            tokens=rollout.tokens,
+            mask=rollout.mask,
+            log_probs=log_probs,
+            payments=jnp.zeros_like(bids),
+            expected_payments=jnp.zeros_like(bids),
+            divergence=rollout.log_prob.sum(1) - log_probs[:, n],
+            valid=rollout.valid,
+            forward_passes=length * _writers(self.generator, pool),
+            drawn_tokens=length,
+            totals=totals,
+        )
+
+
+def reply_auction(
+    rule: ReplyMechanism, *, num_replies: int, generator: Generator = "reference"
+) -> ReplyAuction:
+    """An auction of whole replies: candidates, rewards, and a rule that picks one.
+
+    Each agent reports as its reward for a reply its bid times ``log p_i(y) - log
+    p_ref(y)``.
+
+    Args:
+      rule: Such as `mosaic`.
+      num_replies: Candidates of each auction, ``M``.
+      generator: Whom the candidates are drawn from: the ``reference``, the agents in
+        the mixture of their ``bids``, or their uniform mixture, the ``mean``.
+
+    Raises:
+      ValueError: If `num_replies` is no positive integer, or something is another.
+
+    >>> import jax, jax.numpy as jnp, tokenauction_jax as ta
+    >>> pool = ta.agents.tabular(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]])))
+    >>> auction = reply_auction(ta.replies.mosaic(1.0), num_replies=8)
+    >>> texts = auction.write(jax.random.key(0), ta.agents.with_reference(pool, "mean"),
+    ...                       jnp.ones((5, 2)), num_tokens=4)
+    >>> texts.tokens.shape, texts.payments.shape
+    ((5, 4), (5, 2))
+    """
+    base.check_rule("rule", rule, ReplyMechanism)
+    num_replies = records.check_integer("num_replies", num_replies, 1)
+    return ReplyAuction(rule, num_replies, _check_generator(generator))
+
+
+def no_auction(generator: Generator = "reference") -> NoAuction:
+    """Texts of a generator, for nothing: what any auction should be better than.
+
+    Args:
+      generator: The ``reference``, the agents in the mixture of their ``bids``, or
+        their uniform mixture, the ``mean``.
+
+    Raises:
+      ValueError: If it is another.
+    """
+    return NoAuction(_check_generator(generator))
+
+
+def _check_generator(generator: Generator) -> Generator:
+    if generator not in ("reference", "bids", "mean"):
+        raise ValueError(
+            f"generator must be 'reference', 'bids' or 'mean', got {generator!r}"
+        )
+    return generator
+
+
+def _weights(generator: Generator, bids: jax.Array) -> jax.Array:
+    """Of agents and reference in the law of what is drawn, `(A, n + 1)`."""
+    agents, reference = bids, jnp.zeros_like(bids[:, :1])
+    if generator == "reference":
+        agents, reference = jnp.zeros_like(agents), jnp.ones_like(reference)
+    elif generator == "mean":
+        agents = jnp.ones_like(agents)
+    return jnp.concatenate([agents, reference], axis=1)
+
+
+def _writers(generator: Generator, pool: AgentPool) -> int:
+    """How many models a generator needs."""
+    if generator != "reference":
+        return pool.num_agents - 1
+    if isinstance(pool, ReferencePool):
+        return pool.num_agents - 1 if pool.kind == "mean" else 0
+    return 1
+
+
+def _observed(
+    accumulate: Observer | None,
+    bids: jax.Array,
+    log_probs: jax.Array,
+    log_q: jax.Array,
+    token: jax.Array,
+    *observe_args: Any,
+) -> tuple[jax.Array, Any]:
+    """The agents' log-probabilities of a token, and what else is observed of it."""
+    seen = bids, log_probs, log_q, token, *observe_args
+    return log_probs[:, token], None if accumulate is None else accumulate(*seen)
