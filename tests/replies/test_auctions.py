@@ -45,7 +45,7 @@ def test_what_is_returned_and_charged(rule, generator):
     }[generator]
     key = jax.random.key(3)
     drawn = ta.replies.draw_candidates(
-        *(jax.random.split(key)[0], pool, np.asarray(weights, np.float32)),
+        *(key, pool, np.asarray(weights, np.float32)),
         num_replies=size,
         num_tokens=TOKENS,
         num_auctions=len(BIDS),
@@ -153,6 +153,20 @@ def test_all_texts_of_an_auction_are_of_the_same_agents():
     for a, m in np.ndindex(3, 5):
         logs = tables[a][:, np.asarray(drawn.tokens[a, m])].sum(1)
         np.testing.assert_allclose(drawn.log_probs[a, m], logs, atol=1e-5)
+
+
+def test_random_agents_are_those_of_the_token_auction():
+    """Mechanisms are compared on the same agents, auction by auction."""
+    pool, key = ta.agents.dirichlet(2, 6, 0.5), jax.random.key(4)
+    tables = np.asarray(pool.init(4, key=jax.random.split(key)[1]), float)
+    for auction in (
+        ta.replies.reply_auction(ta.replies.best_of(), num_replies=3),
+        ta.replies.no_auction(),
+    ):
+        found = write(auction, pool=pool, key=4)
+        for a in range(4):
+            logs = tables[a][:, np.asarray(found.tokens[a])].sum(1)
+            np.testing.assert_allclose(found.log_probs[a, :2], logs, atol=1e-5)
 
 
 def test_agents_that_cannot_write_leave_the_auction_undefined():

@@ -51,7 +51,8 @@ class NewStudy(Command):
     path: tyro.conf.Positional[pathlib.Path]
     """The new TOML file."""
     template: str = "welfare"
-    """The built-in study to copy: lambda, misreport, welfare."""
+    """The built-in study to copy: lambda, misreport, rivals_at_equal_compute, or
+    welfare."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,8 @@ class CheckStudy(Command):
     """Validate a study, and print its cells, auctions, memory and time."""
 
     study: tyro.conf.Positional[str]
-    """A TOML file or a built-in study: lambda, misreport, welfare."""
+    """A TOML file or a built-in study: lambda, misreport, rivals_at_equal_compute,
+    welfare."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,8 @@ class RunStudy(SharedStudy):
     """
 
     study: tyro.conf.Positional[str]
-    """A TOML file or a built-in study: lambda, misreport, welfare."""
+    """A TOML file or a built-in study: lambda, misreport, rivals_at_equal_compute,
+    welfare."""
     out: pathlib.Path | None = None
     """The new folder; by default the study's name."""
     blocks_per_chunk: int | None = None

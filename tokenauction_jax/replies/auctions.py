@@ -22,6 +22,8 @@ from tokenauction_jax.simulation.rollout import Observer, simulate
 
 # What draws the candidates: the reference, the agents by their bids, or their mean.
 Generator = Literal["reference", "bids", "mean"]
+# Tells the choice of a reply from what the candidates are drawn by.
+_CHOICE = 0x63686F69
 
 
 @records.record
@@ -137,9 +139,8 @@ class ReplyAuction:
         bids = base.as_float(bids)
         num_auctions, n = bids.shape
         records.check_shape("bids", bids, (num_auctions, pool.num_agents - 1))
-        key_candidates, key_choice = keys.split(key)
         candidates = draw_candidates(
-            key_candidates,
+            key,  # As in `simulate`: the pool's agents are those of a token auction.
             pool,
             _weights(self.generator, bids),
             num_replies=self.num_replies,
@@ -150,6 +151,7 @@ class ReplyAuction:
         rewards = log_ratio_rewards(all_bids, candidates, n)[:, :n]
         log_weights = log_importance(candidates, n)
         numbers = records.auction_numbers(first_auction, num_auctions)
+        key_choice = keys.fold_in(jax.random.clone(key), _CHOICE)
         auction_keys = jax.vmap(keys.fold_in, (None, 0))(key_choice, numbers)
         reply, paid, expected, log_prob = jax.vmap(self._settle)(
             auction_keys, rewards, log_weights
