@@ -12,3 +12,13 @@ from tokenauction_jax.replies.rules import ReplyMechanism as ReplyMechanism
 from tokenauction_jax.replies.rules import best_of as best_of
 from tokenauction_jax.replies.rules import mosaic as mosaic
 from tokenauction_jax.replies.rules import single_winner as single_winner
+from tokenauction_jax.replies.segmented_texts import SegmentedTexts as SegmentedTexts
+from tokenauction_jax.replies.segmented_texts import write_segments as write_segments
+from tokenauction_jax.replies.segments import Placement as Placement
+from tokenauction_jax.replies.segments import Segment as Segment
+from tokenauction_jax.replies.segments import log_social_welfare as log_social_welfare
+from tokenauction_jax.replies.segments import (
+    minimum_social_welfare as minimum_social_welfare,
+)
+from tokenauction_jax.replies.segments import segment as segment
+from tokenauction_jax.replies.segments import social_welfare as social_welfare
