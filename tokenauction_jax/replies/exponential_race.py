@@ -70,8 +70,8 @@ def early_prob(rates: jax.Array, count: int) -> jax.Array:
     x = _reached(rates, time)
     fewer, _ = _others(x, count)
     prob = step * distributions.sum_last(x * jnp.exp(-x) * fewer)
-    certain = (rates > 0).sum() <= count
-    return jnp.where(certain, (rates > 0).astype(rates.dtype), jnp.minimum(prob, 1))
+    # Rounding may take it above 1; its derivative stays.
+    return prob + lax.stop_gradient(jnp.minimum(prob, 1) - prob)
 
 
 def mean_threshold(rates: jax.Array, count: int) -> jax.Array:
@@ -83,8 +83,7 @@ def mean_threshold(rates: jax.Array, count: int) -> jax.Array:
     time, step = _grid(rates, count)
     _, next_ring = _others(_reached(rates, time), count)
     parts = next_ring * _mean_below(rates[:, None], time[None])
-    mean = step * distributions.sum_last(parts)
-    return jnp.where((rates > 0).sum() <= count, 0, mean)
+    return step * distributions.sum_last(parts)
 
 
 def _grid(rates: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

@@ -37,14 +37,12 @@ class Segment:
 
     def log_prob(self, bids: ArrayLike, relevance: ArrayLike) -> jax.Array:
         """Log-probabilities `(n,)` with which each ad comes first."""
-        _, _, scores, defined = _check_ads(bids, relevance)
-        law = distributions.normalize(distributions.safe_log(scores))
-        return jnp.where(defined, law, jnp.nan)
+        scores = _check_ads(bids, relevance)[2]
+        return distributions.normalize(distributions.safe_log(scores))
 
     def win_prob(self, bids: ArrayLike, relevance: ArrayLike) -> jax.Array:
         """Probabilities `(n,)` of a place, exact to 1e-6 of each in float32."""
-        _, _, scores, defined = _check_ads(bids, relevance)
-        return jnp.where(defined, self._win_prob(scores), jnp.nan)
+        return self._win_prob(_check_ads(bids, relevance)[2])
 
     def allocate(
         self, key: jax.Array, bids: ArrayLike, relevance: ArrayLike
@@ -129,8 +127,8 @@ def segment(num_ads: int = 1) -> Segment:
     The rule's methods work on one auction's `bids` `(n,)`, money per click, and
     `relevance` `(n,)`, not negative. Products of the two are 0 or from 1e-30 to 1e30;
     smaller ones count as 0. Probabilities and mean payments have a relative error below
-    1e-5 in float32 for products up to 1e30 apart. Under a transformation, what cannot
-    be used gives NaN, and no winner.
+    1e-5 in float32 for products up to 1e30 apart. Under a transformation, from what
+    cannot be used nobody wins, and payments are NaN.
 
     Args:
       num_ads: How many ads a segment has, ``k``.
