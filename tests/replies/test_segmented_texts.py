@@ -171,12 +171,12 @@ def test_texts_that_end():
 
 def test_chunks_and_neighbours():
     table = markov(3)
-    options = {"num_tokens": 5, "num_ads": 2, "replacement": False}
-    whole = write(table, num_auctions=7, first_auction=3, **options)
-    rows = np.tile(BIDS, (7, 1))
+    options = {"num_ads": 2, "replacement": False}
+    rows = np.tile(BIDS, (6, 1))
+    whole = write(table, num_auctions=6, first_auction=3, **options)
     parts = [
-        write(table, rows[:2], first_auction=3, **options),
-        write(table, rows[2:], first_auction=5, **options),
+        write(table, rows[:3], first_auction=3, **options),
+        write(table, rows[3:], first_auction=6, **options),
     ]
     joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     assert jax.tree.structure(joined) == jax.tree.structure(whole)
@@ -188,16 +188,20 @@ def test_chunks_and_neighbours():
     np.testing.assert_array_equal(other.rollout.tokens[0], whole.rollout.tokens[0])
     np.testing.assert_allclose(other.prices[0], whole.prices[0], rtol=1e-6)
     assert (other.winners[1:] != whole.winners[1:]).any()
-    # Nor does the number of segments that follow.
-    longer = write(
-        table, num_auctions=7, first_auction=3, **options | {"num_tokens": 9}
-    )
-    np.testing.assert_array_equal(longer.winners[:, :2], whole.winners[:, :2])
-    np.testing.assert_array_equal(longer.rollout.tokens[:, :5], whole.rollout.tokens)
+
+
+def test_randomness_belongs_to_segments():
+    table = markov(3)
+    short = write(table, num_tokens=4, num_auctions=30)
+    # More segments change nothing of the first ones.
+    long = write(table, num_tokens=60, num_auctions=30)
+    np.testing.assert_array_equal(long.winners[:, :2], short.winners)
+    np.testing.assert_array_equal(long.rollout.tokens[:, :4], short.rollout.tokens)
     # Auctions and segments differ in their random numbers.
-    fair = write(table, np.ones(3), num_auctions=30, num_tokens=60).winners[..., 0]
-    assert len(np.unique(np.asarray(fair), axis=0)) == 30
-    assert len(np.unique(np.asarray(fair), axis=1)[0]) > 20
+    winners = np.asarray(long.winners)[..., 0]
+    assert len(np.unique(winners, axis=0)) == 30
+    assert len(np.unique(winners.T, axis=0)) == 30
+    assert len(np.unique(long.prices)) == 30 * 30 + 1
 
 
 def test_whole_as_one_program():

@@ -136,43 +136,18 @@ def write_segments(
     numbers = records.auction_numbers(first_auction, rows.shape[0])
     key_segments, key_text = keys.split(key)
     held = _hold(key_segments, rule, numbers, rows, relevance, replacement)
-    winners, prices, expected, shares = held
     rollout = simulate(
         key_text,
         base.Mechanism(linear(), pay_your_bid()),
         pool,
-        Bidders(
-            [_Writer(shares[..., i], segment_tokens) for i in range(pool.num_agents)],
-            budgets=jnp.full(rows.shape, jnp.inf),
-            by_auction=True,
-        ),
+        _writers(held[-1], segment_tokens),
         num_tokens=num_tokens,
         first_auction=first_auction,
         observe=observe,
         accumulate=accumulate,
         observe_args=observe_args,
     )
-    reached = rollout.mask[:, ::segment_tokens]
-    seen = reached[..., None]
-    prices, expected, shares = (
-        jnp.where(seen, x, 0) for x in (prices, expected, shares)
-    )
-    due = functools.partial(_at_first_tokens, segment_tokens, num_tokens)
-    return SegmentedTexts(
-        rollout=dataclasses.replace(
-            rollout,
-            payments=due(prices),
-            expected_payments=due(expected),
-            bids=None,
-            exhausted=None,
-            policy_states=None,
-        ),
-        winners=jnp.where(seen, winners, -1),
-        prices=prices,
-        expected=expected,
-        reached=reached,
-        shares=shares,
-    )
+    return _charge(rollout, held, segment_tokens)
 
 
 @records.record
@@ -245,10 +220,39 @@ def _hold(
     return over_mesh(of_texts, (numbers, bids))
 
 
-def _at_first_tokens(segment_tokens: int, num_tokens: int, x: jax.Array) -> jax.Array:
-    """Numbers of segments `(A, S, n)` at their first tokens, `(A, T, n)`."""
-    spread = np.zeros((x.shape[1], segment_tokens), bool)
-    spread[:, 0] = True
-    spread = jnp.asarray(spread)[None, :, :, None]
-    placed = jnp.where(spread, x[:, :, None], 0)
-    return placed.reshape(x.shape[0], -1, x.shape[2])[:, :num_tokens]
+@functools.partial(jax.jit, static_argnames="segment_tokens")
+def _writers(shares: jax.Array, segment_tokens: int) -> Bidders:
+    """Agents whose influence follows shares `(A, S, n)`."""
+    policies = [
+        _Writer(shares[..., agent], segment_tokens) for agent in range(shares.shape[-1])
+    ]
+    budgets = jnp.full_like(shares[:, 0], jnp.inf)
+    return Bidders(policies, budgets, by_auction=True)
+
+
+@functools.partial(jax.jit, static_argnames="segment_tokens")
+def _charge(
+    rollout: Rollout, held: tuple[jax.Array, ...], segment_tokens: int
+) -> SegmentedTexts:
+    """The texts, and of the auctions held those of segments that they reached."""
+    reached = rollout.mask[:, ::segment_tokens]
+    seen = reached[..., None]
+    winners, *amounts = held
+    prices, expected, shares = (jnp.where(seen, x, 0) for x in amounts)
+    first = jnp.arange(rollout.mask.shape[1]) % segment_tokens == 0
+
+    def due(x: jax.Array) -> jax.Array:
+        """At the first tokens of segments, `(A, T, n)`."""
+        x = jnp.repeat(x, segment_tokens, axis=1)[:, : first.size]
+        return jnp.where(first[None, :, None], x, 0)
+
+    charged = dataclasses.replace(
+        rollout,
+        payments=due(prices),
+        expected_payments=due(expected),
+        bids=None,
+        exhausted=None,
+        policy_states=None,
+    )
+    winners = jnp.where(seen, winners, -1)
+    return SegmentedTexts(charged, winners, prices, expected, reached, shares)
