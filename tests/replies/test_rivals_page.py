@@ -14,7 +14,12 @@ def test_the_examples_run(capsys):
         exec(example, scope)
     printed = capsys.readouterr().out
     names = re.findall(r"^\w+", printed, re.MULTILINE)
-    assert names == ["mosaic", "single_winner", "best_of"]
+    assert names == ["mosaic", "single_winner", "best_of", "segment", "segment"]
+    # Without replacement: two of three agents write a segment each.
+    texts = scope["texts"]
+    np.testing.assert_array_equal(texts.shares.sum((1, 2)), 2)
+    assert (texts.shares.sum(1) <= 1).all()
+    assert (np.asarray(texts.payments) > 0).any(0).all()
     # Of `best_of`, whose payments are certain.
     np.testing.assert_array_equal(scope["paid"], scope["expected"])
     assert (scope["paid"][:, scope["reference"]] == 0).all()
