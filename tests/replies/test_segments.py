@@ -81,25 +81,32 @@ def test_extreme_ratios_at_random(span, places):
         check_against_definition(*ads(seed, 5, span), places)
 
 
+@jax.jit
+def token_auction(bids):
+    """Of point masses: the law, mean payments, and prices of a win, `(n,)` each."""
+    rule, masses = ta.linear(), jnp.log(jnp.eye(bids.size))
+    payment = ta.second_price(rule)
+    given = jax.vmap(payment.conditional, (None, None, 0))
+    return (
+        jnp.exp(rule.log_prob(bids, masses)),
+        payment.expected(bids, masses),
+        jnp.diag(given(bids, masses, jnp.arange(bids.size))),
+        # As the quadrature for several places has them.
+        exponential_race.mean_threshold(bids, 1),
+    )
+
+
 @pytest.mark.parametrize("span", [1.0, 16.0])
 def test_one_place_is_the_token_auction_of_point_masses(span):
-    rule, payment = ta.linear(), ta.second_price(ta.linear())
-    masses = jnp.log(jnp.eye(4))
     for seed in range(5):
         bids, relevance = ads(seed, 4, span)
         first, wins, paid, price = every_method(ta.replies.segment(), bids, relevance)
-        scores = jnp.asarray(bids * relevance)
-        law = jnp.exp(rule.log_prob(scores, masses))
+        law, *amounts = token_auction(bids * relevance)
         np.testing.assert_allclose(first, law, rtol=1e-5)
         np.testing.assert_allclose(wins, law, rtol=1e-5)
-        expected = payment.expected(scores, masses) / relevance
-        np.testing.assert_allclose(paid, expected, rtol=1e-5)
-        given = jax.vmap(payment.conditional, (None, None, 0))(
-            scores, masses, jnp.arange(4)
-        )
-        np.testing.assert_allclose(price, jnp.diag(given) / relevance, rtol=1e-5)
-        # As the quadrature for several places does.
-        integral = exponential_race.mean_threshold(scores, 1) / relevance
+        mean, given, integral = (np.asarray(x) / relevance for x in amounts)
+        np.testing.assert_allclose(paid, mean, rtol=1e-5)
+        np.testing.assert_allclose(price, given, rtol=1e-5)
         np.testing.assert_allclose(paid, integral, rtol=1e-5)
 
 
@@ -220,7 +227,7 @@ def test_who_cannot_win_pays_nothing():
             assert (np.asarray(prices) == 0).all()
 
 
-@pytest.mark.parametrize("places", PLACES)
+@pytest.mark.parametrize("places", [1, 2])
 def test_transformations(places):
     rule = ta.replies.segment(places)
     bids, relevance = (np.stack(x) for x in zip(ads(0, 3), ads(1, 3), strict=True))

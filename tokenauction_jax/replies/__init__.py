@@ -1,4 +1,4 @@
-"""What else could be auctioned? Mechanisms on whole replies and segments, the rivals."""
+"""What else could be auctioned? Mechanisms on replies and segments, the rivals."""
 
 from tokenauction_jax.replies.auctions import TextAuction as TextAuction
 from tokenauction_jax.replies.auctions import WrittenTexts as WrittenTexts
