@@ -7,6 +7,7 @@ import pytest
 from reference import aggregation, instances, valuations
 from reference.compare import assert_within
 
+import tokenauction_jax as ta
 from tokenauction_jax.mechanism import distributions
 
 PAIRS = {
@@ -117,3 +118,12 @@ def test_sums_of_equal_numbers_do_not_drift(size):
     x = jnp.full(size, np.float32(0.1))
     found = jax.jit(distributions.sum_last)(x)
     assert abs(float(found) / (size * float(x[0])) - 1) < 5e-6
+
+
+@pytest.mark.parametrize(
+    "rule", [ta.linear(), ta.log_linear(), ta.power_mean(0.5)], ids=lambda r: r.name
+)
+def test_laws_of_what_is_not_a_number_are_none(rule):
+    log_probs = jnp.log(jnp.array([[0.5, 0.5], [jnp.nan, jnp.nan]]))
+    law = jax.jit(lambda x: jnp.exp(rule.log_prob(jnp.ones(2), x)))(log_probs)
+    assert not jnp.isfinite(law).any() or (law == 0).all()

@@ -384,3 +384,15 @@ def test_other_refusals():
         for reply in (2, -1, 0.5):
             with pytest.raises(ValueError, match="reply must be an integer"):
                 rule().realized(rewards, log_weights, reply)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_not_a_number_stays_one_in_a_compiled_program(name):
+    """Of a NaN that `where` chooses, `exp` in the same program makes any number."""
+    rule = RULES[name]()
+    rewards, weights = jnp.array([[1.0, jnp.nan], [0.0, 1.0]]), jnp.zeros(2)
+    law = jax.jit(lambda r: jnp.exp(rule.log_prob(r, weights)))(rewards)
+    assert jnp.isnan(law).all()
+    if rule.name == "mosaic":
+        wrong = jax.jit(lambda t: jnp.exp(type(rule)(t).log_prob(jnp.eye(2), weights)))
+        assert jnp.isnan(wrong(-1.0)).all()

@@ -115,7 +115,8 @@ class LanguageModelPool:
         if self.known is not None:
             logits = jnp.where(self.known[None, None], logits, -jnp.inf)
         logits = _merge_ends(logits, self.end_tokens)
-        logits = jnp.where(state.position < room, logits, jnp.nan)
+        # Added: of a NaN that `where` chooses XLA's `exp` makes any number on a CPU.
+        logits += jnp.where(state.position < room, 0, jnp.nan).astype(logits.dtype)
         state = PoolState(state.position + 1, tuple(memory for memory, _ in answers))
         return state, filter_logits(self.sampling, logits)
 

@@ -4,6 +4,7 @@ Source: Duetting et al., "Mechanism Design for Large Language Models"
 (arXiv 2310.10826), section 4, for `linear` and `log_linear`.
 """
 
+import functools
 from typing import ClassVar
 
 import jax
@@ -116,7 +117,8 @@ class PowerMean:
             self.order, as_floats(shares), (shares.mantissa, scales), log_probs
         )
         # Comparisons with NaN would take it for a token that cannot be produced.
-        mean = jnp.where(jnp.isnan(log_probs).any(0), jnp.nan, mean)
+        total = functools.reduce(jnp.add, list(log_probs))
+        mean = jnp.where(jnp.isnan(total), total, mean)
         return _normalize(mean, bids)
 
 

@@ -15,6 +15,10 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions, sampling, tilting
 
+# Times what is not finite it is NaN. Of a NaN that `where` chooses, XLA's `exp` makes
+# any number on a CPU, whatever is in memory.
+_NOTHING = 0.0
+
 
 @runtime_checkable
 class ReplyMechanism(Protocol):
@@ -94,8 +98,7 @@ class Mosaic:
                 "candidates"
             )
         gains = _gains(rewards, ~jnp.isneginf(log_weights))[0]
-        positive = (self.tau > 0) & jnp.isfinite(self.tau)
-        tau = jnp.where(positive, self.tau, jnp.nan)
+        tau = self.tau + _NOTHING * jnp.log(self.tau)
         tilts = gains / tau
         if records.is_concrete(tilts) and not np.isfinite(tilts).all():
             raise ValueError(
@@ -115,7 +118,7 @@ class BestOf:
     def log_prob(self, rewards: ArrayLike, log_weights: ArrayLike) -> jax.Array:
         """0 for the candidate that is returned, ``-inf`` for all others, `(M,)`."""
         gains, best = _gains(_check_candidates(rewards, log_weights)[0])
-        return _certain(best, gains[0], jnp.isnan(gains).any())
+        return _certain(best, gains)
 
     def sample(
         self, key: jax.Array, rewards: ArrayLike, log_weights: ArrayLike
@@ -150,7 +153,7 @@ class SingleWinner:
         """0 for the candidate that is returned, ``-inf`` for all others, `(M,)`."""
         rewards, _ = _check_candidates(rewards, log_weights)
         _, reply = _favourite(rewards)
-        return _certain(reply, rewards[0], jnp.isnan(rewards).any())
+        return _certain(reply, rewards)
 
     def sample(
         self, key: jax.Array, rewards: ArrayLike, log_weights: ArrayLike
@@ -265,21 +268,22 @@ def _check_candidates(
             "candidate"
         )
     records.check_shape("log_weights", log_weights, rewards.shape[1:])
-    finite, below = jnp.isfinite(rewards), log_weights < jnp.inf
-    if records.is_concrete(rewards) and not finite.all():
-        agent, reply = np.argwhere(~np.asarray(finite))[0].tolist()
+    # By NumPy: within `jax.jit` what JAX says even of known numbers is not known.
+    if records.is_concrete(rewards) and not np.isfinite(rewards).all():
+        agent, reply = np.argwhere(~np.isfinite(rewards))[0].tolist()
         raise ValueError(
             f"rewards must be finite, got {rewards[agent, reply]} of agent {agent} for "
             f"candidate {reply}"
         )
-    if records.is_concrete(log_weights) and not below.all():
-        raise ValueError(
-            "log_weights must be finite or -inf, got "
-            f"{np.asarray(log_weights)[~np.asarray(below)][0]}"
-        )
+    if records.is_concrete(log_weights):
+        wrong = ~(np.asarray(log_weights) < np.inf)
+        if wrong.any():
+            found = np.asarray(log_weights)[wrong][0]
+            raise ValueError(f"log_weights must be finite or -inf, got {found}")
     dtype = jnp.result_type(rewards, log_weights)
-    usable = finite.all() & below.all()
-    return jnp.where(usable, rewards, jnp.nan).astype(dtype), log_weights.astype(dtype)
+    weights = jnp.where(jnp.isneginf(log_weights), 0, log_weights)
+    unusable = (_NOTHING * rewards).sum() + (_NOTHING * weights).sum()
+    return (rewards + unusable).astype(dtype), log_weights.astype(dtype)
 
 
 def _gains(
@@ -304,12 +308,11 @@ def _favourite(rewards: jax.Array) -> tuple[jax.Array, jax.Array]:
     return winner, jnp.argmax(rewards[winner]).astype(jnp.int32)
 
 
-def _certain(reply: jax.Array, like: jax.Array, undefined: jax.Array) -> jax.Array:
+def _certain(reply: jax.Array, rewards: jax.Array) -> jax.Array:
     """Log-probabilities `(M,)` of a choice that is certain, NaN if it is undefined."""
-    law = jnp.where(
-        jnp.arange(like.shape[0]) == reply, 0, jnp.full_like(like, -jnp.inf)
-    )
-    return jnp.where(undefined, jnp.nan, law)
+    is_reply = jnp.arange(rewards.shape[1]) == reply
+    law = jnp.where(is_reply, 0, jnp.full_like(rewards[0], -jnp.inf))
+    return law + (_NOTHING * rewards).sum()
 
 
 def _centred(log_p: jax.Array, tilts: jax.Array) -> tuple[jax.Array, jax.Array]:
