@@ -237,7 +237,7 @@ def test_same_seed_same_findings():
         ({"vocab_size": 2.5}, "vocab_size must be"),
         ({"num_instances": 10**30}, "num_instances must be an integer from 1 to"),
         ({"num_agents": 65}, "num_agents must be an integer from 2 to 64"),
-        ({"vocab_size": 2**20}, "more than 67108864 probabilities: ask for fewer"),
+        ({"vocab_size": 2**20}, "more than 67108864 numbers: ask for fewer"),
         ({"seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
         ({"seed": 2**32}, "seed must be an integer from 0"),
         ({"tolerance": float("nan")}, "tolerance must be from 0 to 1, got nan"),

@@ -3,57 +3,100 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 import jax.numpy as jnp
 
 from tokenauction_jax import records
-from tokenauction_jax.auditing.hunt import Hunt
+from tokenauction_jax.auditing import sizes
 from tokenauction_jax.auditing.instances import BID_RATIO, random_instances
 from tokenauction_jax.auditing.properties.aggregation import aggregation_margins
 from tokenauction_jax.auditing.properties.payment import (
     incentive_margins,
     payment_margins,
 )
-from tokenauction_jax.auditing.report import Audit
-from tokenauction_jax.auditing.rules import VALUATIONS, Rules, Sampler
+from tokenauction_jax.auditing.properties.replies import (
+    reply_incentive_margins,
+    reply_margins,
+)
+from tokenauction_jax.auditing.reply_hunt import ReplyHunt
+from tokenauction_jax.auditing.reply_instances import random_reply_instances
+from tokenauction_jax.auditing.report import Audit, ReplyAudit
+from tokenauction_jax.auditing.rules import VALUATIONS, ReplyRules, Rules, Sampler
+from tokenauction_jax.auditing.token_hunt import TokenHunt
 from tokenauction_jax.environment import environment
 from tokenauction_jax.mechanism import base, stable
+from tokenauction_jax.replies import ReplyMechanism
 
-# With misreports and other units, all bids stay in the range of bids.
-_LARGEST_RATIO = 1e50
-# Programs have a part for each pair of agents; instances are drawn all at once.
-_MOST_AGENTS, _MOST_PROBABILITIES = 64, 2**26
+
+@overload
+def audit(
+    rule: base.Aggregation,
+    /,
+    *payments: base.Payment,
+    num_instances: int = ...,
+    num_agents: int = ...,
+    vocab_size: int = ...,
+    num_candidates: int = ...,
+    seed: int = ...,
+    tolerance: float = ...,
+    bid_ratio: float = ...,
+    valuations: Sequence[base.Valuation] = ...,
+    sampler: Sampler | None = ...,
+    on_progress: Callable[[str], None] | None = ...,
+) -> Audit: ...
+
+
+@overload
+def audit(
+    rule: ReplyMechanism,
+    /,
+    *,
+    num_instances: int = ...,
+    num_agents: int = ...,
+    vocab_size: int = ...,
+    num_candidates: int = ...,
+    seed: int = ...,
+    tolerance: float = ...,
+    bid_ratio: float = ...,
+    on_progress: Callable[[str], None] | None = ...,
+) -> ReplyAudit: ...
 
 
 def audit(
-    aggregation: base.Aggregation,
+    rule: base.Aggregation | ReplyMechanism,
+    /,
     *payments: base.Payment,
     num_instances: int = 1000,
     num_agents: int = 3,
     vocab_size: int = 6,
+    num_candidates: int = 6,
     seed: int = 0,
     tolerance: float = 1e-3,
     bid_ratio: float = BID_RATIO,
     valuations: Sequence[base.Valuation] = VALUATIONS,
     sampler: Sampler | None = None,
     on_progress: Callable[[str], None] | None = None,
-) -> Audit:
+) -> Audit | ReplyAudit:
     """Searches for violations of the incentive properties of rules.
 
     Each property is checked on random instances, from flat to degenerate distributions,
     with zeros, equal and zero bids. From the worst of them an adversary climbs the
-    violation by gradient ascent on bids and logits. The counterexamples that are found
-    shrink to few agents, tokens and digits. `docs/audit.md` defines the properties.
+    violation by gradient ascent on bids and logits, or on rewards and reports. The
+    counterexamples that are found shrink to few agents, tokens or candidates, and
+    digits. `docs/audit.md` defines the properties.
 
     A rule that misbehaves (raises, returns a wrong shape, is not normalised, charges a
     negative amount) is a finding, with the instance that shows it, not an error.
 
     Args:
-      aggregation: The rule, built in or your own.
-      *payments: Payments for it; none checks the aggregation alone.
+      rule: An aggregation or a rule on replies, built in or your own.
+      *payments: Payments for an aggregation; none checks it alone. A rule on replies
+        has its own.
       num_instances: Random instances.
       num_agents: Agents of each, ``n >= 2``.
-      vocab_size: Tokens of each, ``V >= 2``.
+      vocab_size: Tokens of each auction of an aggregation, ``V >= 2``.
+      num_candidates: Candidates of each auction of a rule on replies, ``M >= 2``.
       seed: Of all instances: the same seed finds the same.
       tolerance: The largest violation of a property of payments that counts as rounding
         (Myerson payments by quadrature err by up to 1e-3 at kinks). Those of an
@@ -66,34 +109,73 @@ def audit(
       on_progress: Called with a line about each stage that begins.
 
     Returns:
-      An `Audit`.
+      An `Audit`, or a `ReplyAudit` of a rule on replies.
 
     Raises:
-      ValueError: If a number is out of range or something is not a rule.
+      ValueError: If a number is out of range, something is not a rule, or a rule on
+        replies is given payments, valuations or a sampler.
     """
-    _check_sizes(num_instances, num_agents, vocab_size, seed)
+    of_replies = isinstance(rule, ReplyMechanism)
+    count = num_candidates if of_replies else vocab_size
+    counted = {"num_candidates" if of_replies else "vocab_size": count}
+    numbers = seed, num_instances, num_agents
+    sizes.check_numbers(*numbers, bid_ratio, tolerance, **counted)
+    if of_replies and (payments or sampler or valuations is not VALUATIONS):
+        raise ValueError(
+            f"{records.describe(rule)} is a rule on replies, which has its own "
+            "payments and sampler, and needs no valuation: give none"
+        )
     for name, rules, kind in (
-        ("aggregation", [aggregation], base.Aggregation),
+        ("aggregation", [] if of_replies else [rule], base.Aggregation),
         ("payment", payments, base.Payment),
         ("valuation", valuations, base.Valuation),
     ):
-        for rule in rules:
-            base.check_rule(name, rule, kind)
-    for name, number, least, most in (
-        ("bid_ratio", bid_ratio, 1, _LARGEST_RATIO),
-        ("tolerance", tolerance, 0, 1),
-    ):
-        if not least <= number <= most:
-            raise ValueError(f"{name} must be from {least} to {most:g}, got {number!r}")
+        for each in rules:
+            base.check_rule(name, each, kind)
     start = time.perf_counter()
+    search: dict[str, Any] = {
+        "tolerance": tolerance,
+        "bid_ratio": bid_ratio,
+        "report": on_progress or (lambda line: None),
+    }
+    drawn = *numbers, count, bid_ratio
+
+    def shared() -> dict[str, Any]:
+        return {
+            "num_agents": num_agents,
+            "num_instances": num_instances,
+            "tolerance": tolerance,
+            "bid_ratio": bid_ratio,
+            "seed": seed,
+            "seconds": time.perf_counter() - start,
+            "environment": environment() | {"dtype": str(jnp.zeros(()).dtype)},
+        }
+
+    if isinstance(rule, ReplyMechanism):
+        findings, _ = ReplyHunt(random_reply_instances(*drawn), **search).findings(
+            ReplyRules(rule), None, reply_margins, reply_incentive_margins
+        )
+        return ReplyAudit(
+            rule=records.describe(rule),
+            num_candidates=num_candidates,
+            findings=tuple(findings),
+            **shared(),
+        )
+    hunt = TokenHunt(random_instances(*drawn), **search)
+    found = _token_audit(hunt, rule, payments, valuations, sampler)
+    return Audit(vocab_size=vocab_size, **found, **shared())
+
+
+def _token_audit(
+    hunt: TokenHunt,
+    aggregation: base.Aggregation,
+    payments: Sequence[base.Payment],
+    valuations: Sequence[base.Valuation],
+    sampler: Sampler | None,
+) -> dict[str, Any]:
+    """The fields of an `Audit` that are found out."""
     if sampler is None and aggregation.monotone:
         sampler = stable.stable_sample
-    hunt = Hunt(
-        random_instances(seed, num_instances, num_agents, vocab_size, bid_ratio),
-        tolerance=tolerance,
-        bid_ratio=bid_ratio,
-        report=on_progress or (lambda line: None),
-    )
     rules = Rules(aggregation, sampler=sampler)
     findings, worst = hunt.findings(rules, None, aggregation_margins)
     hunt = dataclasses.replace(hunt, known=worst)
@@ -106,35 +188,10 @@ def audit(
             payment_margins,
             incentive_margins,
         )[0]
-    return Audit(
-        aggregation=records.describe(aggregation),
-        payments=tuple(map(records.describe, payments)),
-        num_agents=num_agents,
-        vocab_size=vocab_size,
-        num_instances=num_instances,
-        undefined=undefined,
-        comparable=comparable,
-        tolerance=tolerance,
-        bid_ratio=bid_ratio,
-        seed=seed,
-        seconds=time.perf_counter() - start,
-        environment=environment() | {"dtype": str(jnp.zeros(()).dtype)},
-        findings=tuple(findings),
-    )
-
-
-def _check_sizes(
-    num_instances: int, num_agents: int, vocab_size: int, seed: int
-) -> None:
-    for name, size, least, most in (
-        ("num_instances", num_instances, 1, _MOST_PROBABILITIES),
-        ("num_agents", num_agents, 2, _MOST_AGENTS),
-        ("vocab_size", vocab_size, 2, _MOST_PROBABILITIES),
-        ("seed", seed, 0, 2**32 - 1),
-    ):
-        records.check_integer(name, size, least, most)
-    if num_instances * num_agents * vocab_size > _MOST_PROBABILITIES:
-        raise ValueError(
-            f"{num_instances} instances of {num_agents} agents and {vocab_size} tokens "
-            f"are more than {_MOST_PROBABILITIES} probabilities: ask for fewer"
-        )
+    return {
+        "aggregation": records.describe(aggregation),
+        "payments": tuple(map(records.describe, payments)),
+        "undefined": undefined,
+        "comparable": comparable,
+        "findings": tuple(findings),
+    }

@@ -1,5 +1,6 @@
 """What the methods of rules must return, by shape and dtype."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,26 +19,31 @@ def check_calls(rules: Rules, instance: Instance) -> None:
     bids, log_probs, own_bids = instance.bids, instance.log_probs, instance.own_bids
     (size,), tokens, key = bids.shape, log_probs.shape[1], jax.random.key(0)
 
-    def check(name: str, shape: tuple[int, ...], kind: type, *call: Any) -> None:
-        wrong = mismatch(jax.eval_shape(*call), shape, kind)
-        if wrong:
-            raise ValueError(f"{name} {wrong}")
-
     if payment is not None:
         money = (size,), jnp.floating
-        check("expected", *money, payment.expected, bids, log_probs)
-        check("conditional", *money, payment.conditional, bids, log_probs, 0)
-        check("realized", *money, payment.realized, key, bids, log_probs, 0)
+        check_call("expected", *money, payment.expected, bids, log_probs)
+        check_call("conditional", *money, payment.conditional, bids, log_probs, 0)
+        check_call("realized", *money, payment.realized, key, bids, log_probs, 0)
         return
-    check("weights", (size,), jnp.floating, aggregation.weights, bids)
-    check("log_prob", (tokens,), jnp.floating, aggregation.log_prob, bids, log_probs)
+    check_call("weights", (size,), jnp.floating, aggregation.weights, bids)
+    law = (tokens,), jnp.floating
+    check_call("log_prob", *law, aggregation.log_prob, bids, log_probs)
     if sampler is not None:
 
         def draw(key: jax.Array) -> jax.Array:
             path = instance.agent, own_bids, bids, log_probs
             return sampler(key, aggregation, *path)
 
-        check("sampler", own_bids.shape, jnp.integer, draw, key)
+        check_call("sampler", own_bids.shape, jnp.integer, draw, key)
+
+
+def check_call(
+    name: str, shape: tuple[int, ...], kind: type, call: Callable[..., Any], *args: Any
+) -> None:
+    """Raises `ValueError` unless a call returns an array of a shape and a kind."""
+    wrong = mismatch(jax.eval_shape(call, *args), shape, kind)
+    if wrong:
+        raise ValueError(f"{name} {wrong}")
 
 
 def mismatch(found: Any, shape: tuple[int, ...], kind: type) -> str:

@@ -11,6 +11,7 @@ from tokenauction_jax.auditing.properties.chance import (
     found_surely,
     mean_by_chance,
 )
+from tokenauction_jax.auditing.properties.replies import SAMPLE_LAW
 from tokenauction_jax.auditing.report import Finding
 from tokenauction_jax.auditing.rules import Rules
 
@@ -33,16 +34,14 @@ def sampler_law(law: np.ndarray) -> Finding:
     size = ranks.size
     if size == 0:
         return Finding(properties.SAMPLER_LAW, None, "not checked")
-    ranks = np.sort(ranks.ravel())
-    steps = np.arange(size + 1) / size
-    distance = np.maximum(steps[1:] - ranks, ranks - steps[:-1]).max()
+    distance = _distance(ranks.ravel())
     shift = np.abs(excess.mean())
     chance = mean_by_chance(excess.var(), size, 2 * bound.max(), 2)
     # Half the bid is log 2 away, and the mean moves in proportion.
     surely = found_surely(excess.var(), size, chance)
     smallest = 1 - np.exp(-float(surely * np.log(2) / max(gap.mean(), 1e-30)))
     worst = max(
-        float(distance) if distance > deviation_by_chance(size, 2) else 0.0,
+        distance if distance > deviation_by_chance(size, 2) else 0.0,
         float(shift) if shift > chance else 0.0,
     )
     return Finding(
@@ -55,6 +54,33 @@ def sampler_law(law: np.ndarray) -> Finding:
         note=f"all instances together, {size:,} draws; that a sampler runs at a bid "
         f"{smallest:.0%} too low is found in 99 of 100 audits",
     )
+
+
+def reply_law(ranks: np.ndarray) -> Finding:
+    """Tests of candidates, from their ranks `(N, K, 3)` in three orders."""
+    ranks = ranks[~np.isnan(ranks).any(axis=(1, 2))].astype(float)
+    if ranks.size == 0:
+        return Finding(SAMPLE_LAW, None, "not checked")
+    instances, draws, orders = ranks.shape
+    distance = max(map(_distance, ranks.reshape(-1, orders).T))
+    chance = deviation_by_chance(instances * draws, orders)
+    worst = distance if distance > chance else 0.0
+    return Finding(
+        property=SAMPLE_LAW,
+        payment=None,
+        verdict="fails" if worst else "holds",
+        instances=instances,
+        holds_on=0 if worst else instances,
+        worst=worst,
+        note=f"all instances together, {instances * draws:,} draws; a law that is off "
+        f"by {2 * chance:.2g} in cumulative probability is found",
+    )
+
+
+def _distance(ranks: np.ndarray) -> float:
+    """The Kolmogorov-Smirnov distance of numbers from the uniform law."""
+    ranks, steps = np.sort(ranks), np.arange(ranks.size + 1) / ranks.size
+    return float(np.maximum(steps[1:] - ranks, ranks - steps[:-1]).max())
 
 
 def payment_draws(

@@ -1,13 +1,14 @@
 """Auctions to question a rule with, and what an adversary may change in them."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tokenauction_jax import records
+from tokenauction_jax.auditing.search import Parts
 from tokenauction_jax.mechanism import distributions
 
 # Misreports per instance.
@@ -44,6 +45,82 @@ class Instance:
     order: Any
     scale: Any
     seed: Any
+    ROUNDED: ClassVar[tuple[str, ...]] = ("bids", "chances")
+
+    def auction(self) -> tuple[Any, Any]:
+        """Bids and distributions."""
+        return self.bids, self.log_probs
+
+    def free_parts(self) -> Parts:
+        """Logarithms of bids, and logits. Zeros stay zero."""
+        bids = {name: distributions.safe_log(getattr(self, name)) for name in _BIDS}
+        return bids | {"logits": self.log_probs}
+
+    @staticmethod
+    def within_bounds(parts: Parts, largest: jax.Array | float) -> Parts:
+        """Logarithms of bids up to `largest` either way, chances of at least 1e-7."""
+        logits = parts["logits"]
+        centred = logits - jnp.max(logits, axis=-1, keepdims=True) + _LARGEST_LOGIT
+        bids = {name: _clip(parts[name], largest) for name in _BIDS}
+        return bids | {"logits": _clip(centred, _LARGEST_LOGIT)}
+
+    def with_parts(self, parts: Parts) -> Self:
+        """The instance with these bids and distributions."""
+        bids = {name: jnp.exp(parts[name]) for name in _BIDS}
+        log_probs = distributions.normalize(parts["logits"])
+        return dataclasses.replace(self, log_probs=log_probs, **bids)
+
+    def removals(self) -> list[Self]:
+        """Without one agent, token or misreport: bids and chances of 0."""
+        smaller = []
+        for agent in np.flatnonzero(self.bids):
+            if agent != self.agent and np.count_nonzero(self.bids) > 2:
+                bids, rival_bids = self.bids.copy(), self.rival_bids.copy()
+                bids[agent] = rival_bids[agent] = 0
+                log_probs = self.log_probs.copy()
+                log_probs[agent] = log_probs[self.agent]
+                smaller.append(
+                    dataclasses.replace(
+                        self, bids=bids, rival_bids=rival_bids, log_probs=log_probs
+                    )
+                )
+        possible = np.isfinite(self.log_probs)
+        for token in np.flatnonzero(possible.any(axis=0)):
+            kept = possible.copy()
+            kept[:, token] = False
+            if kept.any(axis=1).all() and kept.any(axis=0).sum() > 1:
+                log_probs = _without(self.log_probs, kept)
+                smaller.append(dataclasses.replace(self, log_probs=log_probs))
+        own_bid = self.bids[self.agent]
+        for place in np.flatnonzero(self.own_bids != own_bid):
+            own_bids = self.own_bids.copy()
+            own_bids[place] = own_bid
+            smaller.append(dataclasses.replace(self, own_bids=own_bids))
+        if (self.rival_bids != self.bids).any():
+            smaller.append(dataclasses.replace(self, rival_bids=self.bids))
+        return smaller
+
+    def rounded(self, what: str, digits: int) -> list[Self]:
+        """With so many significant digits of all bids, or decimals of all chances.
+
+        Small chances become 0, or stay.
+        """
+        if what == "bids":
+            names = (*_BIDS, "scale")
+            short = {name: significant(getattr(self, name), digits) for name in names}
+            return [dataclasses.replace(self, **short)]
+        exact = np.exp(np.asarray(self.log_probs, float))
+        shorter = []
+        for least in (0.0, 10.0**-digits):
+            p = np.round(exact, digits)
+            p = np.where((exact > 0) & (p < least), least, p)
+            # The likeliest token makes up for what rounding took or gave.
+            rows, likeliest = np.arange(p.shape[0]), p.argmax(axis=-1)
+            p[rows, likeliest] = 0
+            p[rows, likeliest] = np.round(1 - p.sum(axis=-1), digits)
+            if (p[rows, likeliest] > 0).all():
+                shorter.append(dataclasses.replace(self, log_probs=_log(p)))
+        return shorter
 
 
 def random_instances(
@@ -118,28 +195,22 @@ def _with_tie(
         return np.log(tied)
 
 
-def free_parts(instance: Instance) -> dict[str, jax.Array]:
-    """What an adversary varies: logarithms of bids, and logits. Zeros stay zero."""
-    bids = {name: distributions.safe_log(getattr(instance, name)) for name in _BIDS}
-    return bids | {"logits": instance.log_probs}
-
-
-def within_bounds(
-    parts: dict[str, jax.Array], largest_log_bid: jax.Array | float
-) -> dict[str, jax.Array]:
-    """The nearest parts that an adversary may use."""
-    logits = parts["logits"]
-    centred = logits - jnp.max(logits, axis=-1, keepdims=True) + _LARGEST_LOGIT
-    bids = {name: _clip(parts[name], largest_log_bid) for name in _BIDS}
-    return bids | {"logits": _clip(centred, _LARGEST_LOGIT)}
-
-
-def with_parts(instance: Instance, parts: dict[str, jax.Array]) -> Instance:
-    """The instance with the adversary's parts instead of its own."""
-    bids = {name: jnp.exp(parts[name]) for name in _BIDS}
-    log_probs = distributions.normalize(parts["logits"])
-    return dataclasses.replace(instance, log_probs=log_probs, **bids)
-
-
 def _clip(x: jax.Array, largest: jax.Array | float) -> jax.Array:
     return jnp.where(jnp.isneginf(x), x, jnp.clip(x, -largest, largest))
+
+
+def significant(x: Any, digits: int) -> np.ndarray:
+    """Numbers of any shape with so many significant digits."""
+    x = np.asarray(x)
+    rounded = [float(f"{value:.{digits}g}") for value in x.ravel()]
+    return np.asarray(rounded, x.dtype).reshape(x.shape)
+
+
+def _without(log_probs: Any, kept: np.ndarray) -> np.ndarray:
+    p = np.where(kept, np.exp(np.asarray(log_probs, float)), 0)
+    return _log(p / p.sum(axis=-1, keepdims=True))
+
+
+def _log(p: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(p).astype(np.float32)

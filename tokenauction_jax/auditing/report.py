@@ -1,18 +1,21 @@
 """What an audit found, as records that print, compare and go to JSON."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from tokenauction_jax.auditing import properties, search
 from tokenauction_jax.auditing.instances import NUM_OWN_BIDS, Instance
+from tokenauction_jax.auditing.properties import replies as reply_properties
 from tokenauction_jax.auditing.properties.aggregation import aggregation_margins
 from tokenauction_jax.auditing.properties.payment import payment_margins
-from tokenauction_jax.auditing.rules import VALUATIONS, Rules, Sampler
+from tokenauction_jax.auditing.reply_instances import NUM_REPORTS, ReplyInstance
+from tokenauction_jax.auditing.rules import VALUATIONS, ReplyRules, Rules, Sampler
 from tokenauction_jax.mechanism import base
+from tokenauction_jax.replies import ReplyMechanism
 
 Row = tuple[float, ...]
 
@@ -30,6 +33,13 @@ USES = {
     properties.SCALE: ("scale",),
     properties.WEIGHTS: ("rival_bids",),
     properties.MEANS: (),
+}
+# The same of rules on replies, besides the agent, rewards and weights.
+_REPLY_USES = {
+    properties.WELL_FORMED: ("reports", "seed"),
+    reply_properties.TRUTHFUL: ("reports",),
+    properties.ORDER: ("order",),
+    reply_properties.SCALE: ("scale",),
 }
 
 
@@ -68,12 +78,7 @@ class Counterexample:
     seed: int = 0
 
     def __repr__(self) -> str:
-        shown = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
-        return f"Counterexample({', '.join(shown)})"
+        return _code(self)
 
     def violation(
         self,
@@ -115,10 +120,7 @@ class Counterexample:
         kept[instance.agent] = True
         agents = np.flatnonzero(kept)
         tokens = np.flatnonzero(p[agents].any(axis=0) | (not compact))
-
-        def row(x: Any) -> Row:
-            return tuple(float(f"{value:.6g}") for value in np.ravel(x))
-
+        row = _row
         bids, agent = row(instance.bids[agents]), int(kept[: instance.agent].sum())
         own_bids = sorted({x for x in row(instance.own_bids) if x != bids[agent]})
         # The permutation that it leaves of the agents that stay.
@@ -160,6 +162,115 @@ class Counterexample:
         )
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class ReplyCounterexample:
+    """Candidates on which a rule violates a property. Its `repr` is code that makes it.
+
+    ``assert ReplyCounterexample(...).violation(rule) < 1e-3`` is a test.
+
+    Attributes:
+      property: One of the names in `properties.replies.DEFINITIONS`.
+      agent: The agent whose report or payment is questioned.
+      rewards: `(n, M)`, in money; the agent's own are its true ones.
+      weights: `(M,)`, the candidates' weights, of which rules take logarithms.
+      reports: Other rewards `(M,)` that the agent may report, at most three.
+      order: `(n,)`, the permutation that matters, if one does.
+      scale: Factor on the rewards.
+      seed: Of draws.
+    """
+
+    property: str
+    agent: int
+    rewards: tuple[Row, ...]
+    weights: Row
+    reports: tuple[Row, ...] = ()
+    order: tuple[int, ...] | None = None
+    scale: float = 1.0
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        return _code(self)
+
+    def violation(self, rule: ReplyMechanism) -> float:
+        """By how much the rule violates the property here, at most 0 if it does not.
+
+        NaN if the property does not apply, as at a tie.
+        """
+        stacked = jax.tree.map(lambda x: np.asarray(x)[None], self.instance())
+        margins = reply_properties.reply_margins
+        found = search.evaluate(margins, ReplyRules(rule), stacked)
+        return float(found[self.property][0])
+
+    @classmethod
+    def from_instance(
+        cls, name: str, instance: ReplyInstance, *, compact: bool = True
+    ) -> "ReplyCounterexample":
+        """The instance as plain numbers of six digits.
+
+        Args:
+          name: The property; what it does not look at is left out.
+          instance: With NumPy leaves.
+          compact: Whether to leave out agents that report nothing, and candidates of
+            weight 0 that are copies of others, too.
+        """
+        rewards, agent = instance.rewards, int(instance.agent)
+        kept = (rewards != 0).any(axis=1) | (not compact)
+        kept[agent] = True
+        columns = np.concatenate([rewards, instance.reports]).T
+        possible = instance.log_weights > -np.inf
+        copies = np.array([(columns[possible] == x).all(axis=1).any() for x in columns])
+        replies = possible | ~copies | (not compact)
+        truth = _row(rewards[agent][replies])
+        reports = [_row(x) for x in instance.reports[:, replies]]
+        order = np.argsort(np.argsort([i for i in instance.order if kept[i]]))
+        details: dict[str, Any] = {
+            "reports": tuple(x for x in dict.fromkeys(reports) if x != truth),
+            "order": tuple(map(int, order)),
+            "scale": _row(instance.scale)[0],
+            "seed": int(instance.seed),
+        }
+        uses = _REPLY_USES.get(name, ())
+        return cls(
+            property=name,
+            agent=int(kept[:agent].sum()),
+            rewards=tuple(map(_row, rewards[kept][:, replies])),
+            weights=_row(np.exp(instance.log_weights[replies])),
+            **{field: value for field, value in details.items() if field in uses},
+        )
+
+    def instance(self) -> ReplyInstance:
+        """The auction as arrays."""
+        rewards = np.asarray(self.rewards, np.float32)
+        reports = np.tile(rewards[self.agent], (NUM_REPORTS, 1))
+        reports[: len(self.reports)] = self.reports or reports[:0]
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(np.asarray(self.weights)).astype(np.float32)
+        order = range(len(rewards)) if self.order is None else self.order
+        return ReplyInstance(
+            agent=np.int32(self.agent),
+            rewards=rewards,
+            log_weights=log_weights,
+            reports=reports,
+            order=np.asarray(order),
+            scale=np.float32(self.scale),
+            seed=np.uint32(self.seed),
+        )
+
+
+def _row(x: Any) -> Row:
+    return tuple(float(f"{value:.6g}") for value in np.ravel(x))
+
+
+def _code(example: Counterexample | ReplyCounterexample) -> str:
+    """The call that makes it, without what is as by default."""
+    shown = [
+        f"{field.name}={getattr(example, field.name)!r}"
+        for field in dataclasses.fields(example)
+        if getattr(example, field.name) != field.default
+    ]
+    return f"{type(example).__name__}({', '.join(shown)})"
+
+
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """What the search says about one property.
@@ -181,12 +292,40 @@ class Finding:
     instances: int = 0
     holds_on: int = 0
     worst: float = 0.0
-    counterexample: Counterexample | None = None
+    counterexample: Counterexample | ReplyCounterexample | None = None
     note: str = ""
 
 
+class _Report:
+    """What all reports can do."""
+
+    findings: tuple[Finding, ...]
+    definitions: ClassVar[Mapping[str, str]]
+
+    def finding(self, property: str, payment: str | None = None) -> Finding:
+        """The finding about a property of the aggregation, or of one payment.
+
+        Raises:
+          KeyError: If there is none; the message lists those that there are.
+        """
+        for finding in self.findings:
+            if (finding.property, finding.payment) == (property, payment):
+                return finding
+        known = sorted({(f.property, f.payment) for f in self.findings}, key=str)
+        raise KeyError(f"no finding {(property, payment)}; there are {known}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dictionaries, for JSON."""
+        content = dataclasses.asdict(self)  # type: ignore[call-overload]
+        definitions = {
+            finding.property: self.definitions[properties.family(finding.property)]
+            for finding in self.findings
+        }
+        return content | {"definitions": definitions}
+
+
 @dataclasses.dataclass(frozen=True)
-class Audit:
+class Audit(_Report):
     """The findings about an aggregation and its payments.
 
     Attributes:
@@ -219,26 +358,34 @@ class Audit:
     seconds: float
     environment: dict[str, Any]
     findings: tuple[Finding, ...]
+    definitions: ClassVar[Mapping[str, str]] = properties.DEFINITIONS
 
-    def finding(self, property: str, payment: str | None = None) -> Finding:
-        """The finding about a property of the aggregation, or of one payment.
 
-        Raises:
-          KeyError: If there is none; the message lists those that there are.
-        """
-        for finding in self.findings:
-            if (finding.property, finding.payment) == (property, payment):
-                return finding
-        known = sorted({(f.property, f.payment) for f in self.findings}, key=str)
-        raise KeyError(f"no finding {(property, payment)}; there are {known}")
+@dataclasses.dataclass(frozen=True)
+class ReplyAudit(_Report):
+    """What an audit of a rule on replies found.
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dictionaries, for JSON."""
-        content = dataclasses.asdict(self)
-        definitions = {
-            finding.property: properties.DEFINITIONS[
-                properties.family(finding.property)
-            ]
-            for finding in self.findings
-        }
-        return content | {"definitions": definitions}
+    Attributes:
+      rule: As text.
+      num_agents: Of each instance, ``n``.
+      num_candidates: Of each instance, ``M``.
+      num_instances: Random instances.
+      tolerance: The largest violation that is rounding.
+      bid_ratio: The largest between two bids, which multiply the rewards.
+      seed: Of all instances.
+      seconds: What the audit took, compiling included.
+      environment: Backend, devices, dtype and versions.
+      findings: One a property.
+    """
+
+    rule: str
+    num_agents: int
+    num_candidates: int
+    num_instances: int
+    tolerance: float
+    bid_ratio: float
+    seed: int
+    seconds: float
+    environment: dict[str, Any]
+    findings: tuple[Finding, ...]
+    definitions: ClassVar[Mapping[str, str]] = reply_properties.DEFINITIONS

@@ -3,7 +3,6 @@
 import numpy as np
 
 from tokenauction_jax.auditing import properties
-from tokenauction_jax.auditing.hunt import Hunt
 from tokenauction_jax.auditing.instances import Instance, random_instances
 from tokenauction_jax.auditing.properties.aggregation import (
     aggregation_margins,
@@ -13,6 +12,7 @@ from tokenauction_jax.auditing.properties.aggregation import (
 from tokenauction_jax.auditing.properties.claims import Claim, Margins
 from tokenauction_jax.auditing.properties.influence import influence_claims
 from tokenauction_jax.auditing.rules import Rules
+from tokenauction_jax.auditing.token_hunt import TokenHunt
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.testing.auctions import (
     AGENTS,
@@ -142,7 +142,7 @@ def check_monotone(subject: Subject[base.Aggregation], seed: int) -> None:
     """Searches random instances, and climbs from the worst, as an audit does."""
     instances = random_instances(seed, _SEARCHED, AGENTS, TOKENS)
     rules = Rules(subject.rule)
-    (finding,), _ = Hunt(instances).findings(rules, None, _monotone_margin)
+    (finding,), _ = TokenHunt(instances).findings(rules, None, _monotone_margin)
     if finding.property != properties.MONOTONE:
         subject.fail(f"the search for violations fails: {finding.note}")
     if finding.verdict == "fails":

@@ -83,8 +83,3 @@ IMPLIED_BY = {CONSISTENT: MONOTONE, STABLE: MONOTONE, SURPLUS: NON_NEGATIVE}
 def family(name: str) -> str:
     """The key in `DEFINITIONS` of a property, which may end in a valuation's name."""
     return next((key for key in (RATIONAL, TRUTHFUL) if name.startswith(key)), name)
-
-
-def place(name: str) -> int:
-    """The place of a property in the documentation, and so in tables."""
-    return list(DEFINITIONS).index(family(name))

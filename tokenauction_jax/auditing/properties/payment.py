@@ -197,7 +197,7 @@ def _incentives(rules: Rules, instance: Instance, expected: jax.Array) -> Margin
     for valuation in rules.valuations:
         worths = jax.vmap(valuation.value, (0, None))(log_qs, log_p)
         worths = jnp.where(defined, worths, -jnp.inf)
-        gains = _gains(value, worths[steps], pays)
+        gains = gains_over_truth(value, worths[steps], pays)
         stakes = defined[0] & jnp.isfinite(worths[-1])
         missed = _mispricing(nodes, worths[1:-1], charges)
         rational, truthful = gains[0], jnp.maximum(gains[1:-1].max(), missed)
@@ -256,7 +256,7 @@ def _payment_inconsistency(qs: jax.Array, pays: jax.Array, p: jax.Array) -> jax.
     return (jnp.maximum(rises, falls) - jnp.where(close, _CLOSE, 0)).max()
 
 
-def _gains(value: jax.Array, worths: jax.Array, pays: jax.Array) -> jax.Array:
+def gains_over_truth(value: jax.Array, worths: jax.Array, pays: jax.Array) -> jax.Array:
     """What bids gain over the last one, the truth, relative to the terms' size."""
     finite = jnp.isfinite(worths)
     worths = jnp.where(finite, worths, 0)
