@@ -188,6 +188,43 @@ class Boast:
 
 
 @ta.record
+class SoftmaxShares:
+    """Linear aggregation by shares that are a softmax of the bids."""
+
+    temperature: float
+    name: ClassVar[str] = "softmax_shares"
+    monotone: ClassVar[bool] = True
+
+    def weights(self, bids):
+        return jax.nn.softmax(jnp.asarray(bids) / self.temperature)
+
+    def log_prob(self, bids, log_probs):
+        return jnp.log(self.weights(bids) @ jnp.exp(log_probs))
+
+
+@ta.record
+class SharesSecondPrice:
+    """Charges each agent its share of the highest bid that another makes."""
+
+    aggregation: ta.Aggregation
+    name: ClassVar[str] = "shares_second_price"
+
+    def expected(self, bids, log_probs):
+        del log_probs
+        own = jnp.eye(bids.size, dtype=bool)
+        highest = jnp.where(own, -jnp.inf, bids[None]).max(-1)
+        return self.aggregation.weights(bids) * highest
+
+    def conditional(self, bids, log_probs, token):
+        del token
+        return self.expected(bids, log_probs)
+
+    def realized(self, key, bids, log_probs, token):
+        del key, token
+        return self.expected(bids, log_probs)
+
+
+@ta.record
 class Baked:
     """Linear aggregation whose influence is not a leaf."""
 

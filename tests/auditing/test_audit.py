@@ -5,7 +5,13 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from impostors import shared_gumbel, shared_inverse_cdf
+from impostors import (
+    Boast,
+    SharesSecondPrice,
+    SoftmaxShares,
+    shared_gumbel,
+    shared_inverse_cdf,
+)
 
 import tokenauction_jax as ta
 from tokenauction_jax.auditing import Counterexample, properties
@@ -97,6 +103,32 @@ def first_token(key, aggregation, agent, own_bids, bids, log_probs):
 def test_a_stable_sampler_must_follow_the_aggregate():
     audit = ta.audit(ta.linear(), sampler=first_token, **SMALL)
     assert failures(audit) == {properties.SAMPLER_LAW}
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+def test_softmax_shares_are_no_influence(seed):
+    """Who bids nothing has a share, money has a unit, and half a lie pays."""
+    rule = SoftmaxShares(1.0)
+    payment = SharesSecondPrice(rule)
+    valuations = [ta.total_variation()]
+    audit = ta.audit(rule, payment, valuations=valuations, seed=seed, **SMALL)
+    found = failures(audit)
+    assert {properties.WEIGHTS, properties.SCALE} <= found
+    assert {
+        kind + "total_variation" for kind in (properties.TRUTHFUL, properties.RATIONAL)
+    } <= found
+    lie = audit.finding(
+        properties.TRUTHFUL + "total_variation", "shares_second_price"
+    ).counterexample
+    assert lie.violation(rule, payment, valuations=valuations) > 0.01
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+def test_log_linear_that_claims_to_be_monotone(seed):
+    audit = ta.audit(Boast(), seed=seed, **SMALL)
+    found = failures(audit)
+    assert {properties.MONOTONE, properties.CONSISTENT, properties.STABLE} <= found
+    assert audit.finding(properties.MONOTONE).counterexample.violation(Boast()) > 1e-3
 
 
 class Plain:
