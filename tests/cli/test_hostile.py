@@ -158,6 +158,7 @@ COMMANDS = (
     *(["audit", "{}"], ["audit", "{}:x"], ["audit", "{}.py:x"], ["audit", "a:{}"]),
     *(["audit", "linear", "--payment", "{}"], ["audit", "--out", "{}/x"]),
     *(["audit", "linear", "--payment", "myerson({})"], ["audit", "power_mean({})"]),
+    *(["audit", "mosaic({})"], ["audit", "best_of", "--payment", "{}"]),
     *(["optimise", "{}"], ["optimise", "contest", "--resume", "--out", "{}"]),
     *(["train", "{}"], ["train", "{}", "--out", "x"]),
     ["train", "x.jsonl", "--out", "x", "--model", "{}"],

@@ -271,6 +271,23 @@ class Doubled:
         return ta.linear(2.0).log_prob(bids, log_probs) + 0.5
 
 
+@ta.record
+class Cheap:
+    name = "cheap"
+
+    def log_prob(self, rewards, log_weights):
+        return ta.replies.best_of().log_prob(rewards, log_weights)
+
+    def sample(self, key, rewards, log_weights):
+        return ta.replies.best_of().sample(key, rewards, log_weights)
+
+    def expected(self, rewards, log_weights):
+        return ta.replies.best_of().expected(rewards, log_weights) / 2
+
+    def realized(self, rewards, log_weights, reply):
+        return self.expected(rewards, log_weights)
+
+
 def free(aggregation):
     return ta.myerson(aggregation, ta.total_variation())
 
@@ -300,10 +317,54 @@ def test_audit_of_a_rule_of_ones_own(capsys, rules, tmp_path):
     assert "monotone aggregation" in audit["definitions"]
 
 
+def test_audit_of_rules_on_replies(capsys, rules, tmp_path):
+    out = tmp_path / "audit.json"
+    small = ["--num-instances", "64", "--num-candidates", "3", "--out", str(out)]
+    main(["audit", f"{rules}:Cheap", "best_of", *small])
+    printed = capsys.readouterr().out
+    assert "cheap: 64 random auctions of 3 agents and 3 candidates" in printed
+    assert "the rule" in printed
+    assert "ReplyCounterexample(property='truthfulness'" in printed
+    cheap, best = json.loads(out.read_text())
+    verdicts = {f["property"]: f["verdict"] for f in cheap["findings"]}
+    assert verdicts["truthfulness"] == "fails"
+    assert verdicts["individual rationality"] == "holds"
+    assert {f["verdict"] for f in best["findings"]} == {"holds"}
+    assert (best["rule"], best["num_candidates"]) == ("best_of", 3)
+    assert "utility" not in best["definitions"]["well formed"]
+
+
+def test_gains_of_misreported_distributions(capsys, rules, tmp_path):
+    """Of given rules, and by default of all mechanisms that there are."""
+    out = tmp_path / "gains.json"
+    small = ["--num-instances", "64", "--vocab-size", "3"]
+    given = ["linear", "best_of", f"{rules}:Cheap", "--payment"]
+    assert "its own payments" in refusal(
+        capsys, "audit", "--distributions", *given, "clarke"
+    )
+    main(["audit", "--distributions", *small, "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert "relative to what is at stake" in printed
+    rows = json.loads(out.read_text())
+    told = {(row["rule"], row["payment"], row["valuation"]) for row in rows}
+    assert len(rows) == len(told) == 4 * 3 + 3
+    gaining = {row["rule"]: row["gaining"] for row in rows if row["payment"] is None}
+    assert gaining["mosaic(tau=1)"] == gaining["best_of"] == 0
+    assert gaining["single_winner"] > 0
+    assert re.search(r"linear \+ second_price +total_variation +\d+%", printed)
+    assert re.search(r"best_of +0% +0 +0\s", printed)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["linaer"], "'linaer' is not an aggregation .* did you mean 'linear'"),
+        (["linaer"], r"'linaer' is not a rule \(.* did you mean 'linear'"),
+        (["best_off"], r"is not a rule \(linear.*did you mean 'best_of'"),
+        (["best_of(1)"], "is not a rule on replies"),
+        (["best_of", "--payment", "clarke"], "its own payments: leave out --payment"),
+        (["best_of", "--influence", "2"], "takes no influence"),
+        (["mosaic", "--num-candidates", "1"], "num_candidates must be an integer from"),
+        (["--distributions", "--num-agents", "1"], "num_agents must be an integer"),
         (["power_mean"], "needs its order, as in power_mean"),
         (["power_mean(x)"], "could not convert"),
         (["linear", "--payment", "first_price"], "is not a payment"),

@@ -178,16 +178,16 @@ class Audit(Command):
     them, and counterexamples shrink to few agents, tokens and digits.
     """
 
-    rules: tyro.conf.Positional[tuple[str, ...]] = (
-        "linear",
-        "log_linear",
-        "power_mean(0.5)",
-    )
-    """Aggregations: linear, log_linear, power_mean(ORDER), or an object of your own as
-    FILE.py:NAME or MODULE:NAME."""
+    rules: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Aggregations, by default the first three: linear, log_linear,
+    power_mean(ORDER); rules on replies: mosaic(TAU), best_of, single_winner; or an
+    object of your own as FILE.py:NAME or MODULE:NAME."""
     payment: tuple[str, ...] = ()
-    """Payments: pay_your_bid, second_price, clarke, myerson(VALUATION), or an object of
-    your own; by default all that the rule has."""
+    """Payments of an aggregation: pay_your_bid, second_price, clarke,
+    myerson(VALUATION), or an object of your own; by default all that the rule has."""
+    distributions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Measure instead what agents gain by submitting other distributions than their
+    own, at a truthful bid; by default under all built-in mechanisms."""
     influence: float = 1.0
     """Exponent on the bids of the built-in rules."""
     num_instances: int = 1000
@@ -195,7 +195,9 @@ class Audit(Command):
     num_agents: int = 3
     """Agents of each auction."""
     vocab_size: int = 6
-    """Tokens of each auction."""
+    """Tokens of each auction of an aggregation."""
+    num_candidates: int = 6
+    """Candidates of each auction of a rule on replies."""
     seed: int = 0
     """Of all auctions."""
     tolerance: float = 1e-3
