@@ -288,6 +288,12 @@ class Cheap:
         return self.expected(rewards, log_weights)
 
 
+@ta.record
+class Broken(Cheap):
+    def expected(self, rewards, log_weights):
+        raise RuntimeError("no such price")
+
+
 def free(aggregation):
     return ta.myerson(aggregation, ta.total_variation())
 
@@ -364,6 +370,7 @@ def test_gains_of_misreported_distributions(capsys, rules, tmp_path):
         (["best_of", "--payment", "clarke"], "its own payments: leave out --payment"),
         (["best_of", "--influence", "2"], "takes no influence"),
         (["mosaic", "--num-candidates", "1"], "num_candidates must be an integer from"),
+        (["--distributions", "RULES:Broken"], "cheap: RuntimeError: no such price"),
         (["--distributions", "--num-agents", "1"], "num_agents must be an integer"),
         (["power_mean"], "needs its order, as in power_mean"),
         (["power_mean(x)"], "could not convert"),

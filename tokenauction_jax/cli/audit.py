@@ -77,6 +77,9 @@ def _submissions(
                     rows += auditing.distribution_misreports(each, **_numbers(command))
                 except ValueError as error:
                     raise names.RuleError(str(error)) from None
+                except Exception as error:  # A user's rule may raise anything.
+                    told = f"{records.describe(rule)}: {type(error).__name__}: {error}"
+                    raise names.RuleError(told) from None
     display.show_submissions(console, rows)
     return [dataclasses.asdict(row) for row in rows]
 
