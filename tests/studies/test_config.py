@@ -21,8 +21,8 @@ def read(tmp_path, text):
 
 
 def test_built_in_studies_are_valid():
-    known = {"lambda", "misreport", "rivals_at_equal_compute", "welfare"}
-    assert set(reading.builtin_studies()) == known
+    rivals = {"rivals_at_equal_compute", "rivals_on_smollm2"}
+    assert set(reading.builtin_studies()) == {"lambda", "misreport", "welfare"} | rivals
     for name in reading.builtin_studies():
         study = reading.read_study(name)
         assert study.name == name

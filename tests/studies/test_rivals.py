@@ -18,6 +18,7 @@ RULES = [
     {"mechanism": "best_of", "generator": "bids", "forward_passes": 20},
     {"mechanism": "none", "generator": "mean"},
     {"mechanism": "mosaic", "tau": 0.5, "num_replies": 4},
+    {"mechanism": "segment", "segment_tokens": 2, "relevance": [0.5, 0.25]},
 ]
 TAU, TOKENS = 1.5, 3
 
@@ -60,15 +61,16 @@ def test_measures_are_those_of_the_texts(results):
         np.testing.assert_allclose(found, list(wanted.values()), atol=2e-5)
     counts = kept.groupby("cell")[["drawn_tokens", "forward_passes"]].first()
     # 20 passes are three candidates of three tokens that two agents read.
-    assert counts["drawn_tokens"].tolist() == [3, 48, 9, 3, 12]
-    assert counts["forward_passes"].tolist() == [6, 96, 18, 6, 24]
+    assert counts["drawn_tokens"].tolist() == [3, 48, 9, 3, 12, 3]
+    assert counts["forward_passes"].tolist() == [6, 96, 18, 6, 24, 3]
     assert not kept[kept.cell == 3].revenue.any()
 
 
 def test_measures_that_a_mechanism_has_not(results):
     summary = results.summary
     cells = [set(summary[summary.cell == i].measure) for i in range(len(RULES))]
-    tokens, replies, *_, none, _ = cells
+    tokens, replies, _, none, _, segments = cells
+    assert segments == none
     assert tokens - none == {"robustly_gains", "robustly_loses"}
     assert none - replies >= {"welfare", "entropy", "weight", "log_prob"}
     assert replies == {
@@ -97,11 +99,8 @@ def test_the_report_shows_welfare_by_compute(results, tmp_path):
     assert "revenue" in revenue.get_ylabel()
     legend = [text.get_text() for text in chart.figure.legends[0].get_texts()]
     assert legend == [
-        "linear",
-        "mosaic(2)",
-        "best_of, bids",
-        "none, mean",
-        "mosaic, tau=0.5",
+        *("linear", "mosaic(2)", "best_of, bids", "none, mean", "mosaic, tau=0.5"),
+        "segment, segment_tokens=2, relevance=[0.5, …",
     ]
     page = ta.reports.write_report(results, tmp_path / "report")
     assert "Welfare and revenue by compute" in page.read_text()
@@ -204,6 +203,16 @@ def test_rules_of_ones_own(one_device, tmp_path):
             {"rule": {"mechanism": "best_of", "generator": "all"}},
             "rule.generator: no 'all' here, choices are",
         ),
+        (
+            {"rule": {"mechanism": "segment", "relevance": [0.5, 0.5]}},
+            "relevance: 2 numbers, expected one or 3",
+        ),
+        (
+            {"rule": {"mechanism": "segment", "relevance": 0.0}},
+            "relevance must not all be 0",
+        ),
+        ({"rule": {"mechanism": "segment", "num_replies": 4}}, "num_replies: unknown"),
+        ({"rule": "segmnt"}, "did you mean 'segment'"),
         ({"rule": {"aggregation": "linear", "tau": 2.0}}, "rule.tau: unknown key"),
         (
             {"rule": "best_of", "bids": {"kind": "equilibrium"}},

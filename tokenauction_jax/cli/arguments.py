@@ -51,8 +51,8 @@ class NewStudy(Command):
     path: tyro.conf.Positional[pathlib.Path]
     """The new TOML file."""
     template: str = "welfare"
-    """The built-in study to copy: lambda, misreport, rivals_at_equal_compute, or
-    welfare."""
+    """The built-in study to copy: lambda, misreport, rivals_at_equal_compute,
+    rivals_on_smollm2, welfare."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class CheckStudy(Command):
 
     study: tyro.conf.Positional[str]
     """A TOML file or a built-in study: lambda, misreport, rivals_at_equal_compute,
-    welfare."""
+    rivals_on_smollm2, welfare."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class RunStudy(SharedStudy):
 
     study: tyro.conf.Positional[str]
     """A TOML file or a built-in study: lambda, misreport, rivals_at_equal_compute,
-    welfare."""
+    rivals_on_smollm2, welfare."""
     out: pathlib.Path | None = None
     """The new folder; by default the study's name."""
     blocks_per_chunk: int | None = None

@@ -18,7 +18,11 @@ from tokenauction_jax.measures.columns import MEASURES
 from tokenauction_jax.measures.tokens import Attribution, Reference, TokenMeasures
 from tokenauction_jax.mechanism.aggregation import linear
 from tokenauction_jax.mechanism.base import Mechanism, Valuation
-from tokenauction_jax.replies.auctions import TextAuction, WrittenTexts, draws_tokens
+from tokenauction_jax.replies.text_auctions import (
+    TextAuction,
+    WrittenTexts,
+    draws_tokens,
+)
 from tokenauction_jax.simulation import Rollout, simulate
 
 

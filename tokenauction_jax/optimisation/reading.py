@@ -17,7 +17,7 @@ from tokenauction_jax.optimisation.config import (
 )
 from tokenauction_jax.outside import quoted, shortened
 from tokenauction_jax.scenarios import kinds, names, settings, validation
-from tokenauction_jax.scenarios.rules import ReplyRule
+from tokenauction_jax.scenarios.rules import Rule
 from tokenauction_jax.scenarios.validation import Place, Problem
 from tokenauction_jax.studies.levels import plain
 from tokenauction_jax.studies.reading import prepared
@@ -104,7 +104,7 @@ def validate(
     if chosen is not None:
         problems = list(settings.problems(chosen.setting, chosen.num_auctions))
         problems = problems or list(_problems(chosen))
-        if isinstance(chosen.rule, ReplyRule):
+        if not isinstance(chosen.rule, Rule):
             told = "only rules of single tokens have optimal bids here"
             problems.append(Problem(("rule", "mechanism"), told))
     if problems or chosen is None:

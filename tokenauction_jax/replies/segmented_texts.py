@@ -22,6 +22,8 @@ from tokenauction_jax.simulation.blocks import even_size, in_blocks
 from tokenauction_jax.simulation.meshes import over_mesh
 from tokenauction_jax.simulation.rollout import Observer
 
+# Tells the auctions of segments from what their tokens are drawn by.
+_SEGMENTS = 0x73656773
 # Auctions side by side: with several places, mean prices take 1 MB of a few ads each.
 _BLOCK = 256
 
@@ -134,10 +136,10 @@ def write_segments(
         base.check_amounts("bids", np.asarray(bids))
     segments.check_scores(bids[..., None, :], relevance[(None,) * (bids.ndim - 1)])
     numbers = records.auction_numbers(first_auction, rows.shape[0])
-    key_segments, key_text = keys.split(key)
+    key_segments = keys.fold_in(jax.random.clone(key), _SEGMENTS)
     held = _hold(key_segments, rule, numbers, rows, relevance, replacement)
     rollout = simulate(
-        key_text,
+        key,  # The pool's agents are those of a token auction.
         base.Mechanism(linear(), pay_your_bid()),
         pool,
         _writers(held[-1], segment_tokens),

@@ -14,7 +14,7 @@ from tokenauction_jax.agents import AgentPool, filters
 from tokenauction_jax.measures import Scope
 from tokenauction_jax.mechanism import Mechanism
 from tokenauction_jax.replies import TextAuction
-from tokenauction_jax.replies.auctions import draws_tokens
+from tokenauction_jax.replies.text_auctions import draws_tokens
 from tokenauction_jax.scenarios import kinds, settings, values
 from tokenauction_jax.scenarios.rules import needs_tokens
 from tokenauction_jax.scenarios.scenario import Agent, Sampling, Scenario, ScenarioError

@@ -3,8 +3,9 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import pydantic
 from pydantic_core import PydanticCustomError
 
@@ -16,13 +17,17 @@ from tokenauction_jax.replies import (
     TextAuction,
     no_auction,
     reply_auction,
+    segment_auction,
 )
-from tokenauction_jax.replies.auctions import Generator
+from tokenauction_jax.replies.reply_auctions import Generator
 from tokenauction_jax.scenarios import names, objects
 from tokenauction_jax.scenarios.numbers import (
     STRICT,
+    Amounts,
     Influence,
+    NumAgents,
     NumReplies,
+    NumTokens,
     Order,
     Passes,
     Tau,
@@ -31,7 +36,8 @@ from tokenauction_jax.scenarios.validation import nearest
 
 # No auction: a text of the generator, for nothing.
 NONE = "none"
-_MECHANISMS = (*names.REPLY_RULES, NONE)
+SEGMENT = "segment"
+_MECHANISMS = (*names.REPLY_RULES, SEGMENT, NONE)
 # Candidates of an auction of replies, unless it is said.
 _NUM_REPLIES = 16
 
@@ -80,7 +86,7 @@ def as_rule(given: Any) -> Any:
 
 
 def as_any_rule(given: Any) -> Any:
-    """Likewise of a rule of tokens or of whole texts."""
+    """Likewise of a rule of tokens, of whole texts or of segments."""
     of_texts = isinstance(given, ReplyMechanism | TextAuction)
     if isinstance(given, str) and not objects.is_reference(given):
         # What is misspelt is told beside the names that it is near to.
@@ -184,6 +190,57 @@ class ReplyRule:
         return reply_auction(given, num_replies=size, generator=self.generator)
 
 
+@dataclasses.dataclass(frozen=True)
+class SegmentRule:
+    """An auction of the segments of a text.
+
+    Attributes:
+      mechanism: ``segment``.
+      segment_tokens: How many tokens a segment has.
+      relevance: Click probabilities, one number or one for each agent.
+      num_ads: How many agents write a segment.
+      replacement: Whether an agent can win several segments of a text.
+    """
+
+    __pydantic_config__ = STRICT
+    kind: ClassVar[str] = "segment_rule"
+    mechanism: Literal["segment"] = SEGMENT
+    segment_tokens: NumTokens = 8
+    relevance: Amounts = 1.0
+    num_ads: NumAgents = 1
+    replacement: bool = True
+
+    @property
+    def name(self) -> str:
+        """The rule as shown in tables."""
+        return f"{SEGMENT}({self.segment_tokens})"
+
+    @property
+    def references(self) -> list[str]:
+        """It has none."""
+        return []
+
+    def build(self, num_agents: int) -> TextAuction:
+        """The auction.
+
+        Raises:
+          RuleError: If there is not one relevance for each agent, or all are 0.
+        """
+        relevance = self.relevance
+        if isinstance(relevance, tuple) and len(relevance) != num_agents:
+            told = f"{len(relevance)} numbers, expected one or {num_agents}"
+            raise names.RuleError(f"relevance: {told}")
+        try:
+            return segment_auction(
+                self.segment_tokens,
+                relevance=np.asarray(relevance, float),
+                num_ads=self.num_ads,
+                replacement=self.replacement,
+            )
+        except ValueError as error:
+            raise names.RuleError(str(error)) from None
+
+
 def needs_tokens(mechanism: Mechanism | TextAuction) -> Mechanism:
     """The mechanism, for what only those of single tokens can do.
 
@@ -200,6 +257,8 @@ def needs_tokens(mechanism: Mechanism | TextAuction) -> Mechanism:
 def kind_of_rule(given: Any) -> str:
     """Which section a rule is of, from its content or the section itself."""
     if isinstance(given, Mapping):
+        if given.get("mechanism") == SEGMENT:
+            return SegmentRule.kind
         return ReplyRule.kind if "mechanism" in given else Rule.kind
     return getattr(given, "kind", Rule.kind)
 
@@ -285,6 +344,7 @@ class Rule:
 # Told apart by what they have.
 AnyRule = Annotated[
     Annotated[Rule, pydantic.Tag(Rule.kind)]
-    | Annotated[ReplyRule, pydantic.Tag(ReplyRule.kind)],
+    | Annotated[ReplyRule, pydantic.Tag(ReplyRule.kind)]
+    | Annotated[SegmentRule, pydantic.Tag(SegmentRule.kind)],
     pydantic.Discriminator(kind_of_rule),
 ]

@@ -48,6 +48,7 @@ from tokenauction_jax.scenarios.rules import (
     AnyRule,
     ReplyRule,
     Rule,
+    SegmentRule,
     as_any_rule,
 )
 from tokenauction_jax.scenarios.scenario import ScenarioError
@@ -127,6 +128,8 @@ class Setting:
         """
         if isinstance(self.rule, Rule):
             return self.rule.build()
+        if isinstance(self.rule, SegmentRule):
+            return self.rule.build(self.agents.num_agents)
         num_models = self.agents.num_agents + self.has_reference
         return self.rule.build(self.num_tokens, num_models)
 
@@ -156,6 +159,7 @@ SECTIONS: dict[str | int, type] = {
     "equilibrium": EquilibriumBids,
     "token_rule": Rule,
     "reply_rule": ReplyRule,
+    "segment_rule": SegmentRule,
     "sampling": Filters,
 }
 
