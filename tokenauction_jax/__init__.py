@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tokenauction_jax import reports as reports
     from tokenauction_jax import simulation as simulation
     from tokenauction_jax import studies as studies
+    from tokenauction_jax import suite as suite
     from tokenauction_jax import testing as testing
     from tokenauction_jax.auditing import Audit as Audit
     from tokenauction_jax.auditing import Counterexample as Counterexample
@@ -58,7 +59,7 @@ _avoid_wrong_sums()
 _ROOMS = (
     *("agents", "auditing", "bidding", "measures", "mechanism", "optimisation"),
     *("records", "replies", "reports", "scenarios", "simulation", "statistics"),
-    *("studies", "testing"),
+    *("studies", "suite", "testing"),
 )
 _PLACES = {
     "auditing": ("Audit", "Counterexample", "audit"),

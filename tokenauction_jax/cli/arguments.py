@@ -209,6 +209,38 @@ class Audit(Command):
 
 
 @dataclasses.dataclass(frozen=True)
+class RunSuite(Command):
+    """Run mechanisms by all yardsticks, and add them to the scorecard in a folder.
+
+    Rows that the folder has of the same studies are not run again: an interrupted run
+    goes on, and a new mechanism adds its own rows.
+    """
+
+    mechanisms: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Rules of tokens such as linear, log_linear or linear+pay_your_bid, of replies
+    such as mosaic, mosaic(TAU), best_of or single_winner, segment, none, or an object
+    of your own as FILE.py:NAME; by default all that are built in."""
+    out: pathlib.Path = pathlib.Path("suite")
+    """Folder of scorecard.md and scorecard.json, new or with a scorecard."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Few auctions, and no large models: minutes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListSuite(Command):
+    """List the yardsticks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Compare mechanisms by the same studies: one scorecard for all."""
+
+    command: tyro.conf.OmitArgPrefixes[
+        Annotated[RunSuite, _named("run")] | Annotated[ListSuite, _named("list")]
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
 class Train(Command):
     """Fine-tune a language model, to bid with in auctions.
 

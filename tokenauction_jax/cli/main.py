@@ -20,6 +20,7 @@ _COMMANDS = {
     "study": arguments.StudyCommand,
     "optimise": arguments.Optimise,
     "audit": arguments.Audit,
+    "suite": arguments.Suite,
     "train": arguments.Train,
     "models": arguments.Models,
 }

@@ -289,6 +289,15 @@ class ShadedBids:
 
 
 @dataclasses.dataclass(frozen=True)
+class CappedBids:
+    """Agents bid their values, or `cap` if that is less: what they can pay at most."""
+
+    __pydantic_config__ = STRICT
+    cap: PositiveAmount
+    kind: Literal["capped"] = "capped"
+
+
+@dataclasses.dataclass(frozen=True)
 class FixedBids:
     """The same bids in every auction, whatever the values: one number, or one each."""
 
@@ -351,7 +360,15 @@ class GivenBids:
     kind: Literal["given"] = "given"
 
 
-Bids = TruthfulBids | ShadedBids | FixedBids | WeightBids | EquilibriumBids | GivenBids
+Bids = (
+    TruthfulBids
+    | ShadedBids
+    | CappedBids
+    | FixedBids
+    | WeightBids
+    | EquilibriumBids
+    | GivenBids
+)
 
 
 def find_wrong_amount(amounts: np.ndarray, where: str = " in row {row}") -> str:

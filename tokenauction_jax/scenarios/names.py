@@ -148,7 +148,7 @@ def is_reply_rule(name: str) -> bool:
       RuleError: If it refers to an object that is not there.
     """
     if objects.is_reference(name):
-        return isinstance(_made(name), ReplyMechanism)
+        return isinstance(made(name), ReplyMechanism)
     return _split(name)[0] in _REPLY_RULES
 
 
@@ -321,7 +321,7 @@ def _split(name: str) -> tuple[str, str | None]:
     return (match[1], match[2]) if match else (name, None)
 
 
-def _made(name: str) -> Any:
+def made(name: str) -> Any:
     """What a reference leads to, or what the function that it leads to makes."""
     found = _load(name)
     return _call(name, _once(found)) if isinstance(found, types.FunctionType) else found
@@ -348,7 +348,7 @@ def _check_number(name: str, key: str, number: float) -> None:
 
 
 def _own(name: str, *kinds: type) -> Any:
-    found = _made(name)
+    found = made(name)
     try:
         return objects.expect(name, found, *kinds)
     except objects.ObjectError as error:

@@ -37,7 +37,7 @@ from tokenauction_jax.scenarios.validation import nearest
 # No auction: a text of the generator, for nothing.
 NONE = "none"
 SEGMENT = "segment"
-_MECHANISMS = (*names.REPLY_RULES, SEGMENT, NONE)
+MECHANISMS = (*names.REPLY_RULES, SEGMENT, NONE)
 # Candidates of an auction of replies, unless it is said.
 _NUM_REPLIES = 16
 
@@ -90,9 +90,9 @@ def as_any_rule(given: Any) -> Any:
     of_texts = isinstance(given, ReplyMechanism | TextAuction)
     if isinstance(given, str) and not objects.is_reference(given):
         # What is misspelt is told beside the names that it is near to.
-        known = (*names.AGGREGATIONS, *_MECHANISMS)
+        known = (*names.AGGREGATIONS, *MECHANISMS)
         near = difflib.get_close_matches(given, known, 1)
-        of_texts = names.is_reply_rule(given) or any(x in _MECHANISMS for x in near)
+        of_texts = names.is_reply_rule(given) or any(x in MECHANISMS for x in near)
     return {"mechanism": given} if of_texts else as_rule(given)
 
 
@@ -104,7 +104,7 @@ def _check_mechanism(given: Any) -> Any:
         return given
     if isinstance(given, str) and (given == NONE or names.is_reply_rule(given)):
         return given
-    hint = nearest(given, _MECHANISMS, "choices") if isinstance(given, str) else ""
+    hint = nearest(given, MECHANISMS, "choices") if isinstance(given, str) else ""
     message = "no {given} here, {hint}" if hint else "should be a ReplyMechanism"
     context = {"given": quoted(given), "hint": hint}
     raise PydanticCustomError("own", message, context)

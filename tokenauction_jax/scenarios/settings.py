@@ -14,6 +14,7 @@ from tokenauction_jax.scenarios import names
 from tokenauction_jax.scenarios.kinds import (
     Agents,
     Bids,
+    CappedBids,
     DirichletAgents,
     EquilibriumBids,
     FixedBids,
@@ -155,6 +156,7 @@ SECTIONS: dict[str | int, type] = {
     "gamma": GammaValues,
     "truthful": TruthfulBids,
     "shaded": ShadedBids,
+    "capped": CappedBids,
     "weight": WeightBids,
     "equilibrium": EquilibriumBids,
     "token_rule": Rule,

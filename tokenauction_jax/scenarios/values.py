@@ -109,6 +109,8 @@ def make_bids(
         raise ScenarioError("bids: an equilibrium is found when agents are loaded")
     if isinstance(bids, kinds.TruthfulBids):
         return values
+    if isinstance(bids, kinds.CappedBids):
+        return np.minimum(values, np.asarray(bids.cap, values.dtype))
     factors = np.ones(values.shape[1], values.dtype)
     factors[slice(None) if bids.agents is None else list(bids.agents)] = bids.factor
     return values * factors
