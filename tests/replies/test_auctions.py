@@ -182,6 +182,39 @@ def test_agents_that_cannot_write_leave_the_auction_undefined():
     assert found.payments[0, 0] == 0
 
 
+def test_rewards_of_ones_own():
+    """Agents that want a token in the text: payments by the definition."""
+
+    def names(token, tokens, mask):
+        return ((tokens == token) & mask).any(1).astype(float)
+
+    wants = [jax.tree_util.Partial(names, token) for token in (0, 2)]
+    rule = ta.replies.best_of()
+    auction = ta.replies.reply_auction(rule, num_replies=4, rewards=wants)
+    found = write(auction)
+    drawn = ta.replies.draw_candidates(
+        *(jax.random.key(0), ta.agents.with_reference(agents(), "mean"), [0, 0, 1.0]),
+        num_replies=4,
+        num_tokens=TOKENS,
+        num_auctions=len(BIDS),
+    )
+    reported = ta.replies.text_rewards(BIDS, drawn, wants)
+    for a, bids in enumerate(BIDS.astype(float)):
+        tokens = np.asarray(drawn.tokens[a])
+        rewards = bids[:, None] * [(tokens == k).any(1) for k in (0, 2)]
+        np.testing.assert_allclose(reported[a], rewards)
+        best, paid = reference.best_of(rewards)
+        np.testing.assert_array_equal(found.tokens[a], tokens[best])
+        np.testing.assert_allclose(found.payments[a], paid.astype(float), atol=1e-6)
+    with pytest.raises(ValueError, match=r"bids has shape"):
+        ta.replies.text_rewards(BIDS, drawn, wants[:1])
+    bad = [lambda tokens, mask: jnp.full(16, jnp.nan), wants[1]]
+    with pytest.raises(ValueError, match=r"rewards\[0\] must be finite, got nan"):
+        ta.replies.text_rewards(BIDS, drawn, bad)
+    with pytest.raises(ValueError, match=r"rewards\[1\] has shape"):
+        ta.replies.text_rewards(BIDS, drawn, [wants[0], lambda tokens, mask: mask])
+
+
 def test_bad_input():
     rule = ta.replies.mosaic(1.0)
     with pytest.raises(ValueError, match="num_replies must be"):

@@ -26,6 +26,7 @@ EXTREMES = {
     ],
     "bids": [
         *({"kind": "shaded", "factor": x} for x in (1e-3, 1e3)),
+        *({"kind": "capped", "cap": x} for x in (1e-30, 1e30)),
         *({"kind": "fixed", "amounts": x} for x in (1e-30, 1e30, [1e-30, 1e30])),
         *({"kind": "weight", "weight": x, "amounts": [1.0, 1.0]} for x in (0.0, 1.0)),
         {"kind": "weight", "weight": 1e-25, "amounts": [1.0, 1.0]},
@@ -36,6 +37,8 @@ EXTREMES = {
         *({"top_k": x} for x in (1, 2**31 - 1)),
     ],
     "rule": [
+        *({"mechanism": "mosaic", "tau": x, "num_replies": 2} for x in (1e-30, 1e30)),
+        *({"mechanism": "segment", "relevance": x} for x in (1e-28, 1e28)),
         *({"aggregation": "linear", "influence": x} for x in (1e-3, 1e3)),
         *(
             {"aggregation": "power_mean", "order": x, "payment": "pay_your_bid"}

@@ -4,6 +4,7 @@ from tokenauction_jax.replies.candidates import Candidates as Candidates
 from tokenauction_jax.replies.candidates import draw_candidates as draw_candidates
 from tokenauction_jax.replies.candidates import log_importance as log_importance
 from tokenauction_jax.replies.candidates import log_ratio_rewards as log_ratio_rewards
+from tokenauction_jax.replies.candidates import text_rewards as text_rewards
 from tokenauction_jax.replies.reply_auctions import no_auction as no_auction
 from tokenauction_jax.replies.reply_auctions import reply_auction as reply_auction
 from tokenauction_jax.replies.rules import ReplyMechanism as ReplyMechanism

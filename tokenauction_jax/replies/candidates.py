@@ -1,5 +1,8 @@
 """Candidate replies of many auctions, and what the agents and the reference think."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,9 @@ from tokenauction_jax.mechanism.payments import pay_your_bid
 from tokenauction_jax.replies.repeated import RepeatedPool
 from tokenauction_jax.simulation import simulate
 from tokenauction_jax.simulation.bidders import rows_by_auction
+
+# Called with texts, (tokens (B, T), mask (B, T)), it answers (B,).
+Reward = Callable[[jax.Array, jax.Array], Any]
 
 
 @records.record
@@ -168,6 +174,39 @@ def log_ratio_rewards(
             f"{auction}; widen its sampling (no top_k, no top_p) or drop it as a bidder"
         )
     return rewards
+
+
+def text_rewards(
+    bids: ArrayLike, candidates: Candidates, rewards: Sequence[Reward]
+) -> jax.Array:
+    """Reported rewards ``b_i r_i(y)`` `(A, n, M)` for what agents see in a text.
+
+    Args:
+      bids: Money per unit of the agent's reward, `(n,)` or one row an auction,
+        `(A, n)`.
+      candidates: As drawn.
+      rewards: One for each agent, called as ``reward(tokens, mask)`` with texts
+        `(A M, T)`, it answers `(A M,)`, such as `bidding.mentions`.
+
+    Raises:
+      ValueError: If shapes disagree, concrete bids are no bids, or a concrete reward is
+        not finite.
+    """
+    size, num_replies, length = candidates.tokens.shape
+    bids = base.as_float(bids)
+    rows = rows_by_auction("bids", bids, len(rewards), size)
+    if records.is_concrete(bids):
+        base.check_amounts("bids", np.asarray(bids))
+    tokens, mask = (x.reshape(-1, length) for x in (candidates.tokens, candidates.mask))
+    found = []
+    for agent, reward in enumerate(rewards):
+        worth = base.as_float(reward(tokens, mask))
+        records.check_shape(f"rewards[{agent}]", worth, (size * num_replies,))
+        if records.is_concrete(worth) and not np.isfinite(worth).all():
+            wrong = np.asarray(worth)[~np.isfinite(worth)][0]
+            raise ValueError(f"rewards[{agent}] must be finite, got {wrong}")
+        found.append(worth.reshape(size, num_replies))
+    return rows[..., None] * jnp.stack(found, axis=1)
 
 
 def _log_reference(candidates: Candidates, reference: ArrayLike) -> jax.Array:

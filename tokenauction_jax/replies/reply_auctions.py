@@ -1,5 +1,6 @@
 """Auctions of whole replies: candidates, rewards, and the one that is returned."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -13,9 +14,11 @@ from tokenauction_jax.mechanism import base, keys
 from tokenauction_jax.mechanism.aggregation import linear
 from tokenauction_jax.mechanism.payments import pay_your_bid
 from tokenauction_jax.replies.candidates import (
+    Reward,
     draw_candidates,
     log_importance,
     log_ratio_rewards,
+    text_rewards,
 )
 from tokenauction_jax.replies.rules import ReplyMechanism
 from tokenauction_jax.replies.text_auctions import WrittenTexts, observed_log_probs
@@ -32,6 +35,7 @@ class ReplyAuction:
     """See `reply_auction`."""
 
     rule: ReplyMechanism
+    rewards: tuple[Reward, ...] | None
     num_replies: int = records.static_field()
     generator: Generator = records.static_field()
     draws_tokens: ClassVar[bool] = False
@@ -54,7 +58,7 @@ class ReplyAuction:
     ) -> WrittenTexts:
         """Draws candidates, and returns the one that the rule picks by their rewards.
 
-        Agents report their log-ratios, times their bids. See `TextAuction`.
+        See `TextAuction`.
 
         Raises:
           ValueError: If a shape is wrong, or concrete bids are negative or not finite.
@@ -71,8 +75,11 @@ class ReplyAuction:
             num_tokens=num_tokens,
             first_auction=first_auction,
         )
-        all_bids = jnp.concatenate([bids, jnp.zeros_like(bids[:, :1])], axis=1)
-        rewards = log_ratio_rewards(all_bids, candidates, n)[:, :n]
+        if self.rewards is None:
+            all_bids = jnp.concatenate([bids, jnp.zeros_like(bids[:, :1])], axis=1)
+            rewards = log_ratio_rewards(all_bids, candidates, n)[:, :n]
+        else:
+            rewards = text_rewards(bids, candidates, self.rewards)
         log_weights = log_importance(candidates, n)
         numbers = records.auction_numbers(first_auction, num_auctions)
         key_choice = keys.fold_in(jax.random.clone(key), _CHOICE)
@@ -177,18 +184,23 @@ class NoAuction:
 
 
 def reply_auction(
-    rule: ReplyMechanism, *, num_replies: int, generator: Generator = "reference"
+    rule: ReplyMechanism,
+    *,
+    num_replies: int,
+    generator: Generator = "reference",
+    rewards: Sequence[Reward] | None = None,
 ) -> ReplyAuction:
     """An auction of whole replies: candidates, rewards, and a rule that picks one.
 
     Each agent reports as its reward for a reply its bid times ``log p_i(y) - log
-    p_ref(y)``.
+    p_ref(y)``, or times a reward of its own.
 
     Args:
       rule: Such as `mosaic`.
       num_replies: Candidates of each auction, ``M``.
       generator: Whom the candidates are drawn from: the ``reference``, the agents in
         the mixture of their ``bids``, or their uniform mixture, the ``mean``.
+      rewards: One for each agent, as for `text_rewards`; None for log-ratios.
 
     Raises:
       ValueError: If `num_replies` is no positive integer, or something is another.
@@ -203,7 +215,14 @@ def reply_auction(
     """
     base.check_rule("rule", rule, ReplyMechanism)
     num_replies = records.check_integer("num_replies", num_replies, 1)
-    return ReplyAuction(rule, num_replies, _check_generator(generator))
+    if rewards is not None:
+        rewards = tuple(
+            jax.tree_util.Partial(reward)
+            if jax.tree_util.all_leaves([reward])
+            else reward
+            for reward in rewards
+        )
+    return ReplyAuction(rule, rewards, num_replies, _check_generator(generator))
 
 
 def no_auction(generator: Generator = "reference") -> NoAuction:
