@@ -8,7 +8,7 @@ import importlib
 
 NAMES = (
     *("step", "scaling", "devices", "study", "second_price", "bidding"),
-    *("decode", "house", "lora"),
+    *("decode", "house", "lora", "replies"),
 )
 
 

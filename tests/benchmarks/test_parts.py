@@ -54,6 +54,13 @@ TINY = {
         "rounds": 1,
     },
     "house": {"models": ("house",), "num_auctions": 2, "num_tokens": 3, "rounds": 1},
+    "replies": {
+        "num_auctions": 2,
+        "num_agents": 2,
+        "num_replies": 2,
+        "num_tokens": 3,
+        "rounds": 1,
+    },
     "lora": {
         "model": "house",
         "num_auctions": 2,
@@ -78,6 +85,7 @@ FIGURES = {
     "decode": ["ours", "transformers", "matrix", "peak"],
     "house": ["ours"],
     "lora": ["ours", "ours"],
+    "replies": ["ours", "one"],
 }
 PACKAGES = {"PyTorch": "torch", "transformers": "transformers"}
 
