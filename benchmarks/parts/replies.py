@@ -1,8 +1,8 @@
 """Candidate replies of the house model and their scores, beside both done apart.
 
-Apart, the reference alone writes as many texts, and each agent then reads all of them in
-one pass without its prompt, which is less than any scoring needs. Both are to take no
-more than 1.3 times as long together.
+Apart, the reference alone writes as many texts, and each agent then reads all of them
+in one pass without its prompt, which is less than any scoring needs. Ours is to take no
+more than 1.3 times as long.
 """
 
 import dataclasses

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_decoder
-from tiny_decoder import VARIANTS, answers, log_probs
+from tiny_decoder import OTHER_VARIANTS, VARIANTS, answers, log_probs
 
 import tokenauction_jax as ta
 from tokenauction_jax.agents.checkpoints.text import Tokenizer
@@ -63,6 +63,28 @@ def test_auctions_and_agents_do_not_disturb_each_other():
     together = answers(from_language_model(model, None, PROMPTS), text)
     alone = answers(from_language_model(model, None, PROMPTS[1:2]), text[3:4])
     np.testing.assert_allclose(together[:, 3:4, 1:2], alone, atol=1e-4)
+
+
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("variant", VARIANTS | OTHER_VARIANTS)
+def test_texts_that_are_read_at_once_have_the_scores_of_their_steps(variant):
+    """Behind unequal prompts longer than the windows, with filters of each agent."""
+    model = make(**(VARIANTS | OTHER_VARIANTS)[variant])
+    pool = from_language_model(
+        [model, make(seed=1), model],
+        None,
+        [[5, 6, 7, 8, 9, 3], [8], [9, 4]],
+        temperature=[0.7, 1.0, 1.3],
+        top_k=[None, 40, None],
+    )
+    text = random_text(4, 7)
+    mask = jnp.arange(7)[None] < jnp.array([7, 4, 1, 0])[:, None]
+    steps = answers(pool, text)[:-1]
+    drawn = jnp.take_along_axis(steps, text.T[:, :, None, None], axis=3)[..., 0]
+    expected = jnp.where(mask.T[..., None], drawn, 0).sum(0)
+    for agents in ([0, 1, 2], [2, 0]):
+        found = jax.jit(lambda p: p.score(text, mask))(pool.only(agents))
+        np.testing.assert_allclose(found, expected[:, np.array(agents)], atol=2e-4)
 
 
 def test_there_is_no_step_beyond_the_room_of_a_state():

@@ -295,3 +295,31 @@ def test_other_refusals():
     ):
         with pytest.raises(ValueError, match=message):
             ta.replies.log_ratio_rewards(np.array(bids), found, REFERENCE)
+
+
+def test_who_does_not_write_reads_all_at_once():
+    """The same scores, of models with windows, other prompts, filters and adapters."""
+    models = [tiny_decoder.make(seed=0), tiny_decoder.make(seed=1)]
+    pool = ta.agents.from_language_model(
+        [models[0], models[1], models[0]],
+        None,
+        [[5, 6, 7], [8], [9, 4]],
+        temperature=[0.7, 1.0, 1.3],
+    )
+    weights = np.array([0.0, 1.0, 0.0], np.float32)
+    options = {"num_replies": 3, "num_tokens": 5, "num_auctions": 2}
+    found, together = (
+        ta.replies.draw_candidates(
+            jax.random.key(0), pool, weights, writers=writers, **options
+        )
+        for writers in (None, [0, 1, 2])
+    )
+    np.testing.assert_array_equal(found.tokens, together.tokens)
+    np.testing.assert_allclose(found.log_probs, together.log_probs, atol=2e-4)
+    np.testing.assert_allclose(found.log_generator, found.log_probs[..., 1], atol=2e-4)
+    traced = jax.jit(
+        lambda w: ta.replies.draw_candidates(
+            jax.random.key(0), pool, w, writers=[1], **options
+        )
+    )(weights)
+    np.testing.assert_allclose(traced.log_probs, together.log_probs, atol=2e-4)

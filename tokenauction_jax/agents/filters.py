@@ -43,6 +43,16 @@ class Sampling:
     top_p: jax.Array | None
     min_p: jax.Array | None
 
+    def only(self, agents: Sequence[int]) -> Sampling:
+        """The filters of some of the agents."""
+        rows = np.array(agents)
+        return Sampling(
+            temperature=self.temperature[rows],
+            top_k=None if self.top_k is None else tuple(self.top_k[i] for i in agents),
+            top_p=None if self.top_p is None else self.top_p[rows],
+            min_p=None if self.min_p is None else self.min_p[rows],
+        )
+
 
 def sampling(
     num_agents: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
@@ -107,18 +108,47 @@ class LanguageModelPool:
             group.step(memory, state.position, tokens)
             for group, memory in zip(self.groups, state.groups, strict=True)
         ]
-        shared = [logits[..., : self.vocab_size] for _, logits in answers]
-        logits = jnp.concatenate(shared, axis=1)
-        order = np.argsort([agent for group in self.groups for agent in group.agents])
-        if (order != np.arange(self.num_agents)).any():
-            logits = logits[:, order]
-        if self.known is not None:
-            logits = jnp.where(self.known[None, None], logits, -jnp.inf)
-        logits = _merge_ends(logits, self.end_tokens)
+        logits = self._together([logits for _, logits in answers])
         # Added: of a NaN that `where` chooses XLA's `exp` makes any number on a CPU.
         logits += jnp.where(state.position < room, 0, jnp.nan).astype(logits.dtype)
         state = PoolState(state.position + 1, tuple(memory for memory, _ in answers))
         return state, filter_logits(self.sampling, logits)
+
+    def only(self, agents: Sequence[int]) -> LanguageModelPool:
+        """A pool of some of the agents, by their numbers and in their order."""
+        groups = (group.only(agents) for group in self.groups)
+        return dataclasses.replace(
+            self,
+            groups=tuple(group for group in groups if group is not None),
+            sampling=self.sampling.only(agents),
+        )
+
+    def score(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """Log-probabilities `(A, n)` of texts, read in one pass behind the prompts.
+
+        They are the sums of what `step` answers for their tokens, up to rounding.
+
+        Args:
+          tokens: `(A, T)`.
+          mask: `(A, T)`, which tokens count; those after the first that does not must
+            not.
+        """
+        answers = [jnp.moveaxis(x.extend(tokens), 1, 2) for x in self.groups]
+        log_probs = filter_logits(self.sampling, self._together(answers))
+        read = jnp.take_along_axis(log_probs, tokens[..., None, None], axis=3)
+        return jnp.where(mask[..., None], read[..., 0], 0).sum(1)
+
+    def _together(self, answers: Sequence[jax.Array]) -> jax.Array:
+        """Logits `(..., n, V)` of all agents from those of the groups."""
+        logits = jnp.concatenate([x[..., : self.vocab_size] for x in answers], axis=-2)
+        order = np.argsort([agent for group in self.groups for agent in group.agents])
+        if (order != np.arange(self.num_agents)).any():
+            logits = logits[..., order, :]
+        if self.known is not None:
+            before = (1,) * (logits.ndim - 1)
+            known = self.known.reshape(*before, -1)
+            logits = jnp.where(known, logits, -jnp.inf)
+        return _merge_ends(logits, self.end_tokens)
 
 
 def _merge_ends(logits: jax.Array, end_tokens: tuple[int, ...]) -> jax.Array:

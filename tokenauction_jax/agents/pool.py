@@ -1,5 +1,6 @@
 """What supplies the agents' next-token distributions."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -81,6 +82,19 @@ class SupportsBlocks(Protocol):
     @property
     def divisible(self) -> bool:
         """Whether blocks get what the auctions of one call would."""
+        ...
+
+
+@runtime_checkable
+class SupportsScoring(Protocol):
+    """A pool that can read whole texts at once, without writing them."""
+
+    def only(self, agents: Sequence[int]) -> AgentPool:
+        """A pool of some of the agents, by their numbers and in their order."""
+        ...
+
+    def score(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """Log-probabilities `(A, n)` of the tokens `(A, T)` where `mask` is True."""
         ...
 
 

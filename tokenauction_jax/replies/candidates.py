@@ -9,14 +9,17 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.agents.pool import AgentPool
+from tokenauction_jax.agents.pool import AgentPool, SupportsScoring
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.aggregation import linear
 from tokenauction_jax.mechanism.payments import pay_your_bid
 from tokenauction_jax.replies.repeated import RepeatedPool
 from tokenauction_jax.simulation import simulate
 from tokenauction_jax.simulation.bidders import rows_by_auction
+from tokenauction_jax.simulation.blocks import even_size, in_blocks
 
+# Log-probabilities of all tokens that are looked at at a time: 64 MiB in float32.
+_READ = 2**24
 # Called with texts, (tokens (B, T), mask (B, T)), it answers (B,).
 Reward = Callable[[jax.Array, jax.Array], Any]
 
@@ -48,11 +51,13 @@ def draw_candidates(
     num_tokens: int,
     num_auctions: int | None = None,
     first_auction: ArrayLike = 0,
+    writers: Sequence[int] | None = None,
 ) -> Candidates:
     """Draws candidate replies, and scores them on the way.
 
     Every token comes from the mixture of the agents by `weights`. All agents answer
-    every token, so that their log-probabilities of a reply need no second pass.
+    every token, so that their log-probabilities of a reply need no second pass; but of
+    language models only those that write do, and the others read all replies at once.
 
     Reply m of auction a is text ``a M + m`` of one `simulate`: it does not depend on
     what runs beside it, nor on chunks.
@@ -67,6 +72,8 @@ def draw_candidates(
       num_tokens: The cap on the tokens of a reply, ``T``.
       num_auctions: ``A``; needed for weights `(n,)`.
       first_auction: The number of the first auction.
+      writers: The numbers of the agents that may have a weight, in their order; None
+        for those that have one, or for all if weights are not known.
 
     Returns:
       `Candidates`. Log-probabilities are NaN for a reply on which the pool answered
@@ -92,6 +99,12 @@ def draw_candidates(
         base.check_amounts("weights", np.asarray(weights))
         if not (np.asarray(rows) > 0).any(1).all():
             raise ValueError("weights must have a positive sum, got only zeros")
+        if writers is None:
+            writers = np.nonzero((np.asarray(rows) > 0).any(0))[0].tolist()
+    every = range(pool.num_agents)
+    if writers is None or not isinstance(pool, SupportsScoring):
+        writers = every
+    readers = [agent for agent in every if agent not in writers]
     shape = rows.shape[0], num_replies
     if records.is_concrete(first_auction):
         records.auction_numbers(first_auction, shape[0])
@@ -99,8 +112,8 @@ def draw_candidates(
     rollout = simulate(
         key,
         base.Mechanism(linear(), pay_your_bid()),
-        RepeatedPool(pool, num_replies),
-        jnp.repeat(rows, num_replies, axis=0),
+        RepeatedPool(_only(pool, writers) if readers else pool, num_replies),
+        jnp.repeat(rows[:, np.array(writers)], num_replies, axis=0),
         num_tokens=num_tokens,
         first_auction=first_auction * num_replies,
         accumulate=_drawn_log_probs,
@@ -108,12 +121,30 @@ def draw_candidates(
     undefined = jnp.where(rollout.valid, 0, jnp.nan)
     log_generator = rollout.log_prob.sum(1) + undefined
     log_probs = rollout.totals + undefined[:, None]
+    if readers:
+        scores = _read(_only(pool, readers), rollout.tokens, rollout.mask)
+        log_probs = jnp.concatenate([log_probs, scores], axis=1)
+        log_probs = log_probs[:, np.argsort([*writers, *readers])]
     return Candidates(
         tokens=rollout.tokens.reshape(*shape, -1),
         mask=rollout.mask.reshape(*shape, -1),
         log_probs=log_probs.reshape(*shape, -1),
         log_generator=log_generator.reshape(shape),
     )
+
+
+def _only(pool: AgentPool, agents: Sequence[int]) -> AgentPool:
+    assert isinstance(pool, SupportsScoring)
+    return pool.only(agents)
+
+
+@jax.jit
+def _read(pool: AgentPool, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """Log-probabilities `(B, n)` of texts, so many at a time as fit into memory."""
+    assert isinstance(pool, SupportsScoring)
+    numbers = pool.num_agents * pool.vocab_size * tokens.shape[1]
+    size = even_size(tokens.shape[0], max(1, _READ // numbers))
+    return in_blocks(lambda rows: pool.score(*rows), (tokens, mask), size)
 
 
 def _drawn_log_probs(

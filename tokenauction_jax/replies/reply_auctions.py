@@ -74,6 +74,7 @@ class ReplyAuction:
             num_replies=self.num_replies,
             num_tokens=num_tokens,
             first_auction=first_auction,
+            writers=[n] if self.generator == "reference" else range(n),
         )
         if self.rewards is None:
             all_bids = jnp.concatenate([bids, jnp.zeros_like(bids[:, :1])], axis=1)

@@ -16,6 +16,8 @@ from tokenauction_jax.suite import mechanisms, optimum, scorecard, yardsticks
 from tokenauction_jax.suite.mechanisms import SuiteError
 from tokenauction_jax.suite.scorecard import Row, Scorecard
 
+# Money per text: of less, a share would be of rounding and chance.
+_LEAST_GAIN = 0.1
 # Given the mechanism, the yardstick and the seconds that it took.
 Listener = Callable[[str, str, float], None]
 
@@ -107,6 +109,6 @@ def _row(name: str, yardstick: str, study: Study, quick: bool) -> Row:
     row = scorecard.row(name, yardstick, quick, study.digest(), results)
     cell = study.populations[0]
     known = optimum.regularized_range(cell, study.num_auctions, study.tau)
-    if known is None:
+    if known is None or known.best - known.reference < _LEAST_GAIN:
         return row
     return dataclasses.replace(row, share=scorecard.share(results, known))

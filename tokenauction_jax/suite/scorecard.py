@@ -54,7 +54,7 @@ class Row:
       digest: Of the study.
       undefined: Share of auctions that were undefined.
       share: Of the gain in regularised welfare over the reference that the best law of
-        texts would bring; None where that is not known.
+        texts would bring; None where that is not known, or next to nothing.
       welfare: In log-ratios to the reference, in money.
       revenue: In money.
       worst_off: Utility of the agent that has least of it, in log-ratios, in money.

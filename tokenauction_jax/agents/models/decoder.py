@@ -141,6 +141,34 @@ class Decoder(nnx.Module):
             grown.append(text)
         return self._logits(x), tuple(grown)
 
+    def extend(self, tokens: jax.Array, prompts: Prompts) -> jax.Array:
+        """Reads whole texts behind their prompts, as `decode` does token by token.
+
+        Args:
+          tokens: What each agent reads at each step, `(A, n, T)`.
+          prompts: The prompts, from `prefill`.
+
+        Returns:
+          The logits `(A, n, T, V)` of the token after each.
+        """
+        steps = jnp.arange(tokens.shape[-1])
+        positions = prompts.lengths[:, None] + steps[None]
+        x = self._embed(tokens, positions)
+        turns = self._turns(positions[None], prompts.reach[None, :, None])
+        places = jnp.arange(prompts.layers[0].keys.shape[-2])
+        back = positions[..., None] - places[None, None]
+        to_prompt = (places[None] < prompts.lengths[:, None])[:, None]
+        seen = {}
+        for window in {layer.window for layer in self.config.layers}:
+            in_text = _within(steps[:, None] - steps[None], window)[None]
+            in_text = jnp.broadcast_to(in_text, (len(tokens[0]), *in_text.shape[1:]))
+            in_prompt = to_prompt & _within(back, window)
+            seen[window] = jnp.concatenate([in_prompt, in_text], axis=-1)
+        for layer, prompt in zip(self.layers, prompts.layers, strict=True):
+            turn, visible = turns[layer.config.rotary], seen[layer.config.window]
+            x, _ = layer(x, Attention.extend, turn, visible, prompt)
+        return self._logits(x)
+
     def _embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         """Embeddings `(..., width)` of tokens whose last axis has these positions."""
         x = jnp.take(self.embedding[...], tokens, axis=0)
@@ -188,10 +216,11 @@ class Decoder(nnx.Module):
 def _turn(
     rotary: Rotary, positions: jax.Array, reach: jax.Array, dtype: DTypeLike
 ) -> Turn:
-    frequencies = jnp.asarray(rotary.frequencies, dtype)[None, None]
+    before = (1,) * positions.ndim
+    frequencies = jnp.asarray(rotary.frequencies, dtype).reshape(*before, -1)
     if rotary.long_frequencies is not None:
         far = reach[..., None] > rotary.long_beyond
-        long = jnp.asarray(rotary.long_frequencies, dtype)[None, None]
+        long = jnp.asarray(rotary.long_frequencies, dtype).reshape(*before, -1)
         frequencies = jnp.where(far, long, frequencies)
     angles = positions.astype(dtype)[..., None] * frequencies
     return Turn(rotary.scale * jnp.cos(angles), rotary.scale * jnp.sin(angles))

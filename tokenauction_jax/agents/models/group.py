@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -92,6 +93,37 @@ class Group:
         model = self._model(state.adapters, agents_axis=1)
         logits, cache = model.decode(read, position, state.prompts, state.cache)
         return state._replace(cache=cache), logits
+
+    def extend(self, tokens: jax.Array) -> jax.Array:
+        """Logits `(A, m, T, V)` with which each token of texts `(A, T)` is drawn.
+
+        They are those of `step`, token after token.
+        """
+        prompts, _, adapters = self.init(1, tokens.shape[1])
+        last = jnp.take_along_axis(self.tokens, self.lengths[:, None] - 1, axis=1)
+        shape = tokens.shape[0], last.shape[0], tokens.shape[1] - 1
+        read = jnp.concatenate(
+            [
+                jnp.broadcast_to(last[None], (*shape[:2], 1)),
+                jnp.broadcast_to(tokens[:, None, :-1], shape),
+            ],
+            axis=2,
+        )
+        return self._model(adapters, agents_axis=1).extend(read, prompts)
+
+    def only(self, agents: Sequence[int]) -> Group | None:
+        """Some of the agents, at their places among those; None if none is here."""
+        rows = [i for i, agent in enumerate(self.agents) if agent in agents]
+        if not rows:
+            return None
+        lengths = self.lengths[np.array(rows)]
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens[np.array(rows)],
+            lengths=lengths,
+            choice=None if self.choice is None else self.choice[np.array(rows)],
+            agents=tuple(list(agents).index(self.agents[row]) for row in rows),
+        )
 
     def _model(self, adapters: Adapter | None, agents_axis: int) -> Decoder:
         """The model, with the agents' adapters if there are any."""

@@ -221,6 +221,29 @@ class Attention(nnx.Module):
         mixed = mixed + einsum("ankgt,anktd->ankgd", on_text, cache.values)
         return self.output(mixed.reshape(*x.shape[:2], -1)), cache
 
+    def extend(
+        self, x: jax.Array, turn: Turn | None, visible: jax.Array, prompt: KeyValues
+    ) -> tuple[jax.Array, KeyValues]:
+        """Attends from whole texts `x` `(A, n, T, width)` to their prompts and back.
+
+        Args:
+          x: The residual stream, normalised.
+          turn: The rotation of each place.
+          visible: Which of the ``P + T`` tokens a place may attend to, `(n, T, P + T)`.
+          prompt: Keys and values of the prompts.
+        """
+        query, key, value = self.project(x, turn)
+        to_prompt = einsum("antkgd,nkpd->ankgtp", query, prompt.keys)
+        to_text = einsum("antkgd,anskd->ankgts", query, key)
+        scores = jnp.concatenate([to_prompt, to_text], axis=-1)
+        scores = cap(scores, self.config.score_cap)
+        weights = _softmax(scores, visible[None, :, None, None]).astype(x.dtype)
+        on_prompt, on_text = jnp.split(weights, [to_prompt.shape[-1]], axis=-1)
+        mixed = einsum("ankgtp,nkpd->antkgd", on_prompt, prompt.values)
+        mixed = mixed + einsum("ankgts,anskd->antkgd", on_text, value)
+        cache = KeyValues(key.swapaxes(2, 3), value.swapaxes(2, 3))
+        return self.output(mixed.reshape(*x.shape[:3], -1)), cache
+
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -279,7 +302,7 @@ class Layer(nnx.Module):
 
         Args:
           x: The residual stream.
-          attend: `Attention.prefill` or `Attention.decode`.
+          attend: `Attention.prefill`, `Attention.decode` or `Attention.extend`.
           *context: Its other arguments.
         """
         scale = self.config.residual_scale
