@@ -152,3 +152,10 @@ def test_wrong_variables_of_chat_templates_are_refused(chats, old, new, message)
 def test_a_model_that_knows_no_system_prompts_says_so(chats):
     with pytest.raises(ScenarioError, match=r"user and assistant only.*leave out"):
         prompts(scenario=str(chats), model="house")
+
+
+def test_capped_bids_are_values_up_to_the_cap():
+    drawn = np.array([[0.5, 2.0], [1.0, 0.0]], np.float32)
+    bids = make_bids(kinds.CappedBids(cap=1.0), drawn)
+    np.testing.assert_array_equal(bids, [[0.5, 1.0], [1.0, 0.0]])
+    assert bids.dtype == np.float32
