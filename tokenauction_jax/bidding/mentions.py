@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from tokenauction_jax import measures, records
+from tokenauction_jax import measures, records, simulation
 from tokenauction_jax.mechanism import base
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Mentions:
     def _named(self, tokens: jax.Array, lengths: jax.Array) -> np.ndarray:
         """Of texts `(..., T)`, on the host."""
         rows, sizes = np.asarray(tokens), np.asarray(lengths)
-        texts = measures.decode_texts(
+        texts = simulation.decode_texts(
             self.tokenizer, rows.reshape(-1, rows.shape[-1]), sizes.ravel()
         )
         named = [measures.mentions(text, self.phrases) for text in texts]

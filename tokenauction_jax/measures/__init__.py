@@ -9,9 +9,7 @@ from tokenauction_jax.measures.columns import Column as Column
 from tokenauction_jax.measures.columns import Scope as Scope
 from tokenauction_jax.measures.columns import columns as columns
 from tokenauction_jax.measures.columns import widest as widest
-from tokenauction_jax.measures.mentions import decode_texts as decode_texts
 from tokenauction_jax.measures.mentions import mentions as mentions
-from tokenauction_jax.measures.mentions import text_tokens as text_tokens
 from tokenauction_jax.measures.texts import Texts as Texts
 from tokenauction_jax.measures.texts import run_texts as run_texts
 from tokenauction_jax.measures.texts import text_measures as text_measures

@@ -1,8 +1,8 @@
 """Many token auctions at once: one compiled scan over the tokens of all texts."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from tokenauction_jax.agents.pool import AgentPool, SupportsBlocks
 from tokenauction_jax.mechanism import base, keys
 from tokenauction_jax.mechanism.aggregation import draw
 from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.simulation import frames
 from tokenauction_jax.simulation.bidders import (
     Bidders,
     check_answers,
@@ -30,6 +31,10 @@ from tokenauction_jax.simulation.bidders import (
 from tokenauction_jax.simulation.blocks import cache_size, even_size, in_blocks
 from tokenauction_jax.simulation.memory import explained, most_texts
 from tokenauction_jax.simulation.meshes import is_spread, over_mesh
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
 
 # Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token) and
 # that auction's rows of `observe_args`. A record with a class attribute ``sees_payments
@@ -74,6 +79,56 @@ class Rollout:
     bids: jax.Array | None = None
     exhausted: jax.Array | None = None
     policy_states: tuple[Any, ...] | None = None
+
+    def texts(self, tokenizer: Any) -> list[str]:
+        """The text of each auction, without its end token.
+
+        Args:
+          tokenizer: That of the agents, such as `Checkpoint.tokenizer`.
+        """
+        lengths = np.asarray(self.mask).sum(axis=1)
+        return frames.decode_texts(tokenizer, np.asarray(self.tokens), lengths)
+
+    def to_pandas(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        tokenizer: Any = None,
+        first_auction: int = 0,
+    ) -> "pandas.DataFrame":
+        """A data frame with a row for each token, where `mask` is True.
+
+        Its columns are `auction`, `position`, `token`, with a tokenizer `piece`, then
+        `log_prob`, of each agent ``payment/NAME``, ``expected_payment/NAME`` and, if
+        policies bid, ``bid/NAME``, and `valid`.
+
+        Args:
+          names: What agents are called, by default their indices.
+          tokenizer: That of the agents, for the text that each token adds.
+          first_auction: The number of the first auction, as `simulate` was given it.
+
+        Raises:
+          ValueError: If there are not `n` different names.
+        """
+        return frames.to_pandas(self, names, tokenizer, first_auction)
+
+    def to_xarray(
+        self, names: Sequence[str] | None = None, *, first_auction: int = 0
+    ) -> "xarray.Dataset":
+        """A dataset with the dimensions `auction`, `position` and `agent`.
+
+        Its variables are `token`, `log_prob` and `mask` of each token, `payment`,
+        `expected_payment` and, if policies bid, `bid` of each agent, and `valid` (with
+        policies also `exhausted`) of each auction.
+
+        Args:
+          names: What agents are called, by default their indices.
+          first_auction: The number of the first auction, as `simulate` was given it.
+
+        Raises:
+          ValueError: If there are not `n` different names.
+        """
+        return frames.to_xarray(self, names, first_auction)
 
 
 def simulate(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from tokenauction_jax import measures
+from tokenauction_jax import measures, simulation
 from tokenauction_jax.scenarios.population import Population
 from tokenauction_jax.studies import part_format
 from tokenauction_jax.studies.plan import Plan
@@ -22,7 +22,7 @@ def decode(cell: Population, texts: measures.Texts) -> list[str]:
     tokenizer = cell.cast.tokenizer
     if tokenizer is None:
         return [""] * len(texts.valid)
-    return measures.decode_texts(tokenizer, texts.tokens, texts.length)
+    return simulation.decode_texts(tokenizer, texts.tokens, texts.length)
 
 
 def all_measures(
@@ -61,7 +61,7 @@ def table(
     lengths = texts.length[kept]
     tokenizer = cell.cast.tokenizer
     ends = () if tokenizer is None else tokenizer.end_tokens
-    tokens = measures.text_tokens(texts.tokens[kept], lengths, ends)
+    tokens = simulation.text_tokens(texts.tokens[kept], lengths, ends)
     pieces = [
         [str(token) for token in text] if tokenizer is None else tokenizer.pieces(text)
         for text in tokens
