@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenauction_jax import bidding as bidding
     from tokenauction_jax import mechanism as mechanism
     from tokenauction_jax import optimisation as optimisation
+    from tokenauction_jax import receipts as receipts
     from tokenauction_jax import replies as replies
     from tokenauction_jax import reports as reports
     from tokenauction_jax import simulation as simulation
@@ -58,8 +59,8 @@ _avoid_wrong_sums()
 # All are imported at first use: a command that only prints its help needs no JAX.
 _ROOMS = (
     *("agents", "auditing", "bidding", "measures", "mechanism", "optimisation"),
-    *("records", "replies", "reports", "scenarios", "simulation", "statistics"),
-    *("studies", "suite", "testing"),
+    *("receipts", "records", "replies", "reports", "scenarios", "simulation"),
+    *("statistics", "studies", "suite", "testing"),
 )
 _PLACES = {
     "auditing": ("Audit", "Counterexample", "audit"),

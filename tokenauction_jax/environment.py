@@ -1,6 +1,7 @@
 """What a result must record for a rerun: versions, devices, number formats."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import pathlib
@@ -15,6 +16,7 @@ from tokenauction_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "tokenizers")
 _STATUS = pathlib.Path("/proc/self/status")
+_PROCESSOR = pathlib.Path("/proc/cpuinfo")
 
 
 def environment() -> dict[str, Any]:
@@ -30,6 +32,27 @@ def environment() -> dict[str, Any]:
         "x64": bool(jax.config.read("jax_enable_x64")),
         "random_bits": str(jax.random.key_impl(jax.random.key(0))),
     }
+
+
+def processor() -> str:
+    """The kind of processor, as a digest.
+
+    Programs of another one may not run on this, or round otherwise.
+    """
+    told = [platform.machine(), platform.processor()]
+    try:
+        text = _PROCESSOR.read_text("utf-8", "replace")
+        told += [line for line in text.splitlines() if line.startswith("flags")][:1]
+    except OSError:  # As on macOS and Windows.
+        told.append(os.name)
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def num_cores() -> int:
+    """The cores that this process may use: of a host, a scheduler may give it some."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def peak_memory() -> int | None:

@@ -179,7 +179,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     Raises:
       OSError: If it cannot be written.
     """
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    text = json.dumps(finite(content), indent=2, allow_nan=False)
     write(path, text + "\n")
 
 
@@ -234,11 +234,12 @@ def write_folder(
         part.rename(path)
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
+    """Content that JSON takes: tuples as lists, infinity and NaN as strings."""
     if isinstance(content, Mapping):
-        return {str(name): _finite(value) for name, value in content.items()}
+        return {str(name): finite(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):
         return str(content)
     return content

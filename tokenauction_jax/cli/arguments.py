@@ -15,8 +15,23 @@ class Command:
     """Compile everything anew, and keep no compiled programs for later runs."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScenarioCommand(Command):
+    """What is said instead of what a scenario says."""
+
+    model: str | None = None
+    """A .gguf file, a Hugging Face directory, a hub name, or a name that
+    `tokenauction models` lists."""
+    bids: tuple[float, ...] | None = None
+    """Bids of the agents, in their order."""
+    num_tokens: int | None = None
+    """Cap on the tokens of a text."""
+    seed: int | None = None
+    """Of all randomness."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Simulate(Command):
+class Simulate(ScenarioCommand):
     """Let language models write a text together under token auctions.
 
     Prints, for every rule, a sample text with each token coloured by the agent that
@@ -29,19 +44,46 @@ class Simulate(Command):
     sweep: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Vary the first agent's weight over 0, .25, .5, .75 and 1 instead of running the
     scenario's own bids; the total bid stays."""
-    model: str | None = None
-    """A .gguf file, a Hugging Face directory, a hub name, or a name that
-    `tokenauction models` lists."""
-    bids: tuple[float, ...] | None = None
-    """Bids of the agents, in their order."""
     num_auctions: int | None = None
     """Texts per rule and share."""
-    num_tokens: int | None = None
-    """Cap on the tokens of a text."""
-    seed: int | None = None
-    """Of all randomness."""
     out: pathlib.Path | None = None
     """New folder for every text (Parquet), the summary (CSV) and a manifest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Receipt(ScenarioCommand):
+    """Show what was drawn and paid for one text, token by token.
+
+    The auction is run by itself; `replay` checks what --out keeps.
+    """
+
+    source: tyro.conf.Positional[str] = "hawaii"
+    """A scenario as for simulate, the folder of a simulation or of a study, or the JSON
+    file of a receipt, which is only shown."""
+    auction: int | None = None
+    """The number of the auction, by default 0."""
+    rule: str | None = None
+    """Which of the scenario's rules, by default the first."""
+    share: float | None = None
+    """The first agent's weight, as in a sweep, instead of the scenario's own bids."""
+    cell: int | None = None
+    """The number of the study's cell, by default 0."""
+    out: pathlib.Path | None = None
+    """New file: FILE.json, which `replay` takes, or FILE.html, a page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay(Command):
+    """Check a receipt: run its auction again, and compare every number.
+
+    Ends with exit code 0 if all agree, and 1, naming the token and the field, if not.
+    """
+
+    receipt: tyro.conf.Positional[pathlib.Path]
+    """The JSON file."""
+    tolerance: float = 1e-3
+    """By how much numbers may differ on another kind of machine or other versions: in
+    nats, shares, and units of the largest bid."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,13 @@
 """Compiled programs that are kept for the next run of a command."""
 
-import hashlib
-import os
 import pathlib
-import platform
 
 import jax
 import platformdirs
 
 from tokenauction_jax import files
 from tokenauction_jax.cli.hints import say
+from tokenauction_jax.environment import processor
 
 # The oldest are dropped for new ones.
 _MOST_BYTES = 2**30
@@ -22,7 +20,7 @@ def keep() -> None:
     """
     if getattr(jax.config, "jax_compilation_cache_dir", None):
         return
-    folder = pathlib.Path(platformdirs.user_cache_dir("tokenauction_jax")) / _machine()
+    folder = pathlib.Path(platformdirs.user_cache_dir("tokenauction_jax")) / processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.check_writable(folder)
@@ -35,14 +33,3 @@ def keep() -> None:
     # All of them: a command runs hundreds of small programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def _machine() -> str:
-    """The kind of processor: programs of another one may not run on this."""
-    told = [platform.machine(), platform.processor()]
-    try:
-        text = pathlib.Path("/proc/cpuinfo").read_text("utf-8", "replace")
-        told += [line for line in text.splitlines() if line.startswith("flags")][:1]
-    except OSError:  # As on macOS and Windows.
-        told.append(os.name)
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]

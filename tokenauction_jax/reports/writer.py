@@ -39,13 +39,22 @@ def write_page(
             for chart in charts:
                 save(chart, part)
             drawn = [(chart, Markup(_inline(part, chart))) for chart in charts]
-            colours = [_rgb(colour) for colour in COLOURS]
-            page = _environment().get_template(template)
-            text = page.render(charts=drawn, colours=colours, **content)
+            text = render(template, charts=drawn, **content)
             files.write(part / "index.html", text)
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {files.reason(error)}") from None
     return folder / "index.html"
+
+
+def render(template: str, **content: Any) -> str:
+    """A page that needs no other file.
+
+    Args:
+      template: The name of its file.
+      **content: What it is filled with.
+    """
+    colours = [_rgb(colour) for colour in COLOURS]
+    return _environment().get_template(template).render(colours=colours, **content)
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import functools
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tokenauction_jax import measures
 from tokenauction_jax.agents import AgentPool
+from tokenauction_jax.environment import num_cores
 from tokenauction_jax.mechanism import Mechanism, Valuation
 from tokenauction_jax.replies import TextAuction
 from tokenauction_jax.scenarios.population import Population
@@ -205,15 +205,8 @@ def num_threads(num_devices: int) -> int:
     """How many threads give blocks to so many devices."""
     if jax.default_backend() == "cpu":
         # XLA hardly splits the small operations of a block over the cores.
-        return math.ceil(_num_cores() / num_devices)
+        return math.ceil(num_cores() / num_devices)
     return 1
-
-
-def _num_cores() -> int:
-    """The cores that this process may use: of a host, a scheduler may give it some."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Workers:

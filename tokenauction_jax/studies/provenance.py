@@ -86,7 +86,7 @@ class Provenance:
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path} is damaged, or of another version of tokenauction_jax "
-                f"({_reason(error)}): restore it from a copy"
+                f"({reason(error)}): restore it from a copy"
             ) from None
         return found
 
@@ -144,8 +144,8 @@ class Provenance:
             )
 
 
-def _reason(error: Exception) -> str:
-    """The first thing that is wrong, in short."""
+def reason(error: Exception) -> str:
+    """The first thing that is wrong with a file, in short."""
     if not isinstance(error, pydantic.ValidationError):
         return files.reason(error)
     first = error.errors(include_url=False)[0]

@@ -5,6 +5,7 @@ The same auctions run in every cell; what is estimated is per token, not per tex
 
 import dataclasses
 import io
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,12 +27,14 @@ from tokenauction_jax.scenarios.kinds import (
 )
 from tokenauction_jax.scenarios.population import Cast
 from tokenauction_jax.scenarios.rules import Rule
-from tokenauction_jax.scenarios.scenario import Scenario
+from tokenauction_jax.scenarios.scenario import Scenario, validate_scenario
 from tokenauction_jax.statistics import Estimate
 from tokenauction_jax.studies import launch
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.levels import Level
 from tokenauction_jax.studies.results import Results
+
+_TEXTS, _MANIFEST = "texts.parquet", "manifest.json"
 
 
 class Measure(NamedTuple):
@@ -99,10 +102,7 @@ def run_sweep(
 def make_study(scenario: Scenario, cast: Cast, shares: Sequence[float] | None) -> Study:
     """The study that keeps every auction whole."""
     amounts = tuple(scenario.bids.tolist())
-    labels = [rule.name for rule in scenario.rules]
-    if len(set(labels)) < len(labels):  # They differ in their payments.
-        labels = [f"{i}: {name}" for i, name in enumerate(labels, 1)]
-    rules = [Level(*pair) for pair in zip(labels, scenario.rules, strict=True)]
+    rules = list(map(Level, rule_labels(scenario), scenario.rules))
     factors: dict[str, Any] = {"rule": rules}
     if shares is not None:
         factors["bids.weight"] = list(map(float, shares))
@@ -126,6 +126,14 @@ def make_study(scenario: Scenario, cast: Cast, shares: Sequence[float] | None) -
         factors=factors,
         keep_auctions=scenario.num_auctions,
     )
+
+
+def rule_labels(scenario: Scenario) -> list[str]:
+    """What the rules are called, each differently."""
+    labels = [rule.name for rule in scenario.rules]
+    if len(set(labels)) < len(labels):  # They differ in their payments.
+        labels = [f"{i}: {name}" for i, name in enumerate(labels, 1)]
+    return labels
 
 
 def summarize(
@@ -201,11 +209,31 @@ def write(
     }
     try:
         with files.write_folder(folder) as part:
-            files.write(part / "texts.parquet", table.getvalue())
+            files.write(part / _TEXTS, table.getvalue())
             files.write(part / "summary.csv", outside.csv(_summary(runs)))
-            files.write_json(part / "manifest.json", manifest)
+            files.write_json(part / _MANIFEST, manifest)
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {files.reason(error)}") from None
+
+
+def is_folder(folder: pathlib.Path) -> bool:
+    """Whether a folder is one that `write` wrote, and not that of a study."""
+    return (folder / _TEXTS).is_file()
+
+
+def read_scenario(folder: pathlib.Path) -> Scenario:
+    """The scenario that ran into a folder.
+
+    Raises:
+      StoreError: If its manifest is damaged.
+      ScenarioError: If it is one of another version of the package.
+    """
+    path = folder / _MANIFEST
+    try:
+        content = json.loads(files.read(path))["scenario"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: {files.reason(error)}") from None
+    return validate_scenario(content)
 
 
 def _about(run: Run) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def show_results(console: Console, scenario: Scenario, runs: Sequence[Run]) -> N
     if scenario.description:
         console.print(scenario.description, style="bold")
     console.print(f"Query: {scenario.query}")
-    names = [Text(a.name, _colour(i)) for i, a in enumerate(scenario.agents)]
+    names = [Text(a.name, colour(i)) for i, a in enumerate(scenario.agents)]
     console.print(
         "Tokens are coloured by who favoured them most:", Text(", ").join(names)
     )
@@ -54,7 +54,8 @@ def show_results(console: Console, scenario: Scenario, runs: Sequence[Run]) -> N
     )
 
 
-def _colour(agent: int) -> str:
+def colour(agent: int) -> str:
+    """What an agent's tokens and name are shown in."""
     return _COLOURS[agent % len(_COLOURS)]
 
 
@@ -65,7 +66,7 @@ def _coloured_text(run: Run) -> Text:
         return Text("every auction became undefined", style="red")
     text, first = Text(), valid.iloc[0]
     for piece, agent in zip(first["pieces"], first["favoured_by"], strict=True):
-        text.append(" ".join(piece.split("\n")), style=_colour(int(agent)))
+        text.append(" ".join(piece.split("\n")), style=colour(int(agent)))
     return text
 
 
