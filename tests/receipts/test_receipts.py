@@ -21,9 +21,7 @@ from tokenauction_jax.files import ExistsError
 from tokenauction_jax.receipts import ReceiptError, issue
 from tokenauction_jax.receipts.receipt import BY_AGENT, INPUTS, Receipt, leaves
 from tokenauction_jax.receipts.replay import compare
-from tokenauction_jax.scenarios import population
 from tokenauction_jax.scenarios.scenario import Sampling, validate_scenario
-from tokenauction_jax.studies import sweep
 from tokenauction_jax.studies.parts import Folder
 from tokenauction_jax.studies.plan import make_plan
 from tokenauction_jax.studies.reading import read_study
@@ -102,29 +100,6 @@ def assert_consistent(receipt):
             np.testing.assert_allclose(
                 frame[f"total_{kind}/{name}"], frame[f"{kind}/{name}"].cumsum()
             )
-
-
-def test_receipts_are_of_the_texts_that_a_sweep_writes(scenario):
-    """Alone or among others."""
-    linear = dataclasses.replace(scenario, rules=scenario.rules[:1])
-    cast = population.load_cast(linear)
-    (run,), _ = sweep.run_sweep(linear, cast, [0.25])
-    found = receipts.of_scenario(scenario, auction=AUCTION, share=run.share)
-    row = run.auctions.set_index("auction").loc[AUCTION]
-    np.testing.assert_allclose(found.bids, run.bids, rtol=1e-6)
-    assert found.text == row["text"]
-    ended = found.tokens[-1].token in cast.tokenizer.end_tokens
-    tokens = found.tokens[: len(found.tokens) - ended]
-    assert [token.token for token in tokens] == list(row["tokens"])
-    assert [token.piece for token in tokens] == list(row["pieces"])
-    close = {"rtol": 1e-4, "atol": 1e-6}
-    for one, other in zip(tokens, row["attribution"], strict=True):
-        np.testing.assert_allclose(one.attribution, other, **close)
-    last = found.tokens[-1]
-    for i in range(2):
-        np.testing.assert_allclose(last.total_payments[i], row[f"payment/{i}"], **close)
-        expected = row[f"expected_payment/{i}"]
-        np.testing.assert_allclose(last.total_expected_payments[i], expected, **close)
 
 
 def test_a_receipt_is_consistent(receipt):
