@@ -5,14 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import tiny_study
 from tiny_checkpoint import write_checkpoint
 
 from tokenauction_jax import receipts
 from tokenauction_jax.cli.main import main
-from tokenauction_jax.studies.parts import Folder
-from tokenauction_jax.studies.plan import make_plan
-from tokenauction_jax.studies.reading import read_study
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -172,20 +168,25 @@ def test_receipts_are_of_the_texts_of_a_simulation(capsys, scenario, tmp_path):
     assert "cannot read" in refusal(capsys, "receipt", folder)
 
 
-def test_folders_of_studies(capsys, tmp_path):
-    path = tiny_study.write(tmp_path)
-    study, folder = read_study(path), Folder(tmp_path / "run")
-    folder.create(study, make_plan(study, study.populations), path)
+def test_folders_of_studies(capsys, receipt, tmp_path, monkeypatch):
+    asked = []
+
+    def of_cell(*arguments, **numbers):
+        asked.append((*arguments, numbers))
+        return receipts.read(receipt)
+
+    monkeypatch.setattr(receipts, "of_cell", of_cell)
     file = tmp_path / "receipt.json"
-    arguments = ["--cell", "2", "--auction", "4", "--out", file]
-    assert run("receipt", folder.path, *arguments) == 0
-    assert receipts.read(file).payment_rule == "clarke"
-    assert run("replay", file) == 0
+    numbers = ["--cell", "2", "--auction", "4"]
+    assert run("receipt", tmp_path, *numbers, "--out", file) == 0
+    assert asked == [(tmp_path, {"cell": 2, "auction": 4})]
+    assert receipts.read(file) == receipts.read(receipt)
     capsys.readouterr()
-    assert "leave out --rule" in refusal(
-        capsys, "receipt", folder.path, "--rule", "linear"
-    )
-    assert "from 0 to 3" in refusal(capsys, "receipt", folder.path, "--cell", "4")
+    assert "leave out --rule" in refusal(capsys, "receipt", tmp_path, "--rule", "x")
+
+
+def test_folders_of_nothing(capsys, tmp_path):
+    assert "is not the folder of a study" in refusal(capsys, "receipt", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Reader(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.ids, self.links, self.tables, self.captions = [], [], [], 0
+        self.ids, self.links, self.tables, self.told = [], [], [], []
         self._open = []
         self.feed(page)
         assert self._open == []
@@ -72,7 +72,8 @@ class Reader(HTMLParser):
         attrs = dict(attrs)
         self.ids += [attrs["id"]] if "id" in attrs else []
         self.links += [attrs[x] for x in ("src", "href") if x in attrs]
-        self.captions += tag == "caption"
+        names = ("aria-labelledby", "aria-describedby")
+        self.told += [attrs[x] for x in names if x in attrs]
         if tag == "th":
             assert attrs["scope"] in ("col", "row", "rowgroup")
         if tag == "table":
@@ -133,7 +134,12 @@ def test_the_tables_say_what_was_paid(page):
 def test_what_it_follows_from_is_told(page):
     assert "Where &lt;to&gt;?" in page
     assert "environment.versions.jax" in page
-    assert Reader(page).captions == 2
+
+
+def test_tables_have_titles_and_notes(page):
+    reader = Reader(page)
+    assert len(reader.told) == 4
+    assert set(reader.told) <= set(reader.ids)
 
 
 def test_tokens_of_tables_are_numbers():
