@@ -68,7 +68,7 @@ def on_page_content(
             log.warning("%s: %r in formula %s", page.file.src_uri, error, formula)
             return found[0]
         # What the converter does not know, it passes on.
-        if re.search(r"\\|&(amp|#x00026);", converted):
+        if re.search(r"\\|<mi>&</mi>", converted):
             log.warning("%s: unknown in formula %s", page.file.src_uri, formula)
         return converted
 
