@@ -2,7 +2,8 @@
 
 A block of ```python is run in the scope of all before it. If a block of ```text follows,
 it is what the code prints: the same words, and numbers that agree to 0.2 %. A comment
-``<!-- not run: REASON -->`` before a block leaves it out.
+before a block leaves it out: ``<!-- slow: REASON -->`` of the default run, ``<!-- not
+run: REASON -->`` of all.
 
 ``python tests/pages.py docs/tutorial.md`` writes into a page what its code prints.
 """
@@ -19,7 +20,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCK = re.compile(
-    r"(?P<skip><!-- not run: [^>]*-->\n+)?"
+    r"(?:<!-- (?P<mark>slow|not run): [^>]*-->\n+)?"
     r"^```python\n(?P<code>.*?)^```$"
     r"(?:\n+```text\n(?P<output>.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
@@ -36,27 +37,29 @@ class Example:
     output: str | None
     line: int
     span: tuple[int, int] | None
+    mark: str | None
 
 
 def examples(text):
-    """The blocks of a page that are to be run."""
+    """All blocks of code of a page."""
     return [
         Example(
             found["code"],
             found["output"],
             text[: found.start("code")].count("\n") + 1,
             found.span("output") if found["output"] is not None else None,
+            found["mark"],
         )
         for found in BLOCK.finditer(text)
-        if not found["skip"]
     ]
 
 
-def run(path, scope=None):
+def run(path, *, slow=False):
     """Runs a page, and returns its scope and what it printed; asserts what it says."""
-    scope = {} if scope is None else scope
-    printed = []
+    scope, printed = {}, []
     for example in examples(path.read_text()):
+        if example.mark == "not run" or (example.mark == "slow" and not slow):
+            continue
         printed.append(execute(path, example, scope))
         if example.output is not None:
             assert_agree(f"{path.name}:{example.line}", printed[-1], example.output)
@@ -94,6 +97,8 @@ def write(path):
     """Writes into a page what its code prints."""
     text, scope, pieces, end = path.read_text(), {}, [], 0
     for example in examples(text):
+        if example.mark == "not run":
+            continue
         printed = execute(path, example, scope)
         if example.span is not None:
             pieces += [text[end : example.span[0]], printed]

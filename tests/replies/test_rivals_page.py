@@ -1,18 +1,13 @@
 """The examples of docs/rivals.md, as a reader would run them."""
 
-import pathlib
 import re
 
 import numpy as np
+import pages
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "rivals.md"
 
-
-def test_the_examples_run(capsys):
-    scope = {}
-    for example in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        exec(example, scope)
-    printed = capsys.readouterr().out
+def test_the_examples_run():
+    scope, printed = pages.run(pages.ROOT / "docs" / "rivals.md")
     names = re.findall(r"^\w+", printed, re.MULTILINE)
     assert names == ["mosaic", "single_winner", "best_of", "segment", "segment"]
     # Without replacement: two of three agents write a segment each.
