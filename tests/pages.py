@@ -1,9 +1,9 @@
 """Runs the code of a page as its reader would, and compares what it prints.
 
 A block of ```python is run in the scope of all before it. If one of ```text follows, it
-is what the code prints: the same words, and numbers that agree to 0.2 %. A comment before a
-block leaves it out: ``<!-- slow: REASON -->`` of the default run, ``<!-- not run: REASON
--->`` of all.
+is what the code prints: the same words, and numbers that agree to 0.2 %. A comment
+before a block leaves it out of the default run, ``<!-- slow: REASON -->``, or of all,
+``<!-- not run: REASON -->``.
 
 ``python tests/pages.py docs/tutorial.md`` writes into a page what its code prints.
 """
