@@ -3,6 +3,8 @@
 import collections
 import os
 import pathlib
+import shutil
+import subprocess
 
 # Before jax starts its backend: several fake devices, to test sharding on a CPU.
 os.environ["XLA_FLAGS"] = (
@@ -78,6 +80,30 @@ def one_device():
         first = jax.local_devices()[:1]
         patch.setattr(jax, "local_devices", lambda: first)
         yield
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """Runs headless Chromium on a page and returns what it printed."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None and os.environ.get("CI_BROWSER") == "1":
+        pytest.fail("no Chromium, although CI_BROWSER=1 asks for it")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+
+    def run(path, *flags, query=""):
+        command = [
+            *(chromium, "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--disable-quic", "--no-first-run", "--disable-background-networking"),
+            *("--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+            f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+            *(*flags, path.as_uri() + f"?{query}" * bool(query)),
+        ]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+        return done.stdout.decode()
+
+    return run
 
 
 # 5 x 100 auctions by default, 5 x 2,000 in the slow sweep.

@@ -173,6 +173,12 @@ def test_links_of_the_site_lead_somewhere(site):
                 assert unquote(parts.fragment) in site[file].names, f"{path}: {link}"
 
 
+def test_the_search_works_from_disk(site, browse):
+    (page,) = (path for path in site if path.stem == "tutorial")
+    dom = browse(page, "--dump-dom", "--virtual-time-budget=20000", query="q=second")
+    assert re.search(r'md-search-result__meta">\s*\d+ matching documents', dom)
+
+
 def test_formulas_are_typeset(site):
     (page,) = (page for path, page in site.items() if path.stem == "mathematics")
     assert page.formulas > 100

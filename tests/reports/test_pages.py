@@ -2,10 +2,7 @@ import dataclasses
 import html
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -292,30 +289,6 @@ addEventListener("load", () => {
   document.body.append(out);
 });
 </script>"""
-
-
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    """Runs headless Chromium on a page and returns what it printed."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    chromium = next(filter(None, map(shutil.which, names)), None)
-    if chromium is None and os.environ.get("CI_BROWSER") == "1":
-        pytest.fail("no Chromium, although CI_BROWSER=1 asks for it")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-
-    def run(path, *flags):
-        command = [
-            *(chromium, "--headless", "--no-sandbox", "--disable-gpu"),
-            *("--disable-quic", "--no-first-run", "--disable-background-networking"),
-            *("--disable-component-update", "--disable-sync", "--hide-scrollbars"),
-            f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-            *(*flags, path.as_uri()),
-        ]
-        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
-        return done.stdout.decode()
-
-    return run
 
 
 def probe(browse, path, page, *flags):
