@@ -145,6 +145,7 @@ def _gain(results: Results, levels: Sequence[str]) -> Estimate:
 class Scorecard:
     """All rows that are known, in the order in which mechanisms were added."""
 
+    __pydantic_config__ = _STRICT
     rows: tuple[Row, ...] = ()
 
     @property
