@@ -91,7 +91,7 @@ def kept_attribution(results, cell):
 
 def test_the_report_shows_welfare_by_compute(results, tmp_path):
     names = [chart.name for chart in figures.charts(results)]
-    assert names[:2] == ["welfare", "compute"]
+    assert names[:2] == ["compute", "welfare"]
     chart = next(x for x in figures.charts(results) if x.name == "compute")
     welfare, revenue = chart.figure.axes
     assert welfare.get_xlabel() == "forward passes (passes per text)"

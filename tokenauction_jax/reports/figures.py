@@ -24,8 +24,8 @@ def charts(results: Results) -> list[Chart]:
     """Every figure that makes sense for the study, in reading order."""
     swept = [f for f in labels.varying(results) if labels.numeric(results, f)]
     found = [
-        welfare(results),
         compute(results),
+        welfare(results),
         *(response(results, factor) for factor in swept),
         weight(results),
         revenue_welfare(results),
