@@ -282,6 +282,15 @@ def measure_texts(
     found["weight"] = bids / bids.sum(0)
     found["robustly_gains"] = work.gains / num_tokens
     found["robustly_loses"] = work.loses / num_tokens
+    gained = values * found["log_ratio"]
+    found["log_ratio_welfare"] = gained.sum(0)
+    found["minimum_log_ratio_welfare"] = gained.min(0)
+    found["log_ratio_utility"] = gained - spent
+    found["divergence"] = found["log_prob"] - likelihood
+    # At a price of 1 for a nat.
+    found["regularized_welfare"] = found["log_ratio_welfare"] - found["divergence"]
+    drawn = found["drawn_tokens"] = np.full(auctions, num_tokens, bids.dtype)
+    found["forward_passes"] = n * drawn
     return found, work.last[1:], paid
 
 

@@ -231,7 +231,16 @@ def measure_texts(
         totals[key] = np.where(np.isinf(best), best, gap)
     for key in MEANS:
         totals[key] = totals[key] / num_tokens
-    totals["length"] = np.full(len(bids), float(num_tokens))
+    length = totals["length"] = np.full(len(bids), float(num_tokens))
+    gained = values * totals["log_ratio"]
+    totals["log_ratio_welfare"] = gained.sum(1)
+    totals["minimum_log_ratio_welfare"] = gained.min(1)
+    totals["log_ratio_utility"] = gained - totals["payment"]
+    totals["divergence"] = totals["log_prob"] - totals["log_likelihood"]
+    # At a price of 1 for a nat.
+    totals["regularized_welfare"] = gained.sum(1) - totals["divergence"]
+    totals["drawn_tokens"] = length.astype(bids.dtype)
+    totals["forward_passes"] = bids.shape[1] * totals["drawn_tokens"]
     return totals, np.array(tokens), np.array(paid)
 
 
