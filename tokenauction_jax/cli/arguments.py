@@ -51,6 +51,23 @@ class Simulate(ScenarioCommand):
 
 
 @dataclasses.dataclass(frozen=True)
+class Explore(ScenarioCommand):
+    """Write a page to explore texts with: a slider moves the first agent's influence.
+
+    It needs no network. Tokens are coloured by who brought them, and tell what they
+    cost; curves of mentions, welfare and revenue go along.
+    """
+
+    source: tyro.conf.Positional[str] = "hawaii"
+    """A scenario as for simulate, whose sweep is run, or the folder of a study, whose
+    kept auctions are shown."""
+    num_auctions: int | None = None
+    """Texts per rule and share of a scenario."""
+    out: pathlib.Path = pathlib.Path("explorer.html")
+    """New file: FILE.html."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Receipt(ScenarioCommand):
     """Show what was drawn and paid for one text, token by token.
 

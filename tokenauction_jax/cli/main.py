@@ -17,6 +17,7 @@ from tokenauction_jax.outside import OutsideError, one_line
 # Each is run by the module of its name, which is imported then.
 _COMMANDS = {
     "simulate": arguments.Simulate,
+    "explore": arguments.Explore,
     "receipt": arguments.Receipt,
     "replay": arguments.Replay,
     "study": arguments.StudyCommand,

@@ -2,12 +2,16 @@
 
 import dataclasses
 
-from tokenauction_jax.cli.arguments import ScenarioCommand
+from tokenauction_jax.cli.arguments import Explore, Receipt, ScenarioCommand
+from tokenauction_jax.outside import OutsideError
 from tokenauction_jax.scenarios.scenario import (
     Scenario,
     ScenarioError,
     validate_scenario,
 )
+
+# Options that say what a scenario says.
+OF_SCENARIOS = ("model", "bids", "num_tokens", "seed")
 
 
 def changed(scenario: Scenario, command: ScenarioCommand) -> Scenario:
@@ -29,3 +33,11 @@ def changed(scenario: Scenario, command: ScenarioCommand) -> Scenario:
         for agent, bid in zip(content["agents"], command.bids, strict=True):
             agent["bid"] = bid
     return validate_scenario(content)
+
+
+def refuse(command: Explore | Receipt, source: str, options: tuple[str, ...]) -> None:
+    """Raises `OutsideError` if an option is given that the source has no use for."""
+    for name in options:
+        if getattr(command, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise OutsideError(f"{command.source} is {source}: leave out {option}")

@@ -8,13 +8,11 @@ from tokenauction_jax.cli.arguments import Receipt
 from tokenauction_jax.cli.displays import progress
 from tokenauction_jax.cli.displays import receipt as display
 from tokenauction_jax.cli.displays.console import Console
-from tokenauction_jax.cli.overrides import changed
-from tokenauction_jax.receipts import ReceiptError
+from tokenauction_jax.cli.overrides import OF_SCENARIOS, changed, refuse
 from tokenauction_jax.receipts.receipt import check_suffix
 from tokenauction_jax.scenarios.scenario import read_scenario
 from tokenauction_jax.studies import sweep
 
-_OF_SCENARIOS = ("model", "bids", "num_tokens", "seed")
 _OF_RUNS = ("rule", "share")
 
 
@@ -38,25 +36,17 @@ def run(command: Receipt) -> None:
 def _receipt(command: Receipt) -> receipts.Receipt:
     path, auction = pathlib.Path(command.source), command.auction or 0
     if path.suffix == ".json":
-        _refuse(command, "a receipt", ("auction", "cell", *_OF_RUNS, *_OF_SCENARIOS))
+        refuse(command, "a receipt", ("auction", "cell", *_OF_RUNS, *OF_SCENARIOS))
         return receipts.read(path)
     if path.is_dir() and not sweep.is_folder(path):
-        _refuse(command, "a study", (*_OF_RUNS, *_OF_SCENARIOS))
+        refuse(command, "a study", (*_OF_RUNS, *OF_SCENARIOS))
         return receipts.of_cell(path, cell=command.cell or 0, auction=auction)
-    _refuse(command, "a scenario", ("cell",))
+    refuse(command, "a scenario", ("cell",))
     if path.is_dir():
-        _refuse(command, "a simulation that ran", _OF_SCENARIOS)
+        refuse(command, "a simulation that ran", OF_SCENARIOS)
         scenario = sweep.read_scenario(path)
     else:
         scenario = changed(read_scenario(command.source), command)
     return receipts.of_scenario(
         scenario, auction=auction, rule=command.rule, share=command.share
     )
-
-
-def _refuse(command: Receipt, source: str, options: tuple[str, ...]) -> None:
-    """Raises `ReceiptError` if an option is given that the source has no use for."""
-    for name in options:
-        if getattr(command, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise ReceiptError(f"{command.source} is {source}: leave out {option}")

@@ -11,9 +11,6 @@ from tokenauction_jax.scenarios import population
 from tokenauction_jax.scenarios.scenario import read_scenario
 from tokenauction_jax.studies import sweep
 
-# Weights of the first agent.
-SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
-
 
 def run(command: Simulate) -> None:
     """Runs the command."""
@@ -27,7 +24,7 @@ def run(command: Simulate) -> None:
         activity.show("loading the model")
         cast = population.load_cast(scenario)
     with progress.listener(stderr) as listen:
-        shares = SWEEP if command.sweep else None
+        shares = sweep.SHARES if command.sweep else None
         runs, results = sweep.run_sweep(scenario, cast, shares, listen)
     if command.out is not None:
         # First of all: no failure to show results may lose them.

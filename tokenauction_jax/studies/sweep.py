@@ -10,13 +10,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenauction_jax import files, outside, records, statistics
+from tokenauction_jax import files, outside, records, simulation, statistics
 from tokenauction_jax.files import StoreError
 from tokenauction_jax.mechanism import Mechanism
 from tokenauction_jax.scenarios.kinds import (
@@ -34,6 +35,8 @@ from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.levels import Level
 from tokenauction_jax.studies.results import Results
 
+# Weights of the first agent.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _TEXTS, _MANIFEST = "texts.parquet", "manifest.json"
 
 
@@ -99,6 +102,32 @@ def run_sweep(
     return runs, results
 
 
+def rollouts(
+    scenario: Scenario, cast: Cast, runs: Sequence[Run], num_auctions: int
+) -> list[simulation.Rollout]:
+    """The first auctions of each run again, with what is paid for single tokens.
+
+    Args:
+      scenario: What ran.
+      cast: Its agents.
+      runs: From `run_sweep`.
+      num_auctions: How many auctions of each.
+    """
+    count = min(num_auctions, scenario.num_auctions)
+    return [
+        jax.device_get(
+            simulation.simulate(
+                jax.random.key(np.uint32(scenario.seed)),
+                run.mechanism,
+                cast.pool,
+                np.tile(run.bids, (count, 1)),
+                num_tokens=scenario.num_tokens,
+            )
+        )
+        for run in runs
+    ]
+
+
 def make_study(scenario: Scenario, cast: Cast, shares: Sequence[float] | None) -> Study:
     """The study that keeps every auction whole."""
     amounts = tuple(scenario.bids.tolist())
@@ -134,6 +163,17 @@ def rule_labels(scenario: Scenario) -> list[str]:
     if len(set(labels)) < len(labels):  # They differ in their payments.
         labels = [f"{i}: {name}" for i, name in enumerate(labels, 1)]
     return labels
+
+
+def rule_titles(scenario: Scenario) -> dict[str, str]:
+    """By its label, what a rule and its payment are."""
+    payments = [records.describe(rule.build().payment) for rule in scenario.rules]
+    return {
+        label: f"{rule.name}, payment {payment}"
+        for label, rule, payment in zip(
+            rule_labels(scenario), scenario.rules, payments, strict=True
+        )
+    }
 
 
 def summarize(
