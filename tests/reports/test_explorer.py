@@ -168,6 +168,14 @@ def test_without_texts_and_without_a_swept_number(swept):
     assert data["separator"] == " "
 
 
+def test_auctions_of_whole_texts_owe_their_tokens_to_nobody(swept):
+    *_, results, _ = swept
+    kept = results.auctions.copy()
+    kept["attribution"] = [[] for _ in range(len(kept))]
+    for cell in explorer.content(with_auctions(results, kept))["cells"]:
+        assert not any(text["owed"] for text in cell["texts"])
+
+
 def test_no_kept_auctions(swept, tmp_path):
     path = tmp_path / "page.html"
     *_, results, _ = swept
@@ -178,22 +186,39 @@ def test_no_kept_auctions(swept, tmp_path):
     assert not path.exists()
 
 
+SCENARIO = """
+query = "Where <to>?"
+num_tokens = 6
+rules = ["linear", "log_linear"]
+[[agents]]
+name = "A"
+prompt = "a"
+[[agents]]
+name = "B"
+prompt = "b"
+"""
+
+
 def test_the_command_on_a_scenario(cast, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(population, "load_cast", lambda _: cast)
-    file = tmp_path / "scenario.toml"
-    file.write_text(
-        'query = "Where <to>?"\nnum_tokens = 6\n'
-        'rules = ["linear", "log_linear"]\n'
-        '[[agents]]\nname = "A"\nprompt = "a"\n'
-        '[[agents]]\nname = "B"\nprompt = "b"\n'
-    )
-    out = tmp_path / "page.html"
+    file, out = tmp_path / "scenario.toml", tmp_path / "page.html"
+    file.write_text(SCENARIO)
     main(["explore", str(file), "--num-auctions", "40", "--out", str(out)])
     assert capsys.readouterr().out == f"Written to {out}\n"
     assert "<h1>Where &lt;to&gt;?</h1>" in out.read_text("utf-8")
     cells = data_of(out)["cells"]
     assert len(cells) == 10
     assert all("logs" in text for cell in cells for text in cell["texts"])
+
+
+def test_the_command_on_a_simulation(swept, cast, file, tmp_path, monkeypatch):
+    """The scenario that ran into the folder is swept."""
+    monkeypatch.setattr(population, "load_cast", lambda _: cast)
+    scenario, runs, results, _ = swept
+    folder, out = tmp_path / "simulation", tmp_path / "page.html"
+    sweep.write(folder, scenario, {}, runs, results)
+    main(["explore", str(folder), "--out", str(out)])
+    assert data_of(out) == data_of(file)
 
 
 def test_the_command_on_a_study(swept, tmp_path, monkeypatch):
@@ -327,15 +352,31 @@ def test_wrong_links_show_the_nearest_text(probe, file):
     assert "text 1 of 40" in seen["first"]["status"]
 
 
-def test_hostile_names_and_texts_are_only_shown(swept, tmp_path):
+@pytest.fixture
+def hostile(swept, tmp_path):
+    """A page whose names and texts try to act."""
     _, _, results, _ = swept
-    auctions = results.auctions.copy()
-    auctions["pieces"] = [[*HOSTILE] for _ in range(len(auctions))]
+    kept = results.auctions.copy()
+    kept["pieces"] = [[*HOSTILE] for _ in range(len(kept))]
+    kept["attribution"] = [[[0.25, 0.75]] * 2 for _ in range(len(kept))]
     path = tmp_path / "page.html"
     titles = {"linear": HOSTILE[0], "log_linear": HOSTILE[1]}
-    shadow = with_auctions(results, auctions)
-    ta.reports.write_explorer(shadow, path, title=HOSTILE[0], level_labels=titles)
-    page = path.read_text("utf-8")
+    ta.reports.write_explorer(
+        with_auctions(results, kept), path, title=HOSTILE[0], level_labels=titles
+    )
+    return path
+
+
+def test_hostile_names_and_texts_are_data(hostile):
+    page = hostile.read_text("utf-8")
     assert page.count("<script") == page.count("</script>") == 2
     assert "\x1b" not in page
-    assert HOSTILE[0] in data_of(path)["pieces"]
+    assert HOSTILE[0] in data_of(hostile)["pieces"]
+
+
+def test_hostile_names_and_texts_are_only_shown(probe, hostile):
+    seen = probe(hostile, "")["next"]
+    assert seen["title"] == f"{HOSTILE[0]}: token auctions to explore"
+    assert seen["tokens"] == data_of(hostile)["pieces"]
+    assert all("B 75 %" in label for label in seen["spoken"])
+    assert all("agent1 mark1" in look for look in seen["looks"])
