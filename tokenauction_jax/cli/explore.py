@@ -21,16 +21,22 @@ def run(command: Explore) -> None:
     path = pathlib.Path(command.source)
     if path.is_dir() and not sweep.is_folder(path):
         refuse(command, "a study", ("num_auctions", *OF_SCENARIOS))
-        explorer.write_explorer(studies.load(path), command.out)
+        results = studies.load(path)
+        explorer.write_explorer(results, command.out)
     else:
         found = path.is_dir()
         scenario = sweep.read_scenario(path) if found else read_scenario(command.source)
-        _explore(changed(scenario, command), command.out)
+        results = _sweep(changed(scenario, command), command.out)
     Console().print(f"Written to {command.out}", soft_wrap=True)
+    hints.end_if_undefined(results)
 
 
-def _explore(scenario: Scenario, out: pathlib.Path) -> None:
-    """Runs the sweep of a scenario, and its first auctions again for their tokens."""
+def _sweep(scenario: Scenario, out: pathlib.Path) -> studies.Results:
+    """Writes the page of a scenario, whose first auctions run again for their tokens.
+
+    Returns:
+      The results of its sweep.
+    """
     hints.warn_about_idle_accelerators()
     stderr = Console(stderr=True)
     with progress.Activity(stderr) as activity:
@@ -48,3 +54,4 @@ def _explore(scenario: Scenario, out: pathlib.Path) -> None:
         rollouts=rollouts,
         level_labels=sweep.rule_titles(scenario),
     )
+    return results
