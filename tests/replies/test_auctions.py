@@ -28,6 +28,7 @@ def write(auction, bids=BIDS, pool=None, kind="mean", key=0, **options):
     return write(auction, pool, jnp.asarray(bids))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("generator", ["reference", "bids", "mean"])
 @pytest.mark.parametrize(
     "rule", [ta.replies.mosaic(0.7), ta.replies.best_of()], ids=lambda rule: rule.name

@@ -56,6 +56,7 @@ def text_law(table, places, replacement):
     return law.ravel()
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("replacement", [True, False])
 @pytest.mark.parametrize("places", [1, 2, 3])
 def test_texts_have_their_law(places, replacement):

@@ -58,6 +58,7 @@ def check_against_definition(bids, relevance, places):
     )
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("places", PLACES)
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_laws_and_prices(count, places):
