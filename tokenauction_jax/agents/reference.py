@@ -6,19 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from tokenauction_jax import records
-from tokenauction_jax.agents.pool import (
-    AgentPool,
-    SupportsBlocks,
-    SupportsCertainty,
-    SupportsMemory,
-)
+from tokenauction_jax.agents.pool import AgentPool
+from tokenauction_jax.agents.wrapped import WrappedPool
 from tokenauction_jax.mechanism import distributions
 
 Kind = Literal["uniform", "mean"]
 
 
 @records.record
-class ReferencePool:
+class ReferencePool(WrappedPool):
     """See `with_reference`."""
 
     pool: AgentPool
@@ -28,45 +24,6 @@ class ReferencePool:
     def num_agents(self) -> int:
         """Number of agents, the reference included."""
         return self.pool.num_agents + 1
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, ``V``."""
-        return self.pool.vocab_size
-
-    @property
-    def end_token(self) -> int | None:
-        """The token that ends a text."""
-        return self.pool.end_token
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the agents are."""
-        return isinstance(self.pool, SupportsCertainty) and self.pool.deterministic
-
-    @property
-    def divisible(self) -> bool:
-        """Whether the agents' pool is."""
-        return isinstance(self.pool, SupportsBlocks) and self.pool.divisible
-
-    def bytes_per_auction(self, num_tokens: int) -> int:
-        """Bytes of the state of one auction."""
-        if isinstance(self.pool, SupportsMemory):
-            return self.pool.bytes_per_auction(num_tokens)
-        return 0
-
-    def init(
-        self,
-        num_auctions: int,
-        *,
-        key: jax.Array | None = None,
-        first_auction: jax.typing.ArrayLike = 0,
-        num_tokens: int | None = None,
-    ) -> Any:
-        """The state of the agents."""
-        return self.pool.init(
-            num_auctions, key=key, first_auction=first_auction, num_tokens=num_tokens
-        )
 
     def step(self, state: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
         """What the agents answer, and after them the reference, `(A, n + 1, V)`."""

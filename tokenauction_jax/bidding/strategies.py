@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
+from tokenauction_jax.agents.wrapped import WrappedPool
 from tokenauction_jax.bidding.policies import check_number
-from tokenauction_jax.bidding.submissions import SubmittedPool
 from tokenauction_jax.mechanism import base, distributions
 
 
@@ -104,7 +104,7 @@ class Ring:
 
 
 @records.record
-class StrategicPool(SubmittedPool):
+class StrategicPool(WrappedPool):
     """See `with_strategy`."""
 
     pool: AgentPool

@@ -8,51 +8,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.agents.pool import (
-    AgentPool,
-    SupportsBlocks,
-    SupportsCertainty,
-)
+from tokenauction_jax.agents.pool import AgentPool
+from tokenauction_jax.agents.wrapped import WrappedPool
 from tokenauction_jax.mechanism import base, distributions
 
 
-class SubmittedPool:
-    """A pool that submits something else than another `pool`, with its texts."""
-
-    pool: AgentPool
-
-    @property
-    def num_agents(self) -> int:
-        """Number of agents, ``n``."""
-        return self.pool.num_agents
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, ``V``."""
-        return self.pool.vocab_size
-
-    @property
-    def end_token(self) -> int | None:
-        """The token that ends a text, None if texts only end at their cap."""
-        return self.pool.end_token
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the pool is."""
-        return isinstance(self.pool, SupportsCertainty) and self.pool.deterministic
-
-    @property
-    def divisible(self) -> bool:
-        """As the pool that it changes."""
-        return isinstance(self.pool, SupportsBlocks) and self.pool.divisible
-
-    def init(self, num_auctions: int, **options: Any) -> Any:
-        """The state of the pool."""
-        return self.pool.init(num_auctions, **options)
-
-
 @records.record
-class TemperedPool(SubmittedPool):
+class TemperedPool(WrappedPool):
     """See `tempered`."""
 
     pool: AgentPool

@@ -8,16 +8,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.agents.pool import (
-    AgentPool,
-    SupportsBlocks,
-    SupportsCertainty,
-    SupportsMemory,
-)
+from tokenauction_jax.agents.pool import AgentPool
+from tokenauction_jax.agents.wrapped import WrappedPool
 
 
 @records.record
-class RepeatedPool:
+class RepeatedPool(WrappedPool):
     """A pool that answers texts, of which every auction has `num_texts` in a row.
 
     Where the agents are drawn for each auction, all its texts are of the same ones.
@@ -25,32 +21,6 @@ class RepeatedPool:
 
     pool: AgentPool
     num_texts: int = records.static_field()
-
-    @property
-    def num_agents(self) -> int:
-        """Number of agents, ``n``."""
-        return self.pool.num_agents
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, ``V``."""
-        return self.pool.vocab_size
-
-    @property
-    def end_token(self) -> int | None:
-        """The token that ends a text."""
-        return self.pool.end_token
-
-    @property
-    def divisible(self) -> bool:
-        """Whether the agents' pool is."""
-        return isinstance(self.pool, SupportsBlocks) and self.pool.divisible
-
-    def bytes_per_auction(self, num_tokens: int) -> int:
-        """Bytes of the state of one text."""
-        if isinstance(self.pool, SupportsMemory):
-            return self.pool.bytes_per_auction(num_tokens)
-        return 0
 
     def init(
         self,
@@ -61,7 +31,7 @@ class RepeatedPool:
         num_tokens: int | None = None,
     ) -> Any:
         """The state of so many texts, from number `first_auction` on."""
-        if isinstance(self.pool, SupportsCertainty) and self.pool.deterministic:
+        if self.deterministic:
             return self.pool.init(num_auctions, key=key, num_tokens=num_tokens)
         numbers = records.auction_numbers(first_auction, num_auctions)
         auctions = numbers // np.uint32(self.num_texts)

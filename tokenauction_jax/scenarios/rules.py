@@ -249,7 +249,7 @@ def needs_tokens(mechanism: Mechanism | TextAuction) -> Mechanism:
     """
     if not isinstance(mechanism, Mechanism):
         raise names.RuleError(
-            f"rule {quoted(mechanism.name)}: only rules of tokens have optimal bids"
+            f"rule {quoted(mechanism.name)} is of whole texts: this takes one of tokens"
         )
     return mechanism
 

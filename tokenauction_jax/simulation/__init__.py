@@ -4,7 +4,7 @@ from tokenauction_jax.simulation.bidders import Bidders as Bidders
 from tokenauction_jax.simulation.frames import decode_texts as decode_texts
 from tokenauction_jax.simulation.frames import text_tokens as text_tokens
 from tokenauction_jax.simulation.frames import token_pieces as token_pieces
+from tokenauction_jax.simulation.outcome import Rollout as Rollout
 from tokenauction_jax.simulation.policy import Info as Info
 from tokenauction_jax.simulation.policy import Policy as Policy
-from tokenauction_jax.simulation.rollout import Rollout as Rollout
 from tokenauction_jax.simulation.rollout import simulate as simulate

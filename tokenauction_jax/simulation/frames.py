@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-    from tokenauction_jax.simulation.rollout import Rollout
+    from tokenauction_jax.simulation.outcome import Rollout
 
 # What each agent has of a token, and the attribute of a rollout that says it.
 _BY_AGENT = {
