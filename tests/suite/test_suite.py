@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 import tokenauction_jax as ta
@@ -74,6 +75,22 @@ def test_rows_do_not_depend_on_what_else_runs(tmp_path):
     frame = together.to_pandas()
     assert frame["mechanism"].tolist() == ["linear", "best_of"]
     assert frame["share.mean"].iloc[1] == row.share.mean
+
+
+def test_a_row_is_what_the_study_says():
+    study = yardsticks.study("misreports", mechanisms.section("linear"), quick=True)
+    results = ta.studies.run(study)
+    row = scorecard.row("linear", "misreports", True, "", results)
+    utility = results.summary.query("measure == 'log_ratio_utility'")
+    utility = utility.pivot_table(index="bids.factor", columns="agent", values="mean")
+    gains = utility["0"] - utility.loc["1", "0"]
+    assert row.worst_off.mean == utility.loc["1"].min() < utility.loc["1"].max()
+    found = row.lying_gain.mean, row.absence_gain.mean
+    wanted = gains[["0.5", "2"]].max(), gains["0"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert gains["0.5"] != gains["2"]
+    revenue = results.summary.query("measure == 'expected_revenue' and cell == 0")
+    assert row.revenue.mean == revenue["mean"].item() > 0
 
 
 def test_mechanisms_of_ones_own(tmp_path):
