@@ -4,13 +4,9 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import jax
 
 from tokenauction_jax import studies
 from tokenauction_jax.outside import OutsideError, one_line
-from tokenauction_jax.studies import engine
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.suite import mechanisms, optimum, scorecard, yardsticks
 from tokenauction_jax.suite.mechanisms import SuiteError
@@ -66,21 +62,15 @@ def run(
     ]
     todo = [x for x in todo if _is_new(card.find(*x[:2]), x[2])]
 
-    def measure(case: tuple[str, str, Study]) -> tuple[Row, float]:
+    # One after another: compiling, which takes most of it, uses all cores by itself.
+    for case in todo:
         start = time.perf_counter()
-        return _row(*case, quick), time.perf_counter() - start
-
-    workers = engine.num_threads(len(jax.local_devices()))
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for row, seconds in pool.map(measure, todo):
-                card = card.with_row(row)
-                if folder is not None:
-                    scorecard.write(card, folder)
-                if listen is not None:
-                    listen(row.mechanism, row.yardstick, seconds)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        row = _row(*case, quick)
+        card = card.with_row(row)
+        if folder is not None:
+            scorecard.write(card, folder)
+        if listen is not None:
+            listen(row.mechanism, row.yardstick, time.perf_counter() - start)
     if folder is not None:
         scorecard.write(card, folder)
     return card.ordered()
