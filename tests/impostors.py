@@ -174,6 +174,17 @@ class Sampled:
 
 
 @ta.record
+class SampledFromLogits(Sampled):
+    """The same of its draws from logits only."""
+
+    def sample(self, key, bids, log_probs):
+        return self.rule.sample(key, bids, log_probs)
+
+    def sample_from_logits(self, key, bids, logits):
+        return self.draw(key, bids, logits)
+
+
+@ta.record
 class Boast:
     """Log-linear aggregation that claims to be monotone."""
 

@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     from tokenauction_jax.simulation import Bidders as Bidders
     from tokenauction_jax.simulation import Policy as Policy
     from tokenauction_jax.simulation import Rollout as Rollout
+    from tokenauction_jax.simulation import Step as Step
     from tokenauction_jax.simulation import simulate as simulate
+    from tokenauction_jax.simulation import step as step
 
 _avoid_wrong_sums()
 
@@ -72,7 +74,7 @@ _PLACES = {
         *("second_price", "stable_sample", "total_variation", "welfare"),
     ),
     "records": ("record", "static_field"),
-    "simulation": ("Bidders", "Policy", "Rollout", "simulate"),
+    "simulation": ("Bidders", "Policy", "Rollout", "Step", "simulate", "step"),
 }
 _PLACE = {name: place for place, names in _PLACES.items() for name in names}
 

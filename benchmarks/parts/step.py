@@ -1,8 +1,8 @@
 """One auction step, from logits to token, payments and their means.
 
-Ours is `ta.simulate` for one token, with a pool that answers the log-softmax of given
-logits. Beside it are the same step in NumPy and PyTorch, and what one read of the
-logits takes.
+Ours is `ta.step`, and `ta.simulate` for one token with a pool that answers the
+log-softmax of given logits. Beside them are the same step in NumPy and PyTorch, and
+what one read of the logits takes.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
 import tokenauction_jax as ta
 from benchmarks import auctions, limits, peers
@@ -42,10 +43,14 @@ QUICK = Sizes(((16_384, 3, 64), (1_024, 3, 1_024), (64, 3, 49_152)), rounds=3)
 
 @ta.record
 class GivenLogits:
-    """Agents that answer the log-softmax of logits `(A, n, V)`, whatever the text."""
+    """Agents that answer the log-softmax of logits `(A, n, V)`, whatever the text.
+
+    Of auctions 0 to ``A - 1``, in blocks: each has the rows of its own.
+    """
 
     logits: jax.Array
     end_token = None
+    divisible = True
 
     @property
     def num_agents(self) -> int:
@@ -57,15 +62,19 @@ class GivenLogits:
         """Number of tokens, ``V``."""
         return self.logits.shape[2]
 
-    def init(self, num_auctions: int, **options: Any) -> tuple[()]:
-        """There is no state."""
+    def init(
+        self, num_auctions: int, *, first_auction: jax.Array, **options: Any
+    ) -> jax.Array:
+        """The number of the first auction: of which the logits are."""
         del num_auctions, options
-        return ()
+        return first_auction
 
-    def step(self, state: tuple[()], tokens: jax.Array) -> tuple[tuple[()], jax.Array]:
-        """The distributions of all auctions."""
-        del tokens
-        return state, jax.nn.log_softmax(self.logits)
+    def step(
+        self, first_auction: jax.Array, tokens: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The distributions of these auctions."""
+        logits = lax.dynamic_slice_in_dim(self.logits, first_auction, tokens.size)
+        return first_auction, jax.nn.log_softmax(logits)
 
 
 def measure(sizes: Sizes) -> Iterator[Case]:
@@ -91,8 +100,11 @@ def _contenders(
     logits = 3 * jax.random.normal(key_logits, shape)
     bids = jax.random.gamma(key_bids, 2.0, shape[:2])
     for mechanism in (auctions.linear_second_price(), auctions.log_linear_clarke()):
+        name = auctions.rules(mechanism)
+        call = functools.partial(_step, mechanism, bids, logits)
+        yield Contender(f"step, {name}", "ours", call, num_auctions)
         yield auctions.simulate(
-            f"ours, {auctions.rules(mechanism)}",
+            f"simulate, {name}",
             *(mechanism, GivenLogits(logits), bids, num_auctions),
             num_tokens=1,
         )
@@ -106,6 +118,12 @@ def _contenders(
         yield from _torch(*arrays)
     yield limits.sum_of_exponentials(logits)
     yield limits.copy(4 * num_agents * vocab_size)
+
+
+def _step(
+    mechanism: ta.Mechanism, bids: jax.Array, logits: jax.Array, turn: int
+) -> ta.Step:
+    return ta.step(jax.random.key(turn), mechanism, bids, logits)
 
 
 def _numpy(

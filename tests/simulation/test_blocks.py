@@ -113,10 +113,9 @@ def test_sizes_are_checked(size):
 def test_a_cache_holds_a_block(count):
     """Blocks divide the auctions where a size of half the cache or more does."""
     if jax.default_backend() != "cpu":
-        assert blocks.cache_size(count, TABLE) == count
+        assert blocks.cache_size(count, 3, 64) == count
         return
-    pool = ta.agents.dirichlet(3, 64, 1.0)
-    size = blocks.cache_size(count, pool)
+    size = blocks.cache_size(count, 3, 64)
     most = 4096
     assert size <= most
     if count <= most:

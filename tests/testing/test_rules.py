@@ -127,7 +127,7 @@ def drawn(change):
     [
         (lambda t, q: (t + 8, q), "a token that does not exist"),
         (lambda t, q: (t, q + 0.01), "the probability of the token of sample"),
-        (lambda t, q: (t, jnp.nan * q), "sample has NaN in a defined auction"),
+        (lambda t, q: (t, jnp.nan * q), "has NaN in a defined auction"),
         (
             lambda t, q: (t, jnp.where(jnp.isinf(q), 0.0, q)),
             "or a number in an undefined one",
@@ -137,6 +137,18 @@ def drawn(change):
 )
 def test_poor_draws_are_rejected(change, match):
     rejection(match, testing.check_aggregation, drawn(change))
+
+
+def test_draws_from_logits_are_checked():
+    """Tokens that are right only of what is normalised."""
+
+    def sample(key, bids, logits):
+        token, _ = LINEAR.sample(key, bids, logits)
+        return token, LINEAR.log_prob(bids, jax.nn.log_softmax(logits))[token]
+
+    rule = impostors.SampledFromLogits(LINEAR, sample)
+    match = "the frequency of tokens by sample_from_logits"
+    rejection(match, testing.check_aggregation, rule)
 
 
 def test_draws_of_another_law_are_rejected():

@@ -18,7 +18,7 @@ from tokenauction_jax.bidding.problem import check_values
 from tokenauction_jax.bidding.texts import Numbers, token_worth
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import Mechanism
-from tokenauction_jax.simulation.rollout import check_bids
+from tokenauction_jax.simulation.bidders import check_bids
 
 # Tokens of all texts that are listed for the sake of a reward.
 _MOST_LISTED = 2**24

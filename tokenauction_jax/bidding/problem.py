@@ -17,8 +17,7 @@ from tokenauction_jax.bidding.texts import Numbers, Texts, Varies, sample_texts
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.simulation import Bidders
-from tokenauction_jax.simulation.bidders import check_bidders
-from tokenauction_jax.simulation.rollout import check_bids
+from tokenauction_jax.simulation.bidders import check_bidders, check_bids
 
 
 @records.record

@@ -47,10 +47,30 @@ class Linear:
     ) -> tuple[jax.Array, jax.Array]:
         """A token, and its log-probability; no logarithm of any other."""
         bids, log_probs = base.check_auction(bids, log_probs)
+        return self._sample(key, bids, log_probs, jnp.exp(log_probs), 1)
+
+    def sample_from_logits(
+        self, key: jax.Array, bids: jax.Array, logits: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The same of logits `(n, V)`, by one exponential for each of them."""
+        masses = jnp.exp(logits)
+        totals = distributions.sum_last(masses)
+        log_probs = logits - jnp.log(totals)[:, None]
+        return self._sample(key, base.check_bids(bids), log_probs, masses, totals)
+
+    def _sample(
+        self,
+        key: jax.Array,
+        bids: jax.Array,
+        log_probs: jax.Array,
+        masses: jax.Array,
+        totals: ArrayLike,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of `masses` `(n, V)`, the probabilities times `totals` `(n,)`."""
         shares = normalized(influence_scores(bids, self.influence))
         # Of shares that underflow no token is likely enough to be drawn.
-        masses = distributions.weighted_sum(as_floats(shares), jnp.exp(log_probs))
-        token = sampling.sample_from_masses(key, lax.stop_gradient(masses))
+        mixed = distributions.weighted_sum(as_floats(shares) / totals, masses)
+        token = sampling.sample_from_masses(key, lax.stop_gradient(mixed))
         drawn = scale_logs(shares, log_probs[:, token][:, None])
         return token, distributions.log_mixture(shares.mantissa, drawn)[0]
 
@@ -77,7 +97,13 @@ class LogLinear:
     ) -> tuple[jax.Array, jax.Array]:
         """A token, and its log-probability; one exponential for each token."""
         bids, log_probs = base.check_auction(bids, log_probs)
-        log_weights = self._log_weights(bids, log_probs)
+        return self.sample_from_logits(key, bids, log_probs)
+
+    def sample_from_logits(
+        self, key: jax.Array, bids: jax.Array, logits: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The same of logits `(n, V)`: a factor of an agent's odds drops out."""
+        log_weights = self._log_weights(bids, logits)
         largest = distributions.max_last(log_weights)
         base.check_defined(largest > -jnp.inf, bids)
         largest = jnp.where(jnp.isneginf(largest), 0, largest)

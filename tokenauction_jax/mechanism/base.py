@@ -114,6 +114,23 @@ class SupportsSample(Protocol):
 
 
 @runtime_checkable
+class SupportsLogits(Protocol):
+    """An aggregation that draws from logits as they are."""
+
+    def sample_from_logits(
+        self, key: jax.Array, bids: jax.Array, logits: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """What `SupportsSample.sample` would draw from the agents' softmax.
+
+        Args:
+          key: A typed PRNG key.
+          bids: `(n,)`.
+          logits: `(n, V)`, of which each agent's largest is 0.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsStableSample(Protocol):
     """A monotone aggregation with a stable sampler of its own."""
 

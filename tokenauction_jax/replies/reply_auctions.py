@@ -22,7 +22,8 @@ from tokenauction_jax.replies.candidates import (
 )
 from tokenauction_jax.replies.rules import ReplyMechanism
 from tokenauction_jax.replies.text_auctions import WrittenTexts, observed_log_probs
-from tokenauction_jax.simulation.rollout import Observer, simulate
+from tokenauction_jax.simulation.auction_step import Observer
+from tokenauction_jax.simulation.rollout import simulate
 
 # What draws the candidates: the reference, the agents by their bids, or their mean.
 Generator = Literal["reference", "bids", "mean"]

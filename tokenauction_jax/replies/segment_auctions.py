@@ -13,7 +13,7 @@ from tokenauction_jax.mechanism import base
 from tokenauction_jax.replies.segmented_texts import write_segments
 from tokenauction_jax.replies.segments import segment
 from tokenauction_jax.replies.text_auctions import WrittenTexts, observed_log_probs
-from tokenauction_jax.simulation.rollout import Observer
+from tokenauction_jax.simulation.auction_step import Observer
 
 
 @records.record

@@ -17,10 +17,10 @@ from tokenauction_jax.mechanism.aggregation import linear
 from tokenauction_jax.mechanism.payments import pay_your_bid
 from tokenauction_jax.replies import segments
 from tokenauction_jax.simulation import Bidders, Info, Rollout, simulate
+from tokenauction_jax.simulation.auction_step import Observer
 from tokenauction_jax.simulation.bidders import rows_by_auction
 from tokenauction_jax.simulation.blocks import even_size, in_blocks
 from tokenauction_jax.simulation.meshes import over_mesh
-from tokenauction_jax.simulation.rollout import Observer
 
 # Tells the auctions of segments from what their tokens are drawn by.
 _SEGMENTS = 0x73656773

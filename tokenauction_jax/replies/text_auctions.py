@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool
-from tokenauction_jax.simulation.rollout import Observer
+from tokenauction_jax.simulation.auction_step import Observer
 
 
 @records.record

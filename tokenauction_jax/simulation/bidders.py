@@ -131,6 +131,20 @@ def rows_by_auction(
     return jnp.broadcast_to(x[None], (num_auctions, num_agents))
 
 
+def check_bids(bids: ArrayLike, num_agents: int, num_auctions: int | None) -> jax.Array:
+    """Bids `(n,)` or `(A, n)` as `(A, n)`; raises `ValueError` if they are none."""
+    if isinstance(bids, Bidders):
+        raise ValueError(
+            "bids must be numbers here, got Bidders: policies are sampled, with "
+            "simulate or bidding.expected"
+        )
+    bids = base.as_float(bids)
+    rows = rows_by_auction("bids", bids, num_agents, num_auctions)
+    if records.is_concrete(bids):
+        base.check_bid_values(np.asarray(bids))
+    return rows
+
+
 def rows_of(bids: jax.Array | Bidders) -> Any:
     """What of bids has one row an auction."""
     if not isinstance(bids, Bidders) or bids.by_auction:

@@ -11,19 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tokenauction_jax.agents.pool import AgentPool
-
 # 3 agents: 4,096 auctions of 64 tokens, 256 of 1,024, 4 of 49,152. From 1 to 8 MB times
 # are within the noise; at 16 MB they are a quarter longer, and without blocks double.
 _CACHE = 3 << 20
 
 
-def cache_size(num_auctions: int, pool: AgentPool) -> int:
+def cache_size(num_auctions: int, num_agents: int, vocab_size: int) -> int:
     """The size of blocks that a CPU's cache holds; on other devices, all auctions."""
     if jax.default_backend() != "cpu":
         return num_auctions
-    numbers = pool.num_agents * pool.vocab_size
-    most = max(1, _CACHE // (numbers * jnp.result_type(float).itemsize))
+    itemsize = jnp.result_type(float).itemsize
+    most = max(1, _CACHE // (num_agents * vocab_size * itemsize))
     return even_size(num_auctions, most)
 
 

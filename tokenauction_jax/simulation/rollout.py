@@ -1,28 +1,33 @@
 """Many token auctions at once: one compiled scan over the tokens of all texts."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool, SupportsBlocks
-from tokenauction_jax.mechanism import base, keys
-from tokenauction_jax.mechanism.aggregation import draw
+from tokenauction_jax.mechanism import keys
 from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.simulation.auction_step import (
+    Observer,
+    as_pytree,
+    auction_keys,
+    keep,
+    observed,
+    one_auction,
+)
 from tokenauction_jax.simulation.bidders import (
     Bidders,
     check_answers,
     check_bidders,
+    check_bids,
     check_rows,
     new_ledger,
     policy_bids,
-    rows_by_auction,
     rows_of,
     settle,
     with_rows,
@@ -31,11 +36,6 @@ from tokenauction_jax.simulation.blocks import cache_size, even_size, in_blocks
 from tokenauction_jax.simulation.memory import explained, most_texts
 from tokenauction_jax.simulation.meshes import is_spread, over_mesh
 from tokenauction_jax.simulation.outcome import Rollout
-
-# Called for one auction and token: (bids (n,), log_probs (n, V), log_q (V,), token) and
-# that auction's rows of `observe_args`. A record with a class attribute ``sees_payments
-# = True`` is given before those what the payment rule drew and what was charged, (n,).
-Observer = Callable[..., Any]
 
 
 def simulate(
@@ -119,7 +119,7 @@ def simulate(
     else:
         bids = check_bids(bids, pool.num_agents, num_auctions)
     size = _num_auctions(bids)
-    observers = tuple(map(_as_pytree, (observe, accumulate)))
+    observers = tuple(map(as_pytree, (observe, accumulate)))
     number = records.auction_numbers(first_auction, size)[0]
     check_rows("observe_args", observe_args, size)
     if block_size is not None:
@@ -159,7 +159,7 @@ def _rollout(
 
     def texts(rows: Any, *shared: Any) -> Rollout:
         total = rows[0].size
-        size = block_size or cache_size(total, pool)
+        size = block_size or cache_size(total, pool.num_agents, pool.vocab_size)
         block = functools.partial(_texts, shared, num_tokens, size)
         whole = even_size(total, most_texts or total)
         return in_blocks(block, rows, min(size, whole) if divisible else whole)
@@ -174,13 +174,13 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
     numbers, own_bids, all_args = rows
     all_bids = with_rows(any_bids, own_bids)
     num_auctions = numbers.size
-    keys_auction = jax.vmap(keys.fold_in, (None, 0))(key_auctions, numbers)
     state = pool.init(
         num_auctions, key=key_pool, first_auction=numbers[0], num_tokens=num_tokens
     )
     kind = jax.random.key_impl(key_auctions)
-    auction = jax.vmap(functools.partial(_auction, mechanism))
-    watch = [jax.vmap(functools.partial(_observe, observer)) for observer in observers]
+    by_position = auction_keys(key_auctions, numbers)
+    auction = jax.vmap(functools.partial(one_auction, mechanism))
+    watch = [jax.vmap(functools.partial(observed, observer)) for observer in observers]
 
     def advance(position: jax.Array, rows: Any) -> Any:
         """One token of some auctions, of which `rows` are all that they have."""
@@ -201,13 +201,13 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
         valid = valid & (defined | ~active)
         active = active & defined
         token = outcome["tokens"]
-        kept = {name: _keep(active, value) for name, value in outcome.items()}
+        kept = {name: keep(active, value) for name, value in outcome.items()}
         due = kept["payments"]
         if isinstance(bids, Bidders):
             kept, ledger = settle(bids, ledger, asked, num_tokens, log_probs, kept)
         seen = (offered, log_probs, log_q, token, due, kept["payments"], observe_args)
         observed, added = (look(*seen) for look in watch)
-        added = jax.tree.map(lambda x: _keep(active, x), added)
+        added = jax.tree.map(lambda x: keep(active, x), added)
         totals = added if totals is None else jax.tree.map(jnp.add, totals, added)
         out = kept | {"mask": active, "observations": observed}
         if pool.end_token is not None:
@@ -225,9 +225,7 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
         records.check_shape(
             "log_probs", log_probs, (num_auctions, pool.num_agents, pool.vocab_size)
         )
-        # As numbers: JAX's check for keys that are used twice does not know slices.
-        data = jax.vmap(keys.fold_in, (0, None))(keys_auction, position)
-        data = jax.random.key_data(data)
+        data = by_position(position)
         rows = (carry, data, rows_of(all_bids), log_probs, all_args)
         carry, out = in_blocks(functools.partial(advance, position), rows, block_size)
         return (state, carry), out
@@ -250,73 +248,6 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
     return Rollout(**by_auction, valid=valid, totals=totals)
 
 
-def _auction(
-    mechanism: Mechanism, key: jax.Array, bids: jax.Array, log_probs: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
-    """One auction of one token: `log_q`, what is recorded, whether it is defined."""
-    key_token, key_payment = keys.split(key)
-    payment = mechanism.payment
-    token, log_prob = draw(key_token, mechanism.aggregation, bids, log_probs)
-    expected = paid = payment.conditional(bids, log_probs, token)
-    if not (isinstance(payment, base.SupportsCertainty) and payment.deterministic):
-        paid = payment.realized(key_payment, bids, log_probs, token)
-    outcome = {
-        "tokens": token,
-        "payments": paid,
-        "expected_payments": expected,
-        "log_prob": log_prob,
-    }
-    defined = jnp.isfinite(log_prob)
-    if isinstance(payment, base.SupportsDefined):
-        defined &= payment.defined(bids, log_probs)
-    # For observers; if nobody looks it is not computed.
-    log_q = mechanism.aggregation.log_prob(bids, log_probs)
-    return log_q, outcome, defined
-
-
-def _observe(
-    observer: Observer | None,
-    bids: jax.Array,
-    log_probs: jax.Array,
-    log_q: jax.Array,
-    token: jax.Array,
-    due: jax.Array,
-    paid: jax.Array,
-    observe_args: tuple[Any, ...],
-) -> Any:
-    """What an observer makes of one auction of one token."""
-    if observer is None:
-        return None
-    payments = (due, paid) if getattr(observer, "sees_payments", False) else ()
-    return observer(bids, log_probs, log_q, token, *payments, *observe_args)
-
-
-def _as_pytree(observer: Observer | None) -> Observer | None:
-    """A function as a pytree, whose name is static."""
-    if observer is None or not jax.tree_util.all_leaves([observer]):
-        return observer
-    return jax.tree_util.Partial(observer)
-
-
-def _keep(active: jax.Array, x: jax.Array) -> jax.Array:
-    """`x` `(A, ...)` where its auction is active, else 0."""
-    return jnp.where(active.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
-
-
 def _num_auctions(bids: jax.Array | Bidders) -> int:
     """``A``, of bids or budgets `(A, n)`."""
     return jnp.shape(bids.budgets if isinstance(bids, Bidders) else bids)[0]
-
-
-def check_bids(bids: ArrayLike, num_agents: int, num_auctions: int | None) -> jax.Array:
-    """Bids `(n,)` or `(A, n)` as `(A, n)`; raises `ValueError` if they are none."""
-    if isinstance(bids, Bidders):
-        raise ValueError(
-            "bids must be numbers here, got Bidders: policies are sampled, with "
-            "simulate or bidding.expected"
-        )
-    bids = base.as_float(bids)
-    rows = rows_by_auction("bids", bids, num_agents, num_auctions)
-    if records.is_concrete(bids):
-        base.check_bid_values(np.asarray(bids))
-    return rows

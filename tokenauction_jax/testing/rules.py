@@ -77,8 +77,12 @@ def check_aggregation(aggregation: base.Aggregation, *, seed: int = 0) -> None:
     subject.agree_all(batched(_influence, aggregation, shown), shown)
     subject.check_transformations(undefined)
     subject.check_gradients("weights", "log_prob")
-    if isinstance(aggregation, base.SupportsSample):
-        check_sample(subject, seed)
+    for name, protocol in (
+        ("sample", base.SupportsSample),
+        ("sample_from_logits", base.SupportsLogits),
+    ):
+        if isinstance(aggregation, protocol):
+            check_sample(subject, seed, name)
     if monotone:
         check_monotone(subject, seed)
 

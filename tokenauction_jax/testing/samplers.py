@@ -98,28 +98,32 @@ def check_stable_sampler(
     _check_leaning(subject, name, auctions, tokens, path, halves)
 
 
-def check_sample(subject: Subject[base.Aggregation], seed: int) -> None:
-    """Checks a rule's own `sample` against its `log_prob`."""
+def check_sample(subject: Subject[base.Aggregation], seed: int, name: str) -> None:
+    """Checks a rule's own `sample`, or `sample_from_logits`, against its `log_prob`."""
     auctions = take(random_auctions(seed), slice(_SAMPLED))
     auctions |= {"seed": (np.arange(_SAMPLED) + _SAMPLED * seed).astype(np.uint32)}
+    shown = auctions["log_probs"]
+    if name == "sample_from_logits":
+        shown = shown - shown.max(axis=-1, keepdims=True)
 
     def draw(rule: Any, x: Arrays) -> tuple[jax.Array, jax.Array]:
         keys = jax.random.split(seeded_key(x["seed"]), _SAMPLES)
-        return jax.vmap(rule.sample, (0, None, None))(keys, x["bids"], x["log_probs"])
+        sample = getattr(rule, name)
+        return jax.vmap(sample, (0, None, None))(keys, x["bids"], x["shown"])
 
-    tokens, log_probs = batched(draw, subject.rule, auctions)
+    tokens, log_probs = batched(draw, subject.rule, auctions | {"shown": shown})
     law = batched(OUTCOME["log_prob"], subject.rule, auctions).astype(float)
     defined = law.any(axis=-1)
     foreign = (tokens < 0) | (tokens >= TOKENS)
-    subject.forbid("sample draws a token that does not exist", foreign, auctions)
+    subject.forbid(f"{name} draws a token that does not exist", foreign, auctions)
     wrong = np.where(defined[:, None], np.isnan(log_probs), np.isfinite(log_probs))
-    what = "sample has NaN in a defined auction, or a number in an undefined one,"
+    what = f"{name} has NaN in a defined auction, or a number in an undefined one,"
     subject.forbid(what, wrong, auctions)
     due = np.take_along_axis(law, tokens, axis=-1)
     found = np.where(defined[:, None], np.exp(log_probs.astype(float)), due)
-    what = "the probability of the token of sample"
+    what = f"the probability of the token of {name}"
     subject.agree(what, found, due, auctions)
-    what = "the frequency of tokens by sample"
+    what = f"the frequency of tokens by {name}"
     _check_frequencies(subject, what, auctions, tokens, law, defined)
 
 
