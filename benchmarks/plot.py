@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from benchmarks.figures import Report, Spread
 from tokenauction_jax import files
 from tokenauction_jax.outside import OutsideError
-from tokenauction_jax.reports.plots import COLOURS, MARKERS, STYLE
+from tokenauction_jax.reports.drawing import COLOURS, MARKERS, STYLE
 
 _AXES = {
     "A": "auctions A",

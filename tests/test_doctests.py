@@ -11,6 +11,8 @@ MODULES = (
     *("bidding.gradients", "bidding.enumeration", "bidding.objectives"),
     *("bidding.responses", "bidding.equilibrium", "bidding.mentions"),
     *("bidding.anarchy", "replies.rules", "replies.candidates"),
+    *("plots.audits", "plots.bids", "plots.results", "plots.sweeps"),
+    *("plots.texts", "plots.tokens"),
 )
 
 

@@ -14,7 +14,8 @@ FLOORS = [
     *("version", "compiler", "records", "outside", "files", "environment"),
     *("mechanism", "agents", "statistics", "simulation", "replies", "measures"),
     *("auditing", "testing", "bidding"),
-    *("scenarios", "studies", "optimisation", "reports", "receipts", "suite", "cli"),
+    *("scenarios", "studies", "optimisation", "reports", "receipts", "plots"),
+    *("suite", "cli"),
 ]
 # What these may import besides themselves; others, all that lies below.
 ONLY = {

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenauction_jax import bidding as bidding
     from tokenauction_jax import mechanism as mechanism
     from tokenauction_jax import optimisation as optimisation
+    from tokenauction_jax import plots as plots
     from tokenauction_jax import receipts as receipts
     from tokenauction_jax import replies as replies
     from tokenauction_jax import reports as reports
@@ -61,7 +62,7 @@ _avoid_wrong_sums()
 # All are imported at first use: a command that only prints its help needs no JAX.
 _ROOMS = (
     *("agents", "auditing", "bidding", "measures", "mechanism", "optimisation"),
-    *("receipts", "records", "replies", "reports", "scenarios", "simulation"),
+    *("plots", "receipts", "records", "replies", "reports", "scenarios", "simulation"),
     *("statistics", "studies", "suite", "testing"),
 )
 _PLACES = {

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 from small_results import small_results
 
 import tokenauction_jax as ta
-from tokenauction_jax.reports import figures, labels, plots
+from tokenauction_jax.reports import drawing, figures, labels
 
 EXPECTED = {
     "welfare": {"response-agents-num-agents", "revenue-welfare", "effects"},
@@ -93,7 +93,7 @@ def test_what_excludes_zero_is_filled():
     ]
     assert len(faces) == 5
     assert faces.count("white") == 4
-    assert faces[0] == plots.COLOURS[0]
+    assert faces[0] == drawing.COLOURS[0]
 
 
 def shown(text):
@@ -143,7 +143,7 @@ def test_names_are_text_whatever_they_hold(tmp_path):
     found = charts(small_results("lambda", names, rules))
     assert len(found) == 6
     for name in ("weight", "welfare", "effects"):
-        plots.save(found[name], tmp_path)
+        drawing.save(found[name], tmp_path)
     for path in tmp_path.glob("*.svg"):
         assert "<script" not in path.read_text()
 
@@ -152,7 +152,7 @@ def test_the_same_results_give_the_same_files_and_settings_stay(tmp_path):
     before = dict(matplotlib.rcParams)
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        plots.save(figures.welfare(small_results("lambda")), folder)
+        drawing.save(figures.welfare(small_results("lambda")), folder)
     for name in ("welfare.svg", "welfare.png"):
         assert (tmp_path / "a" / name).read_bytes() == (
             tmp_path / "b" / name

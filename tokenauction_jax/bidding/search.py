@@ -25,7 +25,7 @@ from tokenauction_jax.mechanism.base import SMALLEST_BID
 from tokenauction_jax.simulation import Bidders
 
 # Bids of the grid, from so far below the least amount to so far above the largest.
-_GRID, _BELOW, _ABOVE = 96, 1e-3, 32.0
+_GRID, BELOW, _ABOVE = 96, 1e-3, 32.0
 # Brackets that are looked into, and halvings of each.
 _BRACKETS, NUM_HALVINGS = 3, 22
 # Payoffs that differ by so many digits of the last place are the same.
@@ -131,9 +131,9 @@ def ladder(problem: Problem, agent: ArrayLike) -> jax.Array:
     rivals = typical_bids(problem).at[:, agent].set(0) / unit
     own = numbers.values[:, agent, None] / unit
     amounts = jnp.concatenate([own.ravel(), rivals.ravel()])
-    largest = jnp.maximum(amounts.max(), SMALLEST_BID / _BELOW)
+    largest = jnp.maximum(amounts.max(), SMALLEST_BID / BELOW)
     least = jnp.where(amounts > 0, amounts, largest).min()
-    low, high = jnp.log(_BELOW * least), jnp.log(_ABOVE * largest)
+    low, high = jnp.log(BELOW * least), jnp.log(_ABOVE * largest)
     bids = jnp.exp(jnp.linspace(low, high, _GRID))
     return jnp.concatenate([jnp.zeros_like(bids[:1]), bids])
 

@@ -7,7 +7,7 @@ from typing import Any
 from tokenauction_jax.receipts import lines
 from tokenauction_jax.receipts.receipt import INPUTS, Receipt, Token, leaves
 from tokenauction_jax.reports import labels, writer
-from tokenauction_jax.reports.plots import COLOURS
+from tokenauction_jax.reports.drawing import COLOURS
 
 _DETAILS = (*INPUTS, "sampler", "digests", "commits", "environment")
 

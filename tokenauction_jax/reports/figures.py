@@ -7,9 +7,9 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from tokenauction_jax.reports import labels, plots
+from tokenauction_jax.reports import drawing, labels
+from tokenauction_jax.reports.drawing import Chart, Group, Panel, Point
 from tokenauction_jax.reports.labels import Row
-from tokenauction_jax.reports.plots import Chart, Group, Panel, Point
 from tokenauction_jax.studies.results import Results
 
 # More curves than these cannot be followed in one panel.
@@ -59,7 +59,7 @@ def compute(results: Results) -> Chart | None:
     columns = labels.headline(results)[:2]
     figure = _by_mechanism(results, key, [(*column, "") for column in columns])
     if min(costs) > 0:
-        plots.widen(figure)
+        drawing.widen(figure)
     caption = (
         "What the mechanisms reach with the same compute: a forward pass is one model "
         "reading one token. A curve goes through the numbers of candidates."
@@ -104,7 +104,7 @@ def effects(results: Results) -> Chart | None:
         "Change of the mean when one factor leaves its first level, paired by auction "
         "and averaged over the other factors. Filled: the interval excludes 0."
     )
-    figure = plots.forest(groups, titles, zero=True, hollow=True, coloured=False)
+    figure = drawing.forest(groups, titles, zero=True, hollow=True, coloured=False)
     return Chart("effects", "Effects", caption, figure)
 
 
@@ -131,7 +131,7 @@ def weight(results: Results) -> Chart | None:
             (labels.measure_label(v), y, partial(points, valuation=v))
             for v in valuations
         ],
-        f"weight of {plots.short(name)} (share)",
+        f"weight of {drawing.short(name)} (share)",
     )
     caption = (
         f"Mean welfare under each valuation against the weight of {name}, moved by "
@@ -194,7 +194,7 @@ def response(results: Results, factor: str) -> Chart | None:
         ),
     ]
     figure = _curves(results, factor, columns, name)
-    plots.scale_numbers(figure, sorted(map(float, results.factors[factor])))
+    drawing.scale_numbers(figure, sorted(map(float, results.factors[factor])))
     caption = (
         f"Left, mean welfare by {name}; right, its difference to {reference} over the "
         "same auctions."
@@ -217,9 +217,9 @@ def regret(results: Results) -> Chart | None:
         points = partial(_swept, results, factor, paired, column)
         columns.append((labels.measure_label(valuation), y, points))
     name = labels.agent_label(agent)
-    x = f"bid of {plots.short(name)} / its truthful bid"
+    x = f"bid of {drawing.short(name)} / its truthful bid"
     figure = _curves(results, factor, columns, x, zero=True)
-    plots.scale_numbers(figure, sorted(map(float, results.factors[factor])))
+    drawing.scale_numbers(figure, sorted(map(float, results.factors[factor])))
     caption = (
         f"Utility of {name} when it bids a multiple of its truthful bid, minus its "
         f"utility at factor {baseline} in the same auctions, under each valuation. "
@@ -265,7 +265,7 @@ def _by_mechanism(
         for y in columns
     ]
     label = labels.with_unit(results, x[0])
-    return plots.curves([grid], list(curves), label, growing=growing)
+    return drawing.curves([grid], list(curves), label, growing=growing)
 
 
 def _swept(
@@ -305,7 +305,9 @@ def _cells(
         name = (label or "all auctions") + (" †" if left_out else "")
         groups.setdefault(heading, []).append((name, found))
     titles = [labels.with_unit(results, measure) for measure, _ in columns]
-    return plots.forest([Group(*group) for group in groups.items()], titles, zero=zero)
+    return drawing.forest(
+        [Group(*group) for group in groups.items()], titles, zero=zero
+    )
 
 
 def _note(results: Results) -> str:
@@ -360,7 +362,9 @@ def _curves(
     single = len(columns) == 1
     if single and len(grid) <= 3:
         grid = [[panel for row in grid for panel in row]]
-    return plots.curves(grid, list(names), x, zero=zero, growing=growing, same_y=single)
+    return drawing.curves(
+        grid, list(names), x, zero=zero, growing=growing, same_y=single
+    )
 
 
 def _weight_factor(results: Results, agent: str) -> str | None:

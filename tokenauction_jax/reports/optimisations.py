@@ -1,16 +1,20 @@
 """What an optimisation of bids shows: its answer, curves and trajectories."""
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
 
+from matplotlib.figure import Figure
+
 from tokenauction_jax.bidding.equilibrium import SURE
+from tokenauction_jax.bidding.search import BELOW
 from tokenauction_jax.optimisation import phases
 from tokenauction_jax.optimisation.config import BestResponse, Equilibrium, Pacing
 from tokenauction_jax.optimisation.results import Results
-from tokenauction_jax.reports import labels, plots, writer
+from tokenauction_jax.reports import drawing, labels, writer
+from tokenauction_jax.reports.drawing import Chart, Panel, Point
 from tokenauction_jax.reports.labels import Row, agent_label, number
-from tokenauction_jax.reports.plots import Chart, Panel, Point
 from tokenauction_jax.reports.tables import Shown, Table
 
 # The agent and the position of what is of all agents, or of a whole text.
@@ -100,6 +104,36 @@ def answers(results: Results) -> Table:
     return Table(["agent"], titles, rows)
 
 
+@dataclasses.dataclass(frozen=True)
+class Payoffs:
+    """Of an agent: its payoff at the bids that were tried, and bids to mark."""
+
+    name: str
+    points: Sequence[tuple[float, Row]]
+    best: float
+    present: float = math.nan
+
+
+def payoff_curves(curves: Sequence[Payoffs], x: str) -> Figure:
+    """A panel an agent; the dashed line is the best bid, the dotted one the present."""
+    panels = []
+    for own in curves:
+        # From so far below all amounts that matter.
+        least = next((bid for bid, _ in own.points if bid > 0), math.nan) / BELOW
+        limit = _SHOWN * max(filter(math.isfinite, (least, own.best, own.present)))
+        points = [(bid, row) for bid, row in own.points if bid <= limit]
+        panels.append(Panel(own.name, "payoff (money per text)", [(0, points)]))
+    columns = min(len(panels), _COLUMNS)
+    panels += [Panel("", "", [])] * (-len(panels) % columns)
+    grid = [panels[k : k + columns] for k in range(0, len(panels), columns)]
+    figure = drawing.curves(grid, [""], x)
+    for axes, own in zip(figure.axes, curves, strict=False):
+        for bid, line in ((own.present, ":"), (own.best, "--")):
+            if math.isfinite(bid):
+                axes.axvline(bid, linestyle=line, color=drawing.GREY, linewidth=1.0)
+    return figure
+
+
 def charts(results: Results) -> list[Chart]:
     """Every figure that there is something to show in."""
     found = [
@@ -116,25 +150,13 @@ def _best_responses(results: Results) -> Chart | None:
     tried = results.rows(stage="search", quantity="payoff")
     if not tried:
         return None
-    panels, marks = [], []
+    curves = []
     for agent in sorted({row.agent for row in tried}):
         own = sorted((row for row in tried if row.agent == agent), key=lambda x: x.bid)
+        points = [(row.bid, _interval(row)) for row in own]
         best, present = _best_and_present(results, agent)
-        marks.append((present, best))
-        # From so far below all amounts that matter; see `bidding.search`.
-        interesting = [32 * next(row.bid for row in own if row.bid > 0), best, present]
-        limit = _SHOWN * max(x for x in interesting if math.isfinite(x))
-        points = [(row.bid, _interval(row)) for row in own if row.bid <= limit]
-        name = _name(results, agent)
-        panels.append(Panel(name, "payoff (money per text)", [(0, points)]))
-    columns = min(len(panels), _COLUMNS)
-    panels += [Panel("", "", [])] * (-len(panels) % columns)
-    grid = [panels[k : k + columns] for k in range(0, len(panels), columns)]
-    figure = plots.curves(grid, [""], _bid_axis(results))
-    for axes, bids in zip(figure.axes, marks, strict=False):
-        for bid, line in zip(bids, (":", "--"), strict=True):
-            if math.isfinite(bid):
-                axes.axvline(bid, linestyle=line, color=plots.GREY, linewidth=1.0)
+        curves.append(Payoffs(_name(results, agent), points, best, present))
+    figure = payoff_curves(curves, _bid_axis(results))
     caption = (
         "Mean payoff of an agent at the bids that were tried, the others' given, with "
         "95 % intervals. The dashed line is the best bid, the dotted one the present."
@@ -164,7 +186,7 @@ def _trajectories(results: Results) -> Chart | None:
     panels = [Panel(title, _bid_axis(results), bids)]
     for quantity, lines in curves.items():
         panels.append(Panel(quantity, f"{quantity} (money per text)", lines))
-    figure = plots.curves([panels], _names(results), "step")
+    figure = drawing.curves([panels], _names(results), "step")
     if pacing:
         _draw_budgets(results, figure.axes[1 + list(curves).index("spend")])
     caption = "After every step, with 95 % intervals of what is estimated"
@@ -179,11 +201,11 @@ def _gaps(results: Results) -> Chart | None:
         return None
     points = [(row.step + 1, _interval(row)) for row in measured]
     panel = Panel("", "gap (money per text)", [(0, points)])
-    figure = plots.curves([[panel]], [""], "step", zero=True)
+    figure = drawing.curves([[panel]], [""], "step", zero=True)
     axes = figure.axes[0]
     axes.set_yscale("symlog", linthresh=goal.tolerance)
     axes.yaxis.set_major_formatter(lambda gap, _: number(gap))
-    axes.axhline(goal.tolerance, linestyle="--", color=plots.GREY, linewidth=1.0)
+    axes.axhline(goal.tolerance, linestyle="--", color=drawing.GREY, linewidth=1.0)
     caption = (
         "What all agents together would gain by deviating, one at a time, on auctions "
         "that had no part in the steps, with 95 % intervals; the dashed line is the "
@@ -212,11 +234,11 @@ def _over_text(results: Results, quantity: str) -> Chart | None:
             lines.append((style, points))
         panels.append(Panel(_name(results, agent), f"{quantity} ({unit})", lines))
     names = [_KINDS.get(stage, stage.replace("_", " ")) for stage in stages]
-    figure = plots.curves([panels], names, "tokens of the text")
+    figure = drawing.curves([panels], names, "tokens of the text")
     for agent, axes in zip(agents, figure.axes, strict=False):
         if spent:
             budget = results.budgets[agent]
-            axes.axhline(budget, linestyle="--", color=plots.GREY, linewidth=1.0)
+            axes.axhline(budget, linestyle="--", color=drawing.GREY, linewidth=1.0)
     told = "What was spent up to" if spent else "What was bid for"
     caption = f"{told} each token, with 95 % intervals over texts"
     caption += "; the dashed line is the budget." if spent else "."
@@ -224,10 +246,10 @@ def _over_text(results: Results, quantity: str) -> Chart | None:
     return Chart(f"{quantity}-over-text", title, caption, figure)
 
 
-def _draw_budgets(results: Results, axes: plots.Axes) -> None:
+def _draw_budgets(results: Results, axes: drawing.Axes) -> None:
     for agent, budget in enumerate(results.budgets):
         if math.isfinite(budget):
-            colour = plots.COLOURS[agent % len(plots.COLOURS)]
+            colour = drawing.COLOURS[agent % len(drawing.COLOURS)]
             axes.axhline(budget, linestyle="--", color=colour, linewidth=1.0)
 
 
@@ -268,16 +290,17 @@ def _environment(results: Results) -> dict[str, object]:
 def _shown(row: Row, name: str) -> Shown:
     """A cell of the answers, with an interval where there is an error."""
     error = row.get(f"{name}_error", 0.0)
-    mean, interval = labels.interval(_ends(row[name], error))
+    mean, interval = labels.interval(ends(row[name], error))
     return Shown(mean, interval if error > 0 else mean, "")
 
 
 def _interval(row: phases.Row) -> Row:
     """An estimate and its interval."""
-    return _ends(row.mean, row.error)
+    return ends(row.mean, row.error)
 
 
-def _ends(mean: float, error: float) -> Row:
+def ends(mean: float, error: float) -> Row:
+    """An estimate and its 95 % interval, from its standard error."""
     return {"mean": mean, "low": mean - SURE * error, "high": mean + SURE * error}
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from tokenauction_jax import optimisation
 from tokenauction_jax.reports import figures, labels, optimisations, tables, writer
+from tokenauction_jax.reports.drawing import COLOURS
 from tokenauction_jax.reports.labels import Row
-from tokenauction_jax.reports.plots import COLOURS
 from tokenauction_jax.studies.results import Results
 
 _TEMPLATE = "page.html.jinja"

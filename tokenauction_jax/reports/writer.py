@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from tokenauction_jax import files
 from tokenauction_jax.files import StoreError
 from tokenauction_jax.outside import visible
-from tokenauction_jax.reports.plots import COLOURS, Chart, save
+from tokenauction_jax.reports.drawing import COLOURS, Chart, save
 
 
 def write_page(

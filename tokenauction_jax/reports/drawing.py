@@ -1,17 +1,21 @@
 """Forest plots and families of curves, every point with its interval."""
 
+import contextlib
 import dataclasses
+import io
 import math
 import pathlib
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
@@ -56,16 +60,25 @@ STYLE: dict[Any, Any] = {
 
 _STEPS = (1, 2, 2.5, 5, 10)
 
+# Curves of more points have markers on some of them only, and look like curves.
+_MOST_MARKERS = 40
+# Of figures in notebooks, which are many in a file.
+_NOTEBOOK_DPI = 100
+
 # A position is exact, or an estimate with its interval.
 Point = tuple[float | Row, float | Row]
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Lines of a forest plot under one heading: a label and one row a panel."""
+    """Lines of a forest plot under one heading: a label and one row a panel.
+
+    Lines may have a style each; else they have that of the group.
+    """
 
     heading: str
     lines: list[tuple[str, list[Row | None]]]
+    styles: Sequence[int] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +100,26 @@ class Chart:
     figure: Figure
 
 
+class Picture(Figure):
+    """A figure that notebooks show, whether or not pyplot was imported."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        with _saving():
+            self.savefig(file, format="png", dpi=_NOTEBOOK_DPI)
+        return file.getvalue()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    figure = Picture(figsize=(width, height))
+    figure.set_layout_engine("constrained", w_pad=0.08, wspace=0.03)
+    return figure
+
+
 def save(chart: Chart, folder: pathlib.Path) -> None:
     """Writes a chart as SVG and PNG, the same bytes each time."""
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # A name may hold letters that the font lacks: boxes are drawn instead.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    with _saving():
         path = folder / chart.name
         chart.figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
         chart.figure.savefig(path.with_suffix(".png"), dpi=180)
@@ -122,14 +150,15 @@ def forest(
         if group.heading:
             ticks.append((y, short(group.heading, 44), True))
             y += 1
-        for label, row in group.lines:
+        styles = group.styles or [i if coloured else 0] * len(group.lines)
+        for j, (label, row) in enumerate(group.lines):
             ticks.append((y, short(label, 44), False))
-            places.append((y, i if coloured else 0, row))
+            places.append((y, styles[j], row))
             y += 1
         y += 0.5
     longest = max(len(line) for _, label, _ in ticks for line in label.split("\n"))
     width = 4.2 if len(titles) == 1 else 2.6
-    figure = _figure(0.4 + 0.068 * longest + width * len(titles), 0.7 + 0.2 * y)
+    figure = new_figure(0.4 + 0.068 * longest + width * len(titles), 0.7 + 0.2 * y)
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for column, (axes, title) in enumerate(zip(panels, titles, strict=True)):
         if zero:
@@ -175,7 +204,7 @@ def curves(
     panel_width = {1: 5.0, 2: 4.0}.get(columns, 3.1)
     width = 0.4 + panel_width * columns
     lines = math.ceil(len(names) / _legend_columns(names, width))
-    figure = _figure(width, 0.6 + 0.2 * lines + 0.75 * panel_width * rows)
+    figure = new_figure(width, 0.6 + 0.2 * lines + 0.75 * panel_width * rows)
     panels = figure.subplots(
         rows, columns, squeeze=False, sharex=True, sharey="all" if same_y else "col"
     )
@@ -194,7 +223,7 @@ def curves(
     for axes in panels[-1]:
         axes.set_xlabel(_wrap(x, 44))
     if len(names) > 1:
-        _legend(figure, names, width)
+        legend(figure, [(name, key(style)) for style, name in enumerate(names)])
     return figure
 
 
@@ -223,16 +252,47 @@ def widen(figure: Figure) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
 
 
+def legend(figure: Figure, entries: Sequence[tuple[str, Artist]]) -> None:
+    """What curves or bars are called, above the figure."""
+    names = [name for name, _ in entries]
+    figure.legend(
+        [handle for _, handle in entries],
+        [short(name, 44) for name in names],
+        loc="outside upper left",
+        ncols=_legend_columns(names, figure.get_figwidth()),
+        markerscale=0.8,
+    )
+
+
+def key(style: int, line: bool = True) -> Line2D:
+    """What a legend shows of a curve, or of points."""
+    colour, marker = look(style)
+    return Line2D([], [], color=colour, marker=marker, linestyle="-" if line else "")
+
+
+def bar_key(style: int) -> Patch:
+    """What a legend shows of bars."""
+    return Patch(color=look(style)[0])
+
+
+def look(style: int) -> tuple[str, str]:
+    """Colour and marker; a colour that comes again has another marker."""
+    again = style // len(COLOURS)
+    return COLOURS[style % len(COLOURS)], MARKERS[(style + again) % len(MARKERS)]
+
+
 def short(text: str, length: int = 28) -> str:
     """One line of at most `length` characters."""
     line = visible(" ".join(text.split()))
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height))
-    figure.set_layout_engine("constrained", w_pad=0.08, wspace=0.03)
-    return figure
+@contextlib.contextmanager
+def _saving() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # A name may hold letters that the font lacks: boxes are drawn instead.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def _wrap(text: str, width: int) -> str:
@@ -260,7 +320,7 @@ def _curve(axes: Axes, style: int, points: Sequence[Point], growing: bool) -> No
     if not kept:
         return
     xs, ys = zip(*kept, strict=True)
-    colour, marker = _look(style)
+    colour, marker = look(style)
     middle = [_mean(x) for x in xs], [_mean(y) for y in ys]
     axes.errorbar(*middle, _bars(ys), _bars(xs), fmt="none", ecolor=colour)
     # A line that joined the neighbours of a missing estimate would invent one.
@@ -268,9 +328,10 @@ def _curve(axes: Axes, style: int, points: Sequence[Point], growing: bool) -> No
         [_mean(part) for part in p] if p in kept else (math.nan,) * 2 for p in points
     ]
     axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.1)
-    steps = range(len(kept))
+    steps = range(0, len(kept), math.ceil(len(kept) / _MOST_MARKERS))
     sizes = [20 + 60 * i / max(len(kept) - 1, 1) if growing else 16 for i in steps]
-    axes.scatter(*middle, sizes, colour, marker=marker, linewidths=0, zorder=3)
+    marked = [[part[i] for i in steps] for part in middle]
+    axes.scatter(*marked, s=sizes, c=colour, marker=marker, linewidths=0, zorder=3)
 
 
 def _legend_columns(names: Sequence[str], width: float) -> int:
@@ -278,24 +339,6 @@ def _legend_columns(names: Sequence[str], width: float) -> int:
     room = width / (0.6 + 0.07 * max(len(short(name, 44)) for name in names))
     fitting = max(1, min(len(names), int(room)))
     return math.ceil(len(names) / math.ceil(len(names) / fitting))
-
-
-def _legend(figure: Figure, names: Sequence[str], width: float) -> None:
-    looks = map(_look, range(len(names)))
-    handles = [Line2D([], [], color=colour, marker=marker) for colour, marker in looks]
-    figure.legend(
-        handles,
-        [short(name, 44) for name in names],
-        loc="outside upper left",
-        ncols=_legend_columns(names, width),
-        markerscale=0.8,
-    )
-
-
-def _look(style: int) -> tuple[str, str]:
-    """Colour and marker; a colour that comes again has another marker."""
-    again = style // len(COLOURS)
-    return COLOURS[style % len(COLOURS)], MARKERS[(style + again) % len(MARKERS)]
 
 
 def _mean(part: float | Row) -> float:
