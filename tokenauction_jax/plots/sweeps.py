@@ -8,7 +8,10 @@ from matplotlib.figure import Figure
 
 from tokenauction_jax.reports import drawing
 from tokenauction_jax.reports.drawing import Panel
-from tokenauction_jax.reports.labels import Row
+from tokenauction_jax.reports.labels import Row, number
+
+# Fewer numbers than these are all marked on a logarithmic axis.
+_MOST_TICKS = 10
 
 
 def curves(
@@ -79,4 +82,6 @@ def curves(
     figure = drawing.curves([[panel]], names, x_label, zero=zero)
     if log_x:
         drawing.widen(figure)
+        if xs.size <= _MOST_TICKS:
+            figure.axes[0].set_xticks(xs, list(map(number, xs)))
     return figure

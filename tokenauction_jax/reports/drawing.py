@@ -216,7 +216,8 @@ def curves(
         axes.set_title(_wrap(panel.title, int(11 * panel_width)), loc="left")
         if not same_y or axes.get_subplotspec().is_first_col():
             axes.set_ylabel(_wrap(panel.y, 34))
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
+        whole = all(_mean(x) % 1 == 0 for _, line in panel.curves for x, _ in line)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=whole))
         axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
         axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
