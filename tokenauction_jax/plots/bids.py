@@ -7,10 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tokenauction_jax.bidding import BestResponse, Equilibrium
-from tokenauction_jax.bidding.equilibrium import SURE
 from tokenauction_jax.plots.sweeps import curves
-from tokenauction_jax.reports.labels import number
-from tokenauction_jax.reports.optimisations import Payoffs, ends, payoff_curves
+from tokenauction_jax.reports.optimisations import Payoffs, ends, pair, payoff_curves
 from tokenauction_jax.simulation import Bidders
 
 _BID = "bid (money per unit of value)"
@@ -88,8 +86,7 @@ def equilibrium(
             "draw the equilibria of a `vmap` one by one"
         )
     taken = int(found.num_steps)
-    gap, error = float(found.gap), float(found.gap_error)
-    told = number(gap) + (f" ± {number(SURE * error)}" if error else "")
+    told = pair(float(found.gap), float(found.gap_error))
     return curves(
         np.arange(1, taken + 1),
         np.asarray(found.history)[:taken].T,

@@ -55,7 +55,7 @@ def verdicts(results: Results) -> list[tuple[str, bool]]:
         off = f"off by {_percent(gap)} ± {_percent(SURE * error)}"
         found.append(_judged(results, "budgets are met", f"{off} of a budget", "%"))
     elif isinstance(goal, Equilibrium):
-        told = f"all deviations together gain {_pair(gap, error)} a text"
+        told = f"all deviations together gain {pair(gap, error)} a text"
         found.append(_judged(results, "this is an equilibrium", told))
     if undefined := results.rows(stage="gap", quantity="undefined"):
         share = _percent(max(row.mean for row in undefined))
@@ -334,7 +334,8 @@ def _name(results: Results, agent: int) -> str:
     return _names(results)[agent]
 
 
-def _pair(mean: float, error: float) -> str:
+def pair(mean: float, error: float) -> str:
+    """A mean and half the width of its 95 % interval."""
     if not error:
         return number(mean)
     return f"{number(mean, 2 * SURE * error)} ± {number(SURE * error)}"
