@@ -62,6 +62,8 @@ _STEPS = (1, 2, 2.5, 5, 10)
 
 # Curves of more points have markers on some of them only, and look like curves.
 _MOST_MARKERS = 40
+# Beyond this ratio a logarithmic axis has room for powers of 10 only.
+_WIDE = 500
 # Of figures in notebooks, which are many in a file.
 _NOTEBOOK_DPI = 100
 
@@ -248,7 +250,9 @@ def widen(figure: Figure) -> None:
     """Makes every x axis logarithmic, with numbers in full."""
     for axes in figure.axes:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = axes.get_xlim()
+        wide = high > _WIDE * low
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(x)))
         axes.xaxis.set_minor_locator(NullLocator())
 
