@@ -28,9 +28,11 @@ def public_names():
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
+                of_package = node.module == "tokenauction_jax"
                 for alias in node.names:
-                    rooms = (PACKAGE / alias.name / "__init__.py").exists()
-                    if alias.asname == alias.name and not rooms:
+                    file = PACKAGE / alias.name / "__init__.py"
+                    is_room = of_package and file.exists()
+                    if alias.asname == alias.name and not is_room:
                         yield f"{room}.{alias.name}".lstrip(".")
 
 
