@@ -8,7 +8,12 @@ from matplotlib.figure import Figure
 
 from tokenauction_jax.bidding import BestResponse, Equilibrium
 from tokenauction_jax.plots.sweeps import curves
-from tokenauction_jax.reports.optimisations import Payoffs, ends, pair, payoff_curves
+from tokenauction_jax.reports.optimisations import (
+    Payoffs,
+    ends,
+    payoff_curves,
+    with_error,
+)
 from tokenauction_jax.simulation import Bidders
 
 _BID = "bid (money per unit of value)"
@@ -86,7 +91,7 @@ def equilibrium(
             "draw the equilibria of a `vmap` one by one"
         )
     taken = int(found.num_steps)
-    told = pair(float(found.gap), float(found.gap_error))
+    told = with_error(float(found.gap), float(found.gap_error))
     return curves(
         np.arange(1, taken + 1),
         np.asarray(found.history)[:taken].T,

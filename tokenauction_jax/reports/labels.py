@@ -222,6 +222,18 @@ def number(value: float, width: float = math.nan) -> str:
     return text.replace("-", MINUS)
 
 
+def pair(mean: float, half: float) -> str:
+    """A mean and the half-width of its interval, with the digits that it has.
+
+    >>> pair(-0.0041, 0.01981), pair(1.5, math.inf)
+    ('−0.004 ± 0.020', '1.5')
+    """
+    shown = number(mean, 2 * half)
+    if not math.isfinite(half):
+        return shown
+    return f"{shown} ± {number(half, 2 * half)}"
+
+
 def interval(row: Row, name: str = "") -> tuple[str, str]:
     """The mean of a row (or its column `name`) and its interval, as shown."""
     prefix = f"{name}_" if name else ""

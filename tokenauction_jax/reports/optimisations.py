@@ -14,7 +14,7 @@ from tokenauction_jax.optimisation.config import BestResponse, Equilibrium, Paci
 from tokenauction_jax.optimisation.results import Results
 from tokenauction_jax.reports import drawing, labels, writer
 from tokenauction_jax.reports.drawing import Chart, Panel, Point
-from tokenauction_jax.reports.labels import Row, agent_label, number
+from tokenauction_jax.reports.labels import Row, agent_label, number, pair
 from tokenauction_jax.reports.tables import Shown, Table
 
 # The agent and the position of what is of all agents, or of a whole text.
@@ -55,7 +55,7 @@ def verdicts(results: Results) -> list[tuple[str, bool]]:
         off = f"off by {_percent(gap)} ± {_percent(SURE * error)}"
         found.append(_judged(results, "budgets are met", f"{off} of a budget", "%"))
     elif isinstance(goal, Equilibrium):
-        told = f"all deviations together gain {pair(gap, error)} a text"
+        told = f"all deviations together gain {with_error(gap, error)} a text"
         found.append(_judged(results, "this is an equilibrium", told))
     if undefined := results.rows(stage="gap", quantity="undefined"):
         share = _percent(max(row.mean for row in undefined))
@@ -334,11 +334,9 @@ def _name(results: Results, agent: int) -> str:
     return _names(results)[agent]
 
 
-def pair(mean: float, error: float) -> str:
-    """A mean and half the width of its 95 % interval."""
-    if not error:
-        return number(mean)
-    return f"{number(mean, 2 * SURE * error)} ± {number(SURE * error)}"
+def with_error(mean: float, error: float) -> str:
+    """A mean and half the width of its 95 % interval, if it has an error."""
+    return pair(mean, SURE * error) if error else number(mean)
 
 
 def _percent(share: float) -> str:

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenauction_jax.cli.displays.console import Console
-from tokenauction_jax.cli.displays.numbers import duration, pair
+from tokenauction_jax.cli.displays.numbers import duration
+from tokenauction_jax.reports import labels
 from tokenauction_jax.studies.config import Study
 from tokenauction_jax.studies.launch import Listener
 from tokenauction_jax.studies.plan import Plan, cell_ends, headline, study_intervals
@@ -106,7 +107,7 @@ class StudyProgress:
         table.add_column(self._plan.columns[self._index].key, justify="right")
         found = self._estimates(progress)
         for i in range(min(len(self._study.levels), _MOST_ROWS)):
-            estimate = "" if found is None else pair(found[0][i], found[1][i])
+            estimate = "" if found is None else labels.pair(found[0][i], found[1][i])
             table.add_row(Text(self._study.label(i)), f"{progress.done[i]:,}", estimate)
         if len(self._study.levels) > _MOST_ROWS:
             table.add_row(f"and {len(self._study.levels) - _MOST_ROWS} more", "", "")
@@ -118,6 +119,5 @@ class StudyProgress:
             return ""
         i = int(np.nanargmax(found[1]))
         key = self._plan.columns[self._index].key
-        return (
-            f"; widest {key} {pair(found[0][i], found[1][i])} ({self._study.label(i)})"
-        )
+        estimate = labels.pair(found[0][i], found[1][i])
+        return f"; widest {key} {estimate} ({self._study.label(i)})"

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenauction_jax.cli.displays.console import Console
-from tokenauction_jax.cli.displays.numbers import duration, pair
+from tokenauction_jax.cli.displays.numbers import duration
 from tokenauction_jax.reports import labels
 from tokenauction_jax.studies.config import Cell, Study
 from tokenauction_jax.studies.cost import Cost
@@ -139,5 +139,5 @@ def _rates(session: Mapping[str, Any]) -> str:
 
 def _two_lines(mean: float, half: float) -> Text:
     """A mean, and below it the half-width of its interval."""
-    mean_text, _, half_text = pair(mean, half).partition(" ± ")
+    mean_text, _, half_text = labels.pair(mean, half).partition(" ± ")
     return Text(mean_text).append(f"\n±{half_text}" if half_text else "", style="dim")
