@@ -13,11 +13,27 @@ PATHS = sorted((notebooks.ROOT / "notebooks").glob("*.ipynb"))
 # Fewer auctions than a reader has: their claims hold all the same.
 SMALL = {
     "01_one_auction": {"num_draws": 5_000},
+    "02_paper": {
+        "NUM_AUCTIONS": 200,
+        "NUM_DRAWS": 2_000,
+        "NUM_INSTANCES": 50,
+        "NUM_TEXTS": 4,
+        "NUM_TOKENS": 6,
+        "VOCABULARIES": (2, 16),
+    },
     "03_welfare_study": {"num_auctions": 512},
     "04_bid_optimisation": {"num_auctions": 200},
+    "05_scaling": {"NUM_AUCTIONS": 10_000, "NUM_REPEATS": 2, "LARGEST_FACTOR": 4},
     "06_your_own_rule": {"num_instances": 32, "num_auctions": 512},
+    "07_rivals": {
+        "NUM_TEXTS": 200,
+        "NUM_ADS": 4,
+        "CANDIDATES": (4, 16),
+        "AD_CANDIDATES": (4,),
+        "NUM_INSTANCES": 30,
+    },
 }
-MOST_BYTES, MOST_CELLS = 300_000, 12
+MOST_BYTES, MOST_CELLS = 400_000, 16
 # Deprecated by Jupyter's own packages, or left open by their sockets.
 JUPYTER = ("ignore::DeprecationWarning", "ignore::ResourceWarning")
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
