@@ -5,7 +5,8 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-def test_the_library_examples_run(capsys):
+def test_the_library_examples_run(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     # One after the other, as a reader would: the second continues the first.
     scope = {}
     exec(EXAMPLES[0], scope)
@@ -15,6 +16,7 @@ def test_the_library_examples_run(capsys):
     (study,) = (text for text in EXAMPLES if "studies.Study(" in text)
     exec(study, own_rule)
     assert own_rule["results"].factors["rule"][1].startswith("softened")
+    assert (tmp_path / "effects.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "[0.4" in printed
     assert scope["rollout"].tokens.shape == (1000, 32)

@@ -20,6 +20,9 @@ T = TypeVar("T")
 # A leaf of a rule: a weakly typed Python float, or a (perhaps traced) scalar array.
 Number = float | jax.Array
 
+# What to do about an object that JAX takes for a number.
+HOW_TO_RECORD = "decorate its class with tokenauction_jax.record"
+
 
 def static_field(default: Any = dataclasses.MISSING) -> Any:
     """A field of a `record` that belongs to its tree structure."""
@@ -80,6 +83,12 @@ def as_number(name: str, value: ArrayLike) -> Number:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(wrong) from None
+
+
+def check_record(name: str, value: Any) -> None:
+    """Raises `ValueError` unless an object is a pytree of its numbers."""
+    if jax.tree_util.all_leaves([value]):
+        raise ValueError(f"{name} is not a pytree: {HOW_TO_RECORD}")
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:

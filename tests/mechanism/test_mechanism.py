@@ -38,6 +38,33 @@ def test_mismatched_rules(aggregation, payment):
         ta.Mechanism(aggregation, payment)
 
 
+class Bare:
+    """A rule whose class is no record."""
+
+    name, monotone = "bare", True
+
+    def weights(self, bids):
+        return bids / bids.sum()
+
+    def log_prob(self, bids, log_probs):
+        return log_probs[0]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "match"),
+    [
+        (Bare(), "aggregation is not a pytree: decorate its class"),
+        (Bare, r"got the class Bare: give one of it, Bare\(\.\.\.\)"),
+        (object(), "lacks 'log_prob', 'monotone', 'name', 'weights'"),
+        (ta.pay_your_bid(), "lacks 'log_prob', 'monotone', 'weights'"),
+    ],
+    ids=["no record", "class", "nothing", "payment"],
+)
+def test_what_is_no_rule_says_why(aggregation, match):
+    with pytest.raises(ValueError, match=match):
+        ta.Mechanism(aggregation, ta.pay_your_bid())
+
+
 def test_traced_numbers_pass_but_other_classes_do_not():
     @jax.jit
     def build(influence):

@@ -213,6 +213,24 @@ def test_a_figure_of_a_study_is_that_of_its_report():
         ta.plots.study(results, "regrets")
 
 
+@pytest.mark.parametrize(
+    ("draw", "match"),
+    [
+        (ta.plots.text, "what ta.simulate returned, got Linear"),
+        (lambda x: ta.plots.token(x, [1.0], jnp.zeros((1, 1))), "ta.Mechanism"),
+        (ta.plots.audit, "what ta.audit returned, got Linear"),
+        (ta.plots.study, "ta.studies.run"),
+        (ta.plots.optimisation, "ta.optimisation.run"),
+        (ta.plots.best_response, "ta.bidding.best_response"),
+        (ta.plots.equilibrium, "ta.bidding.equilibrium"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_what_cannot_be_drawn_is_named(draw, match):
+    with pytest.raises(ValueError, match=match):
+        draw(ta.linear())
+
+
 def test_a_figure_of_an_optimisation():
     results = ta.optimisation.run("contest")
     axes = ta.plots.optimisation(results, "trajectories").axes[0]

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tokenauction_jax.auditing import Audit, Finding, ReplyAudit
+from tokenauction_jax.plots.arguments import check_kind
 from tokenauction_jax.reports import drawing
 from tokenauction_jax.reports.drawing import Group
 from tokenauction_jax.reports.labels import Row
@@ -35,6 +36,7 @@ def audit(found: Audit | ReplyAudit) -> Figure:
     >>> [axes.get_xlabel() for axes in figure.axes]
     ['instances on which it holds', 'largest violation']
     """
+    check_kind(found, "what ta.audit returned", Audit, ReplyAudit)
     rule = found.rule if isinstance(found, ReplyAudit) else found.aggregation
     by_subject: dict[str, list[Finding]] = {}
     for finding in found.findings:

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tokenauction_jax.bidding import BestResponse, Equilibrium
+from tokenauction_jax.plots.arguments import check_kind
 from tokenauction_jax.plots.sweeps import curves
 from tokenauction_jax.reports.optimisations import (
     Payoffs,
@@ -45,6 +46,7 @@ def best_response(
     >>> figure.axes[0].get_ylabel()
     'payoff (money per text)'
     """
+    check_kind(found, "what ta.bidding.best_response found", BestResponse)
     if np.ndim(found.grid) != 1:
         raise ValueError(
             f"found.grid has shape {np.shape(found.grid)}, expected (k,): draw the "
@@ -83,6 +85,7 @@ def equilibrium(
     >>> ta.plots.equilibrium(found).axes[0].get_xlabel()
     'step'
     """
+    check_kind(found, "what ta.bidding.equilibrium found", Equilibrium)
     if isinstance(found.bids, Bidders):
         raise ValueError("found has policies, not bids: draw the numbers of each")
     if np.ndim(found.history) != 2:

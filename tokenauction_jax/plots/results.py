@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from tokenauction_jax import optimisation as optimisations
 from tokenauction_jax.outside import listed, quoted
+from tokenauction_jax.plots.arguments import check_kind
 from tokenauction_jax.reports import figures
 from tokenauction_jax.reports.drawing import Chart
 from tokenauction_jax.reports.optimisations import charts
@@ -36,6 +37,7 @@ def study(results: Results, name: str = "welfare") -> Figure:
     >>> ta.plots.study(found, "welfare").axes[0].get_xlabel()
     'welfare (money per text)'
     """
+    check_kind(results, "results of ta.studies.run or ta.studies.load", Results)
     return _chosen(figures.charts(results), name)
 
 
@@ -55,6 +57,7 @@ def optimisation(
     Raises:
       ValueError: If the optimisation has no figure of that name, with those it has.
     """
+    check_kind(results, "results of ta.optimisation.run", optimisations.Results)
     return _chosen(charts(results), name)
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tokenauction_jax.plots.names import agent_names
+from tokenauction_jax.plots.arguments import agent_names, check_kind
 from tokenauction_jax.receipts import Receipt
 from tokenauction_jax.reports import drawing
 from tokenauction_jax.simulation import Rollout
@@ -86,6 +86,7 @@ def text(
         agents = list(found.agents)
         bids = np.tile(found.bids, (len(frame), 1))
     else:
+        check_kind(found, "a receipt, or what ta.simulate returned", Rollout)
         columns, agents, bids = _of_rollout(found, auction, names, tokenizer)
     size = len(columns["token"])
     if not size:

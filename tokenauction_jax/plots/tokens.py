@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import Mechanism
-from tokenauction_jax.plots.names import agent_names
+from tokenauction_jax.plots.arguments import agent_names, check_kind
 from tokenauction_jax.reports import drawing
 
 
@@ -52,6 +52,7 @@ def token(
     >>> [axes.get_xlabel() for axes in figure.axes]
     ['probability', 'pays if drawn (money)']
     """
+    check_kind(mechanism, "a Mechanism: ta.Mechanism(rule, payment)", Mechanism)
     bids, log_probs = base.check_auction(bids, log_probs)
     count, size = log_probs.shape
     if words and len(words) != size:

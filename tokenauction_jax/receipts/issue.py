@@ -63,7 +63,10 @@ def of_scenario(
     labels = sweep.rule_labels(scenario)
     rule = labels[0] if rule is None else rule
     if rule not in labels:
-        raise ReceiptError(f"no rule {quoted(rule)} here: there are {listed(labels)}")
+        raise ReceiptError(
+            f"no rule {quoted(rule)} here: there are {listed(labels)}; one of yours "
+            "stands in `rules` of a scenario of yours (docs/command.md)"
+        )
     share = None if share is None else float(share)
     chosen = dataclasses.replace(scenario, rules=(scenario.rules[labels.index(rule)],))
     cast = population.load_cast(chosen)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tokenauction_jax import mechanism, replies
+from tokenauction_jax import mechanism, records, replies
 from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
 from tokenauction_jax.outside import OutsideError, quoted
@@ -282,9 +282,7 @@ def mechanism_or_aggregation(name: str) -> Mechanism | Aggregation:
 def check_record(name: str, found: Any) -> None:
     """Raises `RuleError` unless an object's numbers are leaves of a pytree."""
     if jax.tree_util.all_leaves([found]):
-        raise RuleError(
-            f"{name} is not a pytree: decorate its class with tokenauction_jax.record"
-        )
+        raise RuleError(f"{name} is not a pytree: {records.HOW_TO_RECORD}")
 
 
 def references(name: str) -> list[str]:

@@ -79,11 +79,7 @@ def check_bidders(
         )
     for agent, policy in enumerate(policies):
         base.check_rule(f"policies[{agent}]", policy, Policy)
-        if jax.tree_util.all_leaves([policy]):
-            raise ValueError(
-                f"policies[{agent}] is not a pytree: decorate its class with "
-                "tokenauction_jax.record"
-            )
+        records.check_record(f"policies[{agent}]", policy)
     budgets = _check_budgets(bidders.budgets)
     if budgets.ndim == 0:
         budgets = jnp.full(num_agents, budgets)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tokenauction_jax import records
 from tokenauction_jax.auditing.calls import mismatch
 from tokenauction_jax.auditing.properties.claims import Claim, symmetric_auctions
 from tokenauction_jax.auditing.properties.path import aggregates, probabilities
@@ -186,14 +187,11 @@ def _nudged(leaf: Any) -> Any:
 def check_record(rule: Any, kind: type) -> str:
     """The name of a rule, if it has all members and is a pytree of its numbers."""
     name = repr(getattr(rule, "name", type(rule).__name__))
-    for member in sorted(set(dir(kind)) | set(kind.__annotations__)):
-        if not member.startswith("_") and not hasattr(rule, member):
-            reject(f"{name} does not implement {kind.__name__}: it has no {member!r}")
+    for member in base.missing_members(rule, kind):
+        reject(f"{name} does not implement {kind.__name__}: it has no {member!r}")
     leaves = jax.tree.leaves(rule)
     if any(leaf is rule for leaf in leaves):
-        reject(
-            f"{name} is not a pytree: decorate its class with tokenauction_jax.record"
-        )
+        reject(f"{name} is not a pytree: {records.HOW_TO_RECORD}")
     for field, value in getattr(rule, "__dict__", {}).items():
         number = isinstance(value, float | np.ndarray | np.floating | jax.Array)
         if number and not any(leaf is value for leaf in leaves):
