@@ -174,7 +174,8 @@ def log_ratio_rewards(
     """Reported rewards ``b_i (log p_i(y) - log p_ref(y))`` `(A, n, M)`, in money.
 
     The reference is one of the agents; its rewards are 0, so that it neither moves the
-    choice nor pays. Rewards are 0, too, for replies that the reference cannot write,
+    choice nor pays. `single_winner` would take them for those of a rival: leave its row
+    out, as `reply_auction` does. Rewards are 0, too, for replies that the reference cannot write,
     which `mosaic` never returns, and of agents that bid 0. A bidder that cannot write a
     candidate would veto it at any bid, however small; rewards are finite, so that is
     refused or, under a transformation, ``-inf``, from which the rules make NaN.
