@@ -178,7 +178,8 @@ def log_ratio_rewards(
     out, as `reply_auction` does. Rewards are 0, too, for replies that the reference
     cannot write, which `mosaic` never returns, and of agents that bid 0. A bidder that
     cannot write a candidate would veto it at any bid, however small; rewards are
-    finite, so that is refused or, under a transformation, ``-inf``, from which the rules make NaN.
+    finite, so that is refused or, under a transformation, ``-inf``, from which the
+    rules make NaN.
 
     Args:
       bids: Money per nat, `(n,)` or one row an auction, `(A, n)`.
