@@ -74,7 +74,9 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             )
     except SystemExit as stop:
         if stop.code:
-            _fail(re.sub("[\u2500-\u257f]+", "", told.getvalue()))
+            # The title of the box says less than what is in it.
+            untitled = re.sub("\u256d.*", "", told.getvalue())
+            _fail(re.sub("[\u2500-\u257f]+", "", untitled))
         raise
 
 
