@@ -29,13 +29,15 @@ def name_of(path):
 
 
 @pytest.mark.parametrize("path", RUN, ids=name_of)
-def test_the_code_of_a_page_runs(path):
+def test_the_code_of_a_page_runs(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     pages.run(path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SLOW, ids=name_of)
-def test_all_code_of_a_page_runs(path):
+def test_all_code_of_a_page_runs(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     pages.run(path, slow=True)
 
 
