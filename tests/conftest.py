@@ -1,7 +1,6 @@
 """Strict JAX settings for every test, and random auctions to run them on."""
 
 import collections
-import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -29,22 +28,19 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("deterministic")
 
 
-_JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
-_OLDEST = _JAXLIB < (0, 9)
+_OLDEST = jax.__version_info__ < (0, 9)
 
 
 def pytest_configure(config):
     """Programs that several tests, processes or runs have in common compile once.
 
-    Compiling is most of the work. Where slow tests are left out, programs run hardly
-    longer than they take to compile, and are optimised less: in half the time. Those
-    that are slow, and the run with the oldest libraries, are compiled as for users.
+    Compiling is most of the work. Where slow tests are left out programs hardly run,
+    and are optimised less, which takes a third less time. Those that are slow, and the
+    run with the oldest libraries, are compiled as for users.
     """
     if config.getoption("markexpr") == "not slow" and not _OLDEST:
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        if _JAXLIB < (0, 11):  # Later ones know no such flag, and end the process.
-            os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
     cache = getattr(config, "cache", None)  # None with `-p no:cacheprovider`.
     if cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
@@ -144,6 +140,17 @@ def common_auctions(sweep_size):
         instances.batch(1, sweep_size, *shape, common_support=True)
         for shape in instances.SHAPES
     ]
+
+
+@pytest.fixture
+def optimized():
+    """For tests at the limit of rounding: programs are compiled as for users."""
+    before = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
 
 
 @pytest.fixture

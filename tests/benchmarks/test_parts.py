@@ -72,7 +72,8 @@ TINY = {
 # Of the first case; the first of them are those that the others are compared with.
 FIGURES = {
     "step": [
-        *("ours", "ours", "NumPy", "NumPy"),
+        *("step", "simulate") * 2,
+        *("NumPy", "NumPy"),
         *("PyTorch",) * 2,
         "one-pass",
         "copy",

@@ -90,6 +90,7 @@ def test_named_example():
     np.testing.assert_allclose(found[1], clarke.expected(bids, smooth), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("scale", SCALES)
 def test_sweep(scale):
     """Against Clarke's closed form in 60 digits; supports are full."""
