@@ -20,9 +20,6 @@ T = TypeVar("T")
 # A leaf of a rule: a weakly typed Python float, or a (perhaps traced) scalar array.
 Number = float | jax.Array
 
-# What to do about an object that JAX takes for a number.
-HOW_TO_RECORD = "decorate its class with tokenauction_jax.record"
-
 
 def static_field(default: Any = dataclasses.MISSING) -> Any:
     """A field of a `record` that belongs to its tree structure."""
@@ -85,10 +82,32 @@ def as_number(name: str, value: ArrayLike) -> Number:
         raise ValueError(wrong) from None
 
 
+def check_rule(name: str, rule: object, protocol: type) -> None:
+    """Raises `ValueError` naming the argument unless it has the protocol's members."""
+    if isinstance(rule, type):
+        raise ValueError(
+            f"{name} must follow {protocol.__name__}, got the class {rule.__name__}: "
+            f"give one of it, {rule.__name__}(...)"
+        )
+    if not isinstance(rule, protocol):
+        lacks = ", ".join(map(repr, missing_members(rule, protocol)))
+        raise ValueError(
+            f"{name} must follow {protocol.__name__}, got {rule!r}, which lacks {lacks}"
+        )
+
+
+def missing_members(rule: object, protocol: type) -> list[str]:
+    """What a rule lacks of a protocol."""
+    members = sorted(set(dir(protocol)) | set(protocol.__annotations__))
+    return [x for x in members if not x.startswith("_") and not hasattr(rule, x)]
+
+
 def check_record(name: str, value: Any) -> None:
     """Raises `ValueError` unless an object is a pytree of its numbers."""
     if jax.tree_util.all_leaves([value]):
-        raise ValueError(f"{name} is not a pytree: {HOW_TO_RECORD}")
+        raise ValueError(
+            f"{name} is not a pytree: decorate its class with tokenauction_jax.record"
+        )
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:

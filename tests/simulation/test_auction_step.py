@@ -146,6 +146,35 @@ def test_derivatives_are_those_of_simulate(rule):
         assert np.abs(other).max() > 1e-2
 
 
+@pytest.mark.parametrize("rule", ["linear", "log_linear"])
+def test_traced_bids_below_the_range_are_none(rule):
+    """An agent that bids next to nothing has no veto: its bid counts as 0."""
+    logits = LOGITS[0].copy()
+    logits[:, 0, 1:] = -np.inf
+    bids = BIDS.copy()
+    bids[:, 0] = 1e-35
+    run = functools.partial(ta.step, KEY, mechanism(rule))
+    found, wanted = jax.jit(run)(bids, logits), run(BIDS * [0, 1, 1], logits)
+    jax.tree.map(close, found, wanted)
+    assert len(np.unique(found.tokens)) > 3
+
+
+def test_numbers_of_other_sizes(x64):
+    """Half precision is widened, and doubles keep their digits."""
+    mean = mechanism("linear")
+    logits = jnp.asarray(LOGITS[0], jnp.bfloat16)
+    half = ta.step(KEY, mean, BIDS, logits)
+    assert half.log_prob.dtype == jnp.float32
+    jax.tree.map(close, half, ta.step(KEY, mean, BIDS, logits.astype(jnp.float32)))
+    doubles = LOGITS[0].astype(np.float64)
+    found = ta.step(KEY, mean, BIDS.astype(np.float64), doubles)
+    law = jax.vmap(ta.linear(1.5).log_prob)(BIDS, jax.nn.log_softmax(doubles))
+    due = np.take_along_axis(law, np.asarray(found.tokens)[:, None], 1)[:, 0]
+    np.testing.assert_allclose(found.log_prob, due, rtol=1e-12)
+    mixed = ta.step(KEY, mean, BIDS, doubles)
+    np.testing.assert_array_equal(mixed.tokens, found.tokens)
+
+
 def test_devices_change_nothing():
     run = functools.partial(ta.step, KEY, mechanism("linear"), BIDS, LOGITS[0])
     with jax.set_mesh(

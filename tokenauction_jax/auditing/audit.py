@@ -131,7 +131,7 @@ def audit(
         ("valuation", valuations, base.Valuation),
     ):
         for each in rules:
-            base.check_rule(name, each, kind)
+            records.check_rule(name, each, kind)
     start = time.perf_counter()
     search: dict[str, Any] = {
         "tolerance": tolerance,

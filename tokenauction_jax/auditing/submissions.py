@@ -117,7 +117,7 @@ def distribution_misreports(
     numbers = seed, num_instances, num_agents
     sizes.check_numbers(*numbers, bid_ratio, tolerance, **counts)
     for valuation in valuations:
-        base.check_rule("valuation", valuation, base.Valuation)
+        records.check_rule("valuation", valuation, base.Valuation)
     if isinstance(rule, ReplyMechanism):
         auctions = random_instances(
             seed, num_instances, num_agents + 1, vocab_size, bid_ratio

@@ -170,7 +170,7 @@ def utility(agent: ArrayLike, valuation: base.Valuation) -> Utility:
     Raises:
       ValueError: If the agent is no whole number or the valuation is none.
     """
-    base.check_rule("valuation", valuation, base.Valuation)
+    records.check_rule("valuation", valuation, base.Valuation)
     return Utility(records.check_agent("agent", agent), valuation)
 
 
@@ -185,7 +185,7 @@ def welfare(valuation: base.Valuation) -> Welfare:
     Raises:
       ValueError: If the valuation is none.
     """
-    base.check_rule("valuation", valuation, base.Valuation)
+    records.check_rule("valuation", valuation, base.Valuation)
     return Welfare(valuation)
 
 

@@ -187,7 +187,7 @@ def ring(
     second = records.check_integer("second", second, 0)
     if first == second:
         raise ValueError(f"second must be another agent than first, got {second} twice")
-    base.check_rule("aggregation", aggregation, base.Aggregation)
+    records.check_rule("aggregation", aggregation, base.Aggregation)
     return Ring(aggregation, check_number("weight", weight, 0, 1), (first, second))
 
 

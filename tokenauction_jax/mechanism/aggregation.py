@@ -103,6 +103,7 @@ class LogLinear:
         self, key: jax.Array, bids: jax.Array, logits: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The same of logits `(n, V)`: a factor of an agent's odds drops out."""
+        bids = base.check_bids(bids)
         log_weights = self._log_weights(bids, logits)
         largest = distributions.max_last(log_weights)
         base.check_defined(largest > -jnp.inf, bids)

@@ -231,7 +231,7 @@ class Mechanism:
 
     def __post_init__(self) -> None:
         for name, kind in (("aggregation", Aggregation), ("payment", Payment)):
-            check_rule(name, getattr(self, name), kind)
+            records.check_rule(name, getattr(self, name), kind)
             records.check_record(name, getattr(self, name))
         if not isinstance(self.payment, SupportsAggregation):
             return
@@ -249,26 +249,6 @@ class Mechanism:
                     f"payment {self.payment.name!r} was built for {priced}, but the "
                     f"aggregation is {self.aggregation}; build both from one rule"
                 )
-
-
-def check_rule(name: str, rule: object, protocol: type) -> None:
-    """Raises `ValueError` naming the argument unless it has the protocol's members."""
-    if isinstance(rule, type):
-        raise ValueError(
-            f"{name} must follow {protocol.__name__}, got the class {rule.__name__}: "
-            f"give one of it, {rule.__name__}(...)"
-        )
-    if not isinstance(rule, protocol):
-        lacks = ", ".join(map(repr, missing_members(rule, protocol)))
-        raise ValueError(
-            f"{name} must follow {protocol.__name__}, got {rule!r}, which lacks {lacks}"
-        )
-
-
-def missing_members(rule: object, protocol: type) -> list[str]:
-    """What a rule lacks of a protocol."""
-    members = sorted(set(dir(protocol)) | set(protocol.__annotations__))
-    return [x for x in members if not x.startswith("_") and not hasattr(rule, x)]
 
 
 def check_bids(bids: ArrayLike) -> jax.Array:

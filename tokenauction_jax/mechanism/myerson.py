@@ -150,8 +150,8 @@ def myerson(aggregation: base.Aggregation, valuation: base.Valuation) -> Myerson
     Raises:
       ValueError: If one of the two is not such a rule.
     """
-    base.check_rule("aggregation", aggregation, base.Aggregation)
-    base.check_rule("valuation", valuation, base.Valuation)
+    records.check_rule("aggregation", aggregation, base.Aggregation)
+    records.check_rule("valuation", valuation, base.Valuation)
     return Myerson(aggregation, valuation)
 
 

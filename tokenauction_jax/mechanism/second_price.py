@@ -195,7 +195,7 @@ def second_price(aggregation: base.Aggregation) -> SecondPrice | NumericalSecond
       ValueError: If the class of `aggregation` is not monotone: no stable sampler, and
         so no second price, exists.
     """
-    base.check_rule("aggregation", aggregation, base.Aggregation)
+    records.check_rule("aggregation", aggregation, base.Aggregation)
     if not aggregation.monotone:
         raise ValueError(
             f"second_price needs a monotone aggregation and {aggregation.name!r} is "

@@ -215,7 +215,7 @@ def reply_auction(
     >>> texts.tokens.shape, texts.payments.shape
     ((5, 4), (5, 2))
     """
-    base.check_rule("rule", rule, ReplyMechanism)
+    records.check_rule("rule", rule, ReplyMechanism)
     num_replies = records.check_integer("num_replies", num_replies, 1)
     if rewards is not None:
         rewards = tuple(

@@ -11,8 +11,6 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import jax
-
 from tokenauction_jax import mechanism, records, replies
 from tokenauction_jax.agents import AgentPool
 from tokenauction_jax.mechanism import Aggregation, Mechanism, Payment, Valuation
@@ -281,8 +279,10 @@ def mechanism_or_aggregation(name: str) -> Mechanism | Aggregation:
 
 def check_record(name: str, found: Any) -> None:
     """Raises `RuleError` unless an object's numbers are leaves of a pytree."""
-    if jax.tree_util.all_leaves([found]):
-        raise RuleError(f"{name} is not a pytree: {records.HOW_TO_RECORD}")
+    try:
+        records.check_record(name, found)
+    except ValueError as error:
+        raise RuleError(str(error)) from None
 
 
 def references(name: str) -> list[str]:

@@ -34,7 +34,8 @@ class Step:
       log_prob: `(A,)`, log-probability of the drawn token under the aggregate.
       valid: `(A,)`, False if an auction is undefined, or its logits make no
         distribution; its numbers are then 0.
-      observations: What `observe` returned, each array `(A, ...)`; else None.
+      observations: What `observe` returned, each array `(A, ...)`; else None. Not
+        masked.
     """
 
     tokens: jax.Array

@@ -78,7 +78,7 @@ def check_bidders(
             f"{num_agents} agents"
         )
     for agent, policy in enumerate(policies):
-        base.check_rule(f"policies[{agent}]", policy, Policy)
+        records.check_rule(f"policies[{agent}]", policy, Policy)
         records.check_record(f"policies[{agent}]", policy)
     budgets = _check_budgets(bidders.budgets)
     if budgets.ndim == 0:

@@ -187,11 +187,13 @@ def _nudged(leaf: Any) -> Any:
 def check_record(rule: Any, kind: type) -> str:
     """The name of a rule, if it has all members and is a pytree of its numbers."""
     name = repr(getattr(rule, "name", type(rule).__name__))
-    for member in base.missing_members(rule, kind):
+    for member in records.missing_members(rule, kind):
         reject(f"{name} does not implement {kind.__name__}: it has no {member!r}")
     leaves = jax.tree.leaves(rule)
-    if any(leaf is rule for leaf in leaves):
-        reject(f"{name} is not a pytree: {records.HOW_TO_RECORD}")
+    try:
+        records.check_record(name, rule)
+    except ValueError as error:
+        reject(str(error))
     for field, value in getattr(rule, "__dict__", {}).items():
         number = isinstance(value, float | np.ndarray | np.floating | jax.Array)
         if number and not any(leaf is value for leaf in leaves):
