@@ -1,7 +1,9 @@
 import csv
 import importlib.util
+import io
 import json
 import re
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -49,6 +51,28 @@ def refusal(capsys, *arguments):
     assert len(lines) == 1
     assert lines[0].startswith("tokenauction: ")
     return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begins"),
+    [
+        (["simul"], "Unrecognized options: simul"),
+        (["simulate", "--rul", "x"], "Unrecognized options: --rul"),
+        (["simulate", "--seed", "x"], "Error parsing --seed"),
+    ],
+    ids=["command", "option", "value"],
+)
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_wrong_command_line_is_told_once(
+    capsys, monkeypatch, encoding, arguments, begins
+):
+    """Boxes are of dashes where no others can be printed."""
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    line = refusal(capsys, *arguments)
+    assert line.startswith(f"tokenauction: {begins}")
+    assert line.count(begins) == 1
+    assert not re.search("--- |[\u2500-\u257f]", line)
 
 
 def change(scenario, old, new):

@@ -74,10 +74,17 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             )
     except SystemExit as stop:
         if stop.code:
-            # The title of the box says less than what is in it.
-            untitled = re.sub("\u256d.*", "", told.getvalue())
-            _fail(re.sub("[\u2500-\u257f]+", "", untitled))
+            _fail(_unboxed(told.getvalue()))
         raise
+
+
+def _unboxed(told: str) -> str:
+    """What is in a box, without its title, which says less, and its lines.
+
+    They are dashes, with the title above them, where output can be no more than ASCII.
+    """
+    body = re.sub("\\A(\u256d.*|.*\n -{9,})", "", told)
+    return re.sub("[\u2500-\u257f]+|-{9,}", "", body)
 
 
 def _fail(line: str) -> NoReturn:
