@@ -72,7 +72,7 @@ def test_nothing_is_invented_before_the_first_chunk(monkeypatch):
     ],
 )
 def test_numbers_have_the_digits_that_they_deserve(mean, half, expected):
-    assert numbers.pair(mean, half) == expected
+    assert labels.pair(mean, half) == expected
 
 
 @pytest.mark.parametrize(

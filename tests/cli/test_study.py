@@ -102,14 +102,12 @@ def test_report_writes_a_page(whole, capsys):
     assert "<svg" in page
 
 
-def test_the_readme_example_reads_results(whole, tmp_path, monkeypatch):
+def test_the_call_that_the_readme_names_reads_results(whole, tmp_path, monkeypatch):
     (tmp_path / "misreport").symlink_to(whole)
     monkeypatch.chdir(tmp_path)
     readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(results = .*?)```", readme, re.DOTALL)
-    scope = {"ta": ta}
-    exec(example, scope)
-    assert scope["results"].num_auctions == 2500
+    (call,) = re.findall(r"`(ta\.studies\.load\(.*?\))`", readme)
+    assert eval(call, {"ta": ta}).num_auctions == 2500
 
 
 def start(*arguments):

@@ -280,15 +280,6 @@ def test_objects_that_do_not_fit(changes, message):
         ta.studies.run(study(**changes))
 
 
-def test_a_rule_that_is_not_a_pytree_is_refused():
-    class Plain:
-        name, monotone = "plain", False
-        weights, log_prob = Softened.weights, Softened.log_prob
-
-    with pytest.raises(StudyError, match="decorate its class with"):
-        ta.studies.run(study(rule=ta.Mechanism(Plain(), Flat(1.0))))
-
-
 def test_functions_that_fail_are_named():
     def broken(values):
         return values[:, :1]
