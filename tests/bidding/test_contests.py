@@ -182,6 +182,7 @@ class TestEquilibrium:
         found = equilibrium(contest(), point_masses(2), values)
         assert_reached(found, contests.pair(values), values)
 
+    @pytest.mark.sweep(2)
     @pytest.mark.parametrize(
         ("agents", "influence"), [(3, 1.0), (5, 1.0), (3, 0.5), (2, 1.9)]
     )

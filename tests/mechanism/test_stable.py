@@ -536,6 +536,7 @@ class TestErrors:
                 ta.critical_bid(key, ta.linear(), *wrong)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("rule", [faults.Power(0.7), Looked(1.0, 0.7)], ids=repr)
 def test_rules_without_a_derivative_switch_beside_a_zero_bidder(rule):
     """The powers of a zero bid have an infinite one: the token never switched."""

@@ -18,6 +18,8 @@ from tokenauction_jax.studies import engine, results
 from tokenauction_jax.studies.plan import make_plan, precise_enough
 from tokenauction_jax.studies.reading import read_study, validate_study
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -43,6 +43,7 @@ def step_by_step(model, prompts, lengths, text):
 ALL_VARIANTS = VARIANTS | OTHER_VARIANTS
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_steps_with_cache_equal_one_pass_over_the_whole_text(variant):
     """Of prompts and texts within and beyond the windows."""
