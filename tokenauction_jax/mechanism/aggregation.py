@@ -104,14 +104,12 @@ class LogLinear:
     ) -> tuple[jax.Array, jax.Array]:
         """The same of logits `(n, V)`: a factor of an agent's odds drops out."""
         bids = base.check_bids(bids)
-        log_weights = self._log_weights(bids, logits)
-        largest = distributions.max_last(log_weights)
-        base.check_defined(largest > -jnp.inf, bids)
-        largest = jnp.where(jnp.isneginf(largest), 0, largest)
-        masses = jnp.exp(log_weights - largest)
+        log_weights, _ = distributions.below_zero(self._log_weights(bids, logits))
+        masses = jnp.exp(log_weights)
         token = sampling.sample_from_masses(key, lax.stop_gradient(masses))
-        total = distributions.nonzero(distributions.sum_last(masses))
-        return token, log_weights[token] - largest - jnp.log(total)
+        total = distributions.sum_last(masses)
+        base.check_defined(total > 0, bids)
+        return token, log_weights[token] - jnp.log(distributions.nonzero(total))
 
     def _log_weights(self, bids: jax.Array, log_probs: jax.Array) -> jax.Array:
         """Log of the weighted geometric mean `(V,)`, ``-inf`` where it is vetoed."""

@@ -47,15 +47,26 @@ def normalize(log_weights: ArrayLike) -> jax.Array:
     A row that is ``-inf`` throughout stays so.
     """
     log_weights = jnp.asarray(log_weights)
-    total = log_sum_exp(log_weights)[..., None]
-    return log_weights - jnp.where(jnp.isneginf(total), 0, total)
+    shifted, pivot = below_zero(log_weights)
+    total = sum_last(jnp.exp(shifted))
+    log_total = jnp.log(jnp.where(total == 0, 1, total))
+    # In two parts: of large weights their sum is rounded by more than a difference.
+    whole = pivot + log_total
+    rest = (pivot - whole) + log_total
+    return (log_weights - whole[..., None]) - rest[..., None]
 
 
 def log_sum_exp(x: jax.Array) -> jax.Array:
     """``log sum exp(x)`` over the last axis, ``-inf`` for a row of ``-inf``."""
-    pivot = max_last(x)[..., None]
+    shifted, pivot = below_zero(x)
+    return safe_log(sum_last(jnp.exp(shifted))) + pivot
+
+
+def below_zero(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`x` `(..., V)` less its largest, and that, `(...)`; for ``-inf``, less 0."""
+    pivot = max_last(x)
     pivot = jnp.where(jnp.isneginf(pivot), 0, pivot)
-    return safe_log(sum_last(jnp.exp(x - pivot))) + pivot[..., 0]
+    return x - pivot[..., None], pivot
 
 
 def sum_last(x: jax.Array) -> jax.Array:

@@ -30,8 +30,7 @@ def sample_token(key: jax.Array, log_q: ArrayLike) -> jax.Array:
     """
     log_q = jnp.asarray(log_q)
     records.check_shape("log_q", log_q, (None,))
-    largest = distributions.max_last(log_q)
-    masses = jnp.exp(log_q - jnp.where(jnp.isneginf(largest), 0, largest))
+    masses = jnp.exp(distributions.below_zero(log_q)[0])
     return sample_from_masses(key, masses)
 
 

@@ -168,8 +168,7 @@ def _from_logits(
 ) -> tuple[tuple[jax.Array, jax.Array], dict[str, jax.Array], jax.Array]:
     """As `one_auction`, of logits; `log_probs` beside `log_q`."""
     aggregation = mechanism.aggregation
-    largest = distributions.max_last(logits)[:, None]
-    logits = logits - jnp.where(jnp.isneginf(largest), 0, largest)
+    logits, _ = distributions.below_zero(logits)
     # The exponentials of these are those of the draw: XLA finds that they are the same.
     log_probs = logits - jnp.log(distributions.sum_last(jnp.exp(logits)))[:, None]
     key_token, key_payment = keys.split(key)
