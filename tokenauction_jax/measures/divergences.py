@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from tokenauction_jax.measures import reductions
 from tokenauction_jax.mechanism import distributions
 from tokenauction_jax.mechanism.base import Valuation
 from tokenauction_jax.mechanism.optimum import (
@@ -147,14 +148,12 @@ def _variations(
     from_outcome = [jnp.abs(row - q) for row in p]
     if n > MOST_LISTED:
         pairs = list(itertools.combinations(range(n), 2))
-        found = distributions.sums(
-            from_outcome + [jnp.abs(p[i] - p[k]) for i, k in pairs]
-        )
+        found = reductions.sums(from_outcome + [jnp.abs(p[i] - p[k]) for i, k in pairs])
         between = {pair: x / 2 for pair, x in zip(pairs, found[n:], strict=True)}
         best = dual_total_variation_optimum(values, p)
     else:
         lowest = shared_probs(p)
-        found = distributions.sums([*from_outcome, *lowest.values()])
+        found = reductions.sums([*from_outcome, *lowest.values()])
         shared = dict(zip(lowest, found[n:], strict=True))
         between = {pair: 1 - x for pair, x in shared.items() if len(pair) == 2}
         best = total_variation_optimum(values, shared)
@@ -169,7 +168,7 @@ def _kl_divergences(
     """``KL(p_i || p_k)`` of every pair, infinite where k lacks a token of i."""
     logs = [_finite(x) for x in log_probs]
     pairs = list(itertools.permutations(range(len(p)), 2))
-    found = distributions.sums([p[i] * (logs[i] - logs[k]) for i, k in pairs])
+    found = reductions.sums([p[i] * (logs[i] - logs[k]) for i, k in pairs])
     lacking = _lacking(log_probs)
     return {
         (i, k): jnp.where(lacking[i, k], jnp.inf, _beyond(rounding, x))
@@ -190,7 +189,7 @@ def _lacking(log_probs: list[jax.Array]) -> _Pairs:
             jnp.where(log_probs[k] == -jnp.inf, jnp.int32(1 << (k - first)), 0)
             for k in some
         )
-        words = distributions.unions(
+        words = reductions.unions(
             [jnp.where(x > -jnp.inf, lacks, 0) for x in log_probs]
         )
         found |= {(i, k): words[i] >> (k - first) & 1 for i in agents for k in some}
