@@ -74,7 +74,7 @@ class GivenLogits:
     ) -> tuple[jax.Array, jax.Array]:
         """The distributions of these auctions."""
         logits = lax.dynamic_slice_in_dim(self.logits, first_auction, tokens.size)
-        return first_auction, jax.nn.log_softmax(logits)
+        return first_auction, ta.agents.log_softmax(logits)
 
 
 def measure(sizes: Sizes) -> Iterator[Case]:

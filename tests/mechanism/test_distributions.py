@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from reference import aggregation, instances, valuations
 from reference.compare import assert_within
+from scipy import special
 
 import tokenauction_jax as ta
 from tokenauction_jax.mechanism import distributions
@@ -44,6 +45,32 @@ def test_normalize_without_any_weight_is_all_minus_infinity():
     np.testing.assert_array_equal(distributions.normalize(log_weights), log_weights)
     gradient = jax.grad(lambda x: jnp.exp(distributions.normalize(x)).sum())
     assert np.isfinite(gradient(log_weights)).all()
+
+
+@pytest.mark.parametrize("size", [1, 3, 64, 1000, 49_152])
+@pytest.mark.parametrize("shift", [0.0, -1e4, 1e30])
+def test_log_softmax(size, shift):
+    rng = np.random.default_rng(size)
+    logits = (5 * rng.normal(size=(4, size)) + shift).astype(np.float32)
+    logits[1, ::2] = -np.inf
+    logits[2] = -np.inf
+    logits[3, -1] = np.nan
+    found = ta.agents.log_softmax(logits)
+    assert np.isnan(found[2:]).all()
+    if size > 1:
+        expected = special.log_softmax(logits[:2].astype(float), axis=-1)
+        size = np.where(np.isfinite(expected), np.abs(expected), 1)
+        assert_within(found[:2], expected, 3e-7 * (1 + size))
+
+
+def test_gradients_of_log_softmax():
+    logits = 5 * jax.random.normal(jax.random.key(0), (3, 100))
+    weights = jax.random.normal(jax.random.key(1), logits.shape)
+    gradients = [
+        jax.grad(lambda x, f=f: (weights * f(x)).sum())(logits)
+        for f in (ta.agents.log_softmax, jax.nn.log_softmax)
+    ]
+    assert_within(*gradients, 1e-5)
 
 
 @pytest.mark.parametrize("shape", instances.SHAPES)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from tokenauction_jax.mechanism import sampling
 from tokenauction_jax.mechanism.sampling import sample_token
 
 FALSE_ALARM = 1e-7
@@ -90,6 +91,21 @@ def test_rare_tokens(rate, rare, batches, first):
     assert_poisson(rare_seen.sum(), rare * rate * batches * batch)
     # Spread over the tokens: no single one is favoured by the grid of the uniforms.
     assert rare_seen.max() <= 5 + 10 * rate * batches * batch
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 32, 63, 64, 65, 1000, 1025, 50_257])
+def test_columns(size):
+    """Sums of the columns, and each of them, whatever is left over of the last row."""
+    x = np.random.default_rng(size).random((2, 3, size), np.float32)
+    sums = np.asarray(sampling.column_sums(jnp.asarray(x)))
+    width = sums.shape[-1]
+    table = np.pad(x, [(0, 0), (0, 0), (0, -size % width)], constant_values=-1)
+    table = table.reshape(2, 3, -1, width)
+    expected = np.where(table < 0, 0, table).sum(-2, dtype=float)
+    np.testing.assert_allclose(sums, expected, rtol=1e-6)
+    for number in {0, width // 2, width - 1}:
+        found = sampling.column(jnp.asarray(x), jnp.int32(number), -1)
+        np.testing.assert_array_equal(found, table[..., number])
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from tokenauction_jax.agents.random_tables import markov as markov
 from tokenauction_jax.agents.random_tables import zipf as zipf
 from tokenauction_jax.agents.reference import with_reference as with_reference
 from tokenauction_jax.agents.tabular import tabular as tabular
+from tokenauction_jax.mechanism.distributions import log_softmax as log_softmax
 
 if TYPE_CHECKING:
     from tokenauction_jax.agents.checkpoints.check import (

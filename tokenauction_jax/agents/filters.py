@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tokenauction_jax import records
+from tokenauction_jax.mechanism import distributions
 from tokenauction_jax.outside import quoted
 
 # Bisection steps: they narrow a gap of 2**7 in log-probability to 2**-25.
@@ -123,7 +124,7 @@ def filter_logits(sampling: Sampling, logits: jax.Array) -> jax.Array:
     if sampling.min_p is not None:
         least = jnp.log(_column(sampling.min_p, logits)) - _rounding(dtype)
         logits = _keep_from(logits, least)
-    return jax.nn.log_softmax(logits, axis=-1).astype(dtype)
+    return distributions.log_softmax(logits).astype(dtype)
 
 
 def _rounding(dtype: jnp.dtype) -> float:

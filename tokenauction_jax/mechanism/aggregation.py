@@ -47,31 +47,39 @@ class Linear:
     ) -> tuple[jax.Array, jax.Array]:
         """A token, and its log-probability; no logarithm of any other."""
         bids, log_probs = base.check_auction(bids, log_probs)
-        return self._sample(key, bids, log_probs, jnp.exp(log_probs), 1)
+        return self._sample(key, bids, log_probs, 0)
 
     def sample_from_logits(
         self, key: jax.Array, bids: jax.Array, logits: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The same of logits `(n, V)`, by one exponential for each of them."""
-        masses = jnp.exp(logits)
-        totals = distributions.sum_last(masses)
-        log_probs = logits - jnp.log(totals)[:, None]
-        return self._sample(key, base.check_bids(bids), log_probs, masses, totals)
+        totals = sampling.log_totals(logits)
+        return self._sample(key, base.check_bids(bids), logits, totals)
 
     def _sample(
         self,
         key: jax.Array,
         bids: jax.Array,
-        log_probs: jax.Array,
-        masses: jax.Array,
-        totals: ArrayLike,
+        logits: jax.Array,
+        log_totals: ArrayLike,
     ) -> tuple[jax.Array, jax.Array]:
-        """Of `masses` `(n, V)`, the probabilities times `totals` `(n,)`."""
+        """Of `logits` `(n, V)`, the log-probabilities plus `log_totals` `(n,)`."""
         shares = normalized(influence_scores(bids, self.influence))
-        # Of shares that underflow no token is likely enough to be drawn.
-        mixed = distributions.weighted_sum(as_floats(shares) / totals, masses)
-        token = sampling.sample_from_masses(key, lax.stop_gradient(mixed))
-        drawn = scale_logs(shares, log_probs[:, token][:, None])
+        # Of shares that underflow no token is likely enough to be drawn. A mixture's
+        # columns are the mixture of the agents': no mixture of all tokens is needed.
+        weights = lax.stop_gradient(as_floats(shares) / jnp.exp(log_totals))
+        given = lax.stop_gradient(logits)
+
+        def mixed(masses: jax.Array) -> jax.Array:
+            return distributions.weighted_sum(weights, masses)
+
+        def masses_of(number: jax.Array) -> jax.Array:
+            return mixed(jnp.exp(sampling.column(given, number, -jnp.inf)))
+
+        sums = mixed(sampling.column_sums(jnp.exp(given)))
+        token = sampling.race(key, logits.shape[1], sums, masses_of)
+        log_probs = logits[:, token] - log_totals
+        drawn = scale_logs(shares, log_probs[:, None])
         return token, distributions.log_mixture(shares.mantissa, drawn)[0]
 
 

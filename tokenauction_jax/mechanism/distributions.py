@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-# Sums of more numbers one by one are inexact, so that long rows are summed in blocks.
-_BLOCK = 1024
 # Columns in which a row is reduced: XLA takes the numbers of a row one by one on a CPU,
 # and those of columns side by side. Sums of 3 rows of 64 took 0.045 us, and in columns
 # 0.02; maxima 0.13 and 0.03 us; sums of 3 rows of 49,152 took 34 and 9 us.
 _COLUMNS = 16
+# Rows of them at a time. Of more than 32 XLA writes down what it reduces, and of more
+# than 4 it does not unroll the sum of what takes many operations, which then is no
+# vector code: with 8 a divergence took 3 times as long.
+_ROWS, _ROWS_OF_SUM = 16, 4
 # A maximum over so few rows is written out: XLA's reduction made a mixture of 3
 # distributions with V = 131,072 take 1.1 ms on a CPU, not 0.3 ms.
 _FEW_AGENTS = 8
@@ -34,6 +36,20 @@ _COMMON = 1e-20
 _SMALL_LOG_RATIO = 0.5
 
 
+def log_softmax(logits: ArrayLike) -> jax.Array:
+    """Log-probabilities of `logits` `(..., V)`, as `jax.nn.log_softmax` finds them.
+
+    On CPUs in a third of its time, by sums that are vector code.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.nn.log_softmax(logits)
+    logits = jnp.asarray(logits)
+    # Of `-inf` throughout the difference is NaN, as there is no distribution.
+    pivot = max_last(logits)
+    total = sum_last(jnp.exp(logits - pivot[..., None]))
+    return _divided(logits, pivot, total)
+
+
 def normalize(log_weights: ArrayLike) -> jax.Array:
     """Normalised log-probabilities of `log_weights` `(..., V)`.
 
@@ -42,11 +58,15 @@ def normalize(log_weights: ArrayLike) -> jax.Array:
     log_weights = jnp.asarray(log_weights)
     shifted, pivot = below_zero(log_weights)
     total = sum_last(jnp.exp(shifted))
-    log_total = jnp.log(jnp.where(total == 0, 1, total))
-    # In two parts: of large weights their sum is rounded by more than a difference.
+    return _divided(log_weights, pivot, jnp.where(total == 0, 1, total))
+
+
+def _divided(x: jax.Array, pivot: jax.Array, total: jax.Array) -> jax.Array:
+    """``x - pivot - log(total)``, rounded once."""
+    log_total = jnp.log(total)
     whole = pivot + log_total
     rest = (pivot - whole) + log_total
-    return (log_weights - whole[..., None]) - rest[..., None]
+    return (x - whole[..., None]) - rest[..., None]
 
 
 def log_sum_exp(x: jax.Array) -> jax.Array:
@@ -64,42 +84,45 @@ def below_zero(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def sum_last(x: jax.Array) -> jax.Array:
     """Sum over the last axis, of long rows in blocks."""
-    if jax.default_backend() == "cpu":
-        return _in_columns(jnp.sum, jnp.add, x)
-    # On accelerators columns of sums were not measured.
-    size = x.shape[-1]
-    if size <= _BLOCK:
-        return x.sum(axis=-1)
-    blocks = math.ceil(size / _BLOCK)
-    padding = [(0, 0)] * (x.ndim - 1) + [(0, blocks * _BLOCK - size)]
-    return jnp.pad(x, padding).reshape(*x.shape[:-1], blocks, _BLOCK).sum(-1).sum(-1)
+    return _in_columns(jnp.sum, jnp.add, x, _ROWS_OF_SUM)
 
 
 def max_last(x: jax.Array) -> jax.Array:
     """Maximum over the last axis, NaN if there is one; without a derivative."""
-    return _in_columns(jnp.max, jnp.maximum, lax.stop_gradient(x))
+    return _in_columns(jnp.max, jnp.maximum, lax.stop_gradient(x), _ROWS)
 
 
 def _in_columns(
     reduce: Callable[..., jax.Array],
     combine: Callable[[jax.Array, jax.Array], jax.Array],
     x: jax.Array,
+    rows: int,
 ) -> jax.Array:
     size = x.shape[-1]
-    if size < 2 * _COLUMNS:
+    # Accelerators reduce rows side by side.
+    if size < 2 * _COLUMNS or jax.default_backend() != "cpu":
         return reduce(x, axis=-1)
     # What is left over is taken by itself: rows that are filled up would be copied.
-    left = size % (_COLUMNS if size < _BLOCK else _BLOCK)
-    shape = (-1, min(size - left, _BLOCK) // _COLUMNS, _COLUMNS)
+    block = rows * _COLUMNS
+    left = size % (_COLUMNS if size < block else block)
+    shape = (-1, min(size - left, block) // _COLUMNS, _COLUMNS)
     found = reduce(x[..., : size - left].reshape(*x.shape[:-1], *shape), axis=-2)
     # Not a second reduction, which XLA would make one with the first.
     while found.shape[-1] > 1:
         half = found.shape[-1] // 2
         found = combine(found[..., :half], found[..., half:])
-    found = reduce(found[..., 0], axis=-1)
+    found = _in_columns(reduce, combine, found[..., 0], rows)
     if not left:
         return found
-    return combine(found, _in_columns(reduce, combine, x[..., size - left :]))
+    return combine(found, _in_columns(reduce, combine, x[..., size - left :], rows))
+
+
+def kept(x: jax.Array) -> jax.Array:
+    """`x`, written down once on CPUs.
+
+    XLA would compute it anew in each of the passes that follow.
+    """
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 @jax.custom_jvp
@@ -186,9 +209,18 @@ def log_mixture(weights: jax.Array, log_probs: jax.Array) -> jax.Array:
 
 def weighted_sum(weights: jax.Array, x: jax.Array) -> jax.Array:
     """``sum_i weights_i x_i`` `(V,)` of the agents' `x` `(n, V)`."""
-    # A product: with XLA's sum over the rows a mixture of 3 distributions took 8.2 ms
-    # on a CPU, not 0.3 ms, for V = 131,072.
-    return jnp.dot(weights, x, precision=lax.Precision.HIGHEST)
+    return weighted_sums(weights[None], x)[0]
+
+
+def weighted_sums(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Sums `(k, V)` of the agents' `x` `(n, V)`, one for each row of `weights`."""
+    # On accelerators products of so small matrices took several times the pass over
+    # them. On a CPU a mixture of 3 distributions by XLA's sum over the rows took 8.2
+    # ms, not 0.3 ms, for V = 131,072.
+    if jax.default_backend() == "cpu" or weights.shape[1] > _FEW_AGENTS:
+        return jnp.dot(weights, x, precision=lax.Precision.HIGHEST)
+    terms = (weights[:, i, None] * x[None, i] for i in range(len(x)))
+    return functools.reduce(jnp.add, terms)
 
 
 def scaled_probs(

@@ -185,7 +185,7 @@ def rest_mean(scores: Scores, x: jax.Array) -> jax.Array:
     # CPU, and its derivative 0.4, instead of 0.5 and 1.3 where running sums were.
     others = jnp.where(jnp.eye(weights.size, dtype=bool), 0, weights[None])
     shares = others * distributions.divide(jnp.ones_like(total), total)
-    return jnp.dot(shares, x, precision=lax.Precision.HIGHEST)
+    return distributions.weighted_sums(shares, x)
 
 
 def influence_odds(scores: Scores) -> Odds:

@@ -174,12 +174,10 @@ def _log_linear_divergence(
     masses = jnp.exp(log_weights - pivot)
     total = distributions.nonzero(distributions.sum_last(masses))
     q = masses / total
-    # Kept: XLA would compute them anew in each of the next passes, which took 2.5
-    # times as long on a CPU.
-    rest = lax.optimization_barrier(rest_mean(scores, logs))
+    rest = distributions.kept(rest_mean(scores, logs))
     share = influence_odds(scores).share[:, None]
     x = jnp.where(vetoed[None], 0, share * (logs - rest))
-    x = lax.optimization_barrier(x)
+    x = distributions.kept(x)
     # Twice: where one token has nearly all of q, only differences to its tilt matter,
     # and their mean is far smaller than it.
     first = lax.stop_gradient(tilting.mean(q, x))[:, None]

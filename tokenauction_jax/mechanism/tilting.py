@@ -35,4 +35,6 @@ def divergence(q: jax.Array, log_r: jax.Array, x: jax.Array) -> jax.Array:
 
 def mean(q: jax.Array, x: jax.Array) -> jax.Array:
     """Means `(n,)` of `x` `(n, V)` over q."""
-    return jnp.dot(x, q, precision=lax.Precision.HIGHEST)
+    if jax.default_backend() == "cpu":
+        return jnp.dot(x, q, precision=lax.Precision.HIGHEST)
+    return distributions.sum_last(x * q[None])

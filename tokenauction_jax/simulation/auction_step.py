@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
-from tokenauction_jax.mechanism import base, distributions, keys
+from tokenauction_jax.mechanism import base, distributions, keys, sampling
 from tokenauction_jax.mechanism.aggregation import draw
 from tokenauction_jax.mechanism.base import Mechanism
 from tokenauction_jax.simulation.bidders import check_bids, check_rows
@@ -169,8 +169,7 @@ def _from_logits(
     """As `one_auction`, of logits; `log_probs` beside `log_q`."""
     aggregation = mechanism.aggregation
     logits, _ = distributions.below_zero(logits)
-    # The exponentials of these are those of the draw: XLA finds that they are the same.
-    log_probs = logits - jnp.log(distributions.sum_last(jnp.exp(logits)))[:, None]
+    log_probs = logits - sampling.log_totals(logits)[:, None]
     key_token, key_payment = keys.split(key)
     if isinstance(aggregation, base.SupportsLogits):
         drawn = aggregation.sample_from_logits(key_token, bids, logits)
