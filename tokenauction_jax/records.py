@@ -119,6 +119,12 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
     raise ValueError(f"{name} must be an integer {bounds}, got {value!r}")
 
 
+def check_key(key: Any) -> None:
+    """Raises `ValueError` unless `key` is a typed PRNG key."""
+    if not jnp.issubdtype(getattr(key, "dtype", np.dtype(object)), jax.dtypes.prng_key):
+        raise ValueError("key must be a typed PRNG key, as jax.random.key(0) makes")
+
+
 def check_agent(name: str, value: ArrayLike, num_agents: int | None = None) -> Any:
     """The number of an agent, which may be traced, or `ValueError` if it is none."""
     if isinstance(value, jax.Array) and not is_concrete(value):
@@ -147,19 +153,29 @@ def auction_numbers(first_auction: ArrayLike, num_auctions: int) -> jax.Array:
     """Numbers ``first_auction, first_auction + 1, ...`` `(A,)`, uint32.
 
     Raises:
-      ValueError: If the first (as far as it is known) is no integer, is negative, or
-        some number would be 2**32 or more.
+      ValueError: As `check_first_auction`.
     """
-    if is_concrete(first_auction):
-        first = np.asarray(first_auction)
-        whole = first.ndim == 0 and np.issubdtype(first.dtype, np.integer)
-        if not whole or not 0 <= int(first) <= 2**32 - num_auctions:
-            raise ValueError(
-                "first_auction must be an integer in [0, 2**32 - num_auctions], got "
-                f"{first_auction!r} with {num_auctions} auctions"
-            )
-    numbers = jnp.arange(num_auctions, dtype=jnp.uint32)
-    return jnp.asarray(first_auction, jnp.uint32) + numbers
+    first = check_first_auction(first_auction, num_auctions)
+    return jnp.asarray(first) + jnp.arange(num_auctions, dtype=jnp.uint32)
+
+
+def check_first_auction(first_auction: ArrayLike, num_auctions: int) -> ArrayLike:
+    """The number of the first auction, a uint32 scalar, on no device if it is known.
+
+    Raises:
+      ValueError: If it (as far as it is known) is no integer, is negative, or the last
+        number would be 2**32 or more.
+    """
+    if not is_concrete(first_auction):
+        return jnp.asarray(first_auction, jnp.uint32)
+    first = np.asarray(first_auction)
+    whole = first.ndim == 0 and np.issubdtype(first.dtype, np.integer)
+    if not whole or not 0 <= int(first) <= 2**32 - num_auctions:
+        raise ValueError(
+            "first_auction must be an integer in [0, 2**32 - num_auctions], got "
+            f"{first_auction!r} with {num_auctions} auctions"
+        )
+    return np.uint32(first)
 
 
 def describe(rule: Any) -> str:

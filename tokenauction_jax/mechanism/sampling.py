@@ -89,18 +89,12 @@ def column_sums(x: jax.Array) -> jax.Array:
 
     They are plain vector code; along the rows sums took as long as all of a draw.
     """
-    table, left = _table_of(x)
-    height, width = table.shape[-2:]
-    rows = max(_ROWS, -(-height // _GROUPS))
-    whole = height - height % rows
-    groups = table[..., :whole, :].reshape(*x.shape[:-1], -1, rows, width).sum(-2)
-    # Not a second reduction, which XLA would make one with the first.
-    sums = [groups[..., k, :] for k in range(whole // rows)]
-    if whole < height or not whole:
-        sums.append(table[..., whole:, :].sum(-2))
-    found, size = functools.reduce(jnp.add, sums), left.shape[-1]
-    # Not padded, which would be a copy.
-    return found.at[..., :size].add(left) if size else found
+    size, (width, _) = x.shape[-1], _shape(x.shape[-1])
+    # What is left over is added by itself: rows that are filled up would be copied.
+    left = size % width
+    table = x[..., : size - left].reshape(*x.shape[:-1], size // width, width)
+    sums = _down(table) if jax.default_backend() == "cpu" else table.sum(-2)
+    return sums.at[..., :left].add(x[..., size - left :]) if left else sums
 
 
 def column(x: jax.Array, number: jax.Array, rest: float) -> jax.Array:
@@ -144,11 +138,17 @@ def is_below(
     return jnp.where(lower < 0.5, lower < probability, upper > complement)
 
 
-def _table_of(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`x` `(..., V)` as a table `(..., height, width)`, and what is left of it."""
-    size, width = x.shape[-1], _shape(x.shape[-1])[0]
-    whole = size - size % width
-    return x[..., :whole].reshape(*x.shape[:-1], -1, width), x[..., whole:]
+def _down(table: jax.Array) -> jax.Array:
+    """Sums `(..., width)` of the columns of `(..., height, width)`, in groups."""
+    height, width = table.shape[-2:]
+    rows = max(_ROWS, -(-height // _GROUPS))
+    whole = height - height % rows
+    groups = table[..., :whole, :].reshape(*table.shape[:-2], -1, rows, width).sum(-2)
+    # Not a second reduction, which XLA would make one with the first.
+    sums = [groups[..., k, :] for k in range(whole // rows)]
+    if whole < height or not whole:
+        sums.append(table[..., whole:, :].sum(-2))
+    return functools.reduce(jnp.add, sums)
 
 
 def _shape(size: int) -> tuple[int, int]:

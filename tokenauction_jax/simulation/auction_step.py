@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
@@ -97,17 +98,17 @@ def step(
     >>> found.tokens.shape, found.payments.shape
     ((5,), (5, 2))
     """
-    if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
-        raise ValueError("key must be a typed PRNG key, as jax.random.key(0) makes")
+    records.check_key(key)
     if not isinstance(mechanism, Mechanism):
         raise ValueError(f"mechanism must be a Mechanism, got {mechanism!r}")
     logits = base.as_float(logits)
     records.check_shape("logits", logits, (None, None, None))
     size, num_agents, _ = logits.shape
     bids = check_bids(bids, num_agents, size)
-    number = records.auction_numbers(first_auction, size)[0]
+    number = records.check_first_auction(first_auction, size)
     if records.is_concrete(position):
-        position = records.check_integer("position", position, 0)
+        last = 2**32 - 1
+        position = np.uint32(records.check_integer("position", position, 0, last))
     check_rows("observe_args", observe_args, size)
     if block_size is not None:
         block_size = records.check_integer("block_size", block_size, 1)
@@ -115,7 +116,7 @@ def step(
         block_size = size
     with explained(size):
         return _step(
-            *(key, mechanism, bids, logits, jnp.asarray(position, jnp.uint32), number),
+            *(key, mechanism, bids, logits, position, number),
             *(as_pytree(observe), observe_args),
             block_size=block_size,
         )

@@ -107,8 +107,7 @@ def simulate(
     >>> rollout.tokens.shape, rollout.payments.shape
     ((4, 8), (4, 8, 2))
     """
-    if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
-        raise ValueError("key must be a typed PRNG key, as jax.random.key(0) makes")
+    records.check_key(key)
     if not isinstance(mechanism, Mechanism):
         raise ValueError(f"mechanism must be a Mechanism, got {mechanism!r}")
     num_tokens = records.check_integer("num_tokens", num_tokens, 1)
@@ -120,7 +119,7 @@ def simulate(
         bids = check_bids(bids, pool.num_agents, num_auctions)
     size = _num_auctions(bids)
     observers = tuple(map(as_pytree, (observe, accumulate)))
-    number = records.auction_numbers(first_auction, size)[0]
+    number = records.check_first_auction(first_auction, size)
     check_rows("observe_args", observe_args, size)
     if block_size is not None:
         block_size = records.check_integer("block_size", block_size, 1)
