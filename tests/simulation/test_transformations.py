@@ -100,6 +100,28 @@ def test_inside_jit_and_vmap():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_bids_that_a_traced_function_knows():
+    """They are looked at while it is traced."""
+    pool, logits = ta.agents.tabular(LOG_PROBS), jnp.stack([LOG_PROBS] * 5)
+
+    def texts(first, bids):
+        args = (jax.random.key(0), CLARKE, pool, bids)
+        return ta.simulate(*args, num_tokens=2, num_auctions=5, first_auction=first)
+
+    def steps(first, bids):
+        return ta.step(jax.random.key(0), CLARKE, bids, logits, first_auction=first)
+
+    for auctions in (texts, steps):
+        for bids in (jnp.array([1.0, 2.0]), jnp.array([0.0, 2.0])):
+            known = jax.jit(lambda first, f=auctions, bids=bids: f(first, bids))
+            found, expected = known(3).payments, auctions(3, bids).payments
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+        for bids in (jnp.array([1.0, -2.0]), jnp.zeros(2)):
+            wrong = jax.jit(lambda first, f=auctions, bids=bids: f(first, bids))
+            with pytest.raises(ValueError, match="bids"):
+                wrong(3)
+
+
 def test_double_precision(x64):
     pool = ta.agents.tabular(LOG_PROBS.astype(float))
     args = (jax.random.key(0), LINEAR, pool, np.array([1.0, 2.0]))

@@ -47,7 +47,7 @@ class Linear:
     ) -> tuple[jax.Array, jax.Array]:
         """A token, and its log-probability; no logarithm of any other."""
         bids, log_probs = base.check_auction(bids, log_probs)
-        return self._sample(key, bids, log_probs, 0)
+        return self._sample(key, bids, log_probs, jnp.zeros_like(log_probs[:, 0]))
 
     def sample_from_logits(
         self, key: jax.Array, bids: jax.Array, logits: jax.Array
@@ -61,7 +61,7 @@ class Linear:
         key: jax.Array,
         bids: jax.Array,
         logits: jax.Array,
-        log_totals: ArrayLike,
+        log_totals: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         """Of `logits` `(n, V)`, the log-probabilities plus `log_totals` `(n,)`."""
         shares = normalized(influence_scores(bids, self.influence))
@@ -78,8 +78,8 @@ class Linear:
 
         sums = mixed(sampling.column_sums(jnp.exp(given)))
         token = sampling.race(key, logits.shape[1], sums, masses_of)
-        log_probs = logits[:, token] - log_totals
-        drawn = scale_logs(shares, log_probs[:, None])
+        log_probs = logits - log_totals[:, None]
+        drawn = scale_logs(shares, log_probs[:, token][:, None])
         return token, distributions.log_mixture(shares.mantissa, drawn)[0]
 
 
