@@ -14,6 +14,7 @@ PATHS = sorted((notebooks.ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {
     "01_one_auction": {"num_draws": 5_000},
     "02_paper": {
+        "MODEL": "house",
         "NUM_AUCTIONS": 50,
         "NUM_DRAWS": 2_000,
         "NUM_INSTANCES": 20,
