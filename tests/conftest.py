@@ -7,9 +7,9 @@ import pathlib
 import shutil
 import subprocess
 
-# Before jax starts its backend: several fake devices, to test sharding on a CPU. A
-# program in many pieces takes a quarter longer to compile where both cores are busy: for
-# each of them all threads of the process stop.
+# Before jax starts its backend: several fake devices, to test sharding on a CPU. And
+# programs in one piece: in many they take a fifth longer to compile where all cores are
+# busy, as for each of them the process's threads stop.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
