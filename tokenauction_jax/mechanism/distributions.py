@@ -39,7 +39,7 @@ _SMALL_LOG_RATIO = 0.5
 def log_softmax(logits: ArrayLike) -> jax.Array:
     """Log-probabilities of `logits` `(..., V)`, as `jax.nn.log_softmax` finds them.
 
-    On CPUs in a third of its time, by sums that are vector code.
+    On CPUs in a third to a half of its time, by sums that are vector code.
     """
     if jax.default_backend() != "cpu":
         return jax.nn.log_softmax(logits)
