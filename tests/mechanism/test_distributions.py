@@ -140,6 +140,25 @@ def test_sum_last(size, backend, monkeypatch):
     assert (slope == 1).all()
 
 
+@pytest.mark.parametrize("num_agents", [3, 12])
+@pytest.mark.parametrize("rule", [ta.linear(), ta.log_linear()], ids=lambda r: r.name)
+def test_accelerators_find_the_same(rule, num_agents, monkeypatch):
+    """They take other sums and products, which are checked here on a CPU."""
+    logits = 3 * jax.random.normal(jax.random.key(0), (5, num_agents, 1000))
+    bids = jax.random.gamma(jax.random.key(1), 2.0, (5, num_agents))
+    mechanism = ta.Mechanism(rule, ta.clarke(rule))
+    found = []
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda name=backend: name)
+        jax.clear_caches()
+        found.append(ta.step(jax.random.key(2), mechanism, bids, logits))
+    jax.clear_caches()
+    expected, other = found
+    np.testing.assert_array_equal(other.tokens, expected.tokens)
+    np.testing.assert_allclose(other.payments, expected.payments, rtol=2e-5)
+    np.testing.assert_allclose(other.log_prob, expected.log_prob, rtol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1024, 49_152, 131_072])
 def test_sums_of_equal_numbers_do_not_drift(size):
     """Rounding errors of equal numbers are of one sign, and add up."""
