@@ -208,3 +208,9 @@ def test_bad_arguments_are_named(changes, match):
     }
     with pytest.raises(ValueError, match=match):
         ta.step(**(good | changes))
+
+
+@pytest.mark.parametrize("position", [-1, 2**32, 0.5])
+def test_positions_that_are_none(position):
+    with pytest.raises(ValueError, match="position must be an integer from 0"):
+        ta.step(KEY, mechanism("linear"), BIDS, LOGITS[0], position=position)
