@@ -44,6 +44,14 @@ class Sampling:
     top_p: jax.Array | None
     min_p: jax.Array | None
 
+    @property
+    def most_tokens(self) -> int | None:
+        """How many tokens all agents keep, but for ties; None if it is not limited."""
+        if self.top_k is None:
+            return None
+        counts = [k for k in self.top_k if k is not None]
+        return sum(counts) if len(counts) == len(self.top_k) else None
+
     def only(self, agents: Sequence[int]) -> Sampling:
         """The filters of some of the agents."""
         rows = np.array(agents)

@@ -59,6 +59,11 @@ class LanguageModelPool:
         """The token that ends a text, None if texts only end at their cap."""
         return self.end_tokens[0] if self.end_tokens else None
 
+    @property
+    def most_tokens(self) -> int | None:
+        """How many tokens of an auction top-k leaves, None without it."""
+        return self.sampling.most_tokens
+
     def bytes_per_auction(self, num_tokens: int) -> int:
         """Bytes of the keys and values of one auction's text for all agents."""
         return sum(group.bytes_per_auction(num_tokens) for group in self.groups)

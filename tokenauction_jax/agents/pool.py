@@ -86,6 +86,19 @@ class SupportsBlocks(Protocol):
 
 
 @runtime_checkable
+class SupportsFilters(Protocol):
+    """A pool whose filters leave few tokens, of which alone payments are found then."""
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How many tokens of one auction agents can produce, None if it is not known.
+
+        Ties may leave more: it only has to be right as a rule.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsScoring(Protocol):
     """A pool that can read whole texts at once, without writing them."""
 

@@ -25,6 +25,11 @@ class ReferencePool(WrappedPool):
         """Number of agents, the reference included."""
         return self.pool.num_agents + 1
 
+    @property
+    def most_tokens(self) -> int | None:
+        """How many tokens the agents and the reference can produce."""
+        return None if self.kind == "uniform" else super().most_tokens
+
     def step(self, state: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
         """What the agents answer, and after them the reference, `(A, n + 1, V)`."""
         state, log_probs = self.pool.step(state, tokens)

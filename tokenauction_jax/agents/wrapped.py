@@ -9,6 +9,7 @@ from tokenauction_jax.agents.pool import (
     AgentPool,
     SupportsBlocks,
     SupportsCertainty,
+    SupportsFilters,
     SupportsMemory,
 )
 
@@ -42,6 +43,11 @@ class WrappedPool:
     def divisible(self) -> bool:
         """Whether the pool is."""
         return isinstance(self.pool, SupportsBlocks) and self.pool.divisible
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How many tokens the pool's agents can produce, None if it does not say."""
+        return self.pool.most_tokens if isinstance(self.pool, SupportsFilters) else None
 
     def bytes_per_auction(self, num_tokens: int) -> int:
         """Bytes of the state of one auction, 0 if the pool does not say."""

@@ -30,6 +30,7 @@ class Linear:
     influence: records.Number
     name: ClassVar[str] = "linear"
     monotone: ClassVar[bool] = True
+    neutral: ClassVar[bool] = True
 
     def weights(self, bids: ArrayLike) -> jax.Array:
         """Influence ``b_i^a / sum_j b_j^a`` of each agent, `(n,)`."""
@@ -90,6 +91,7 @@ class LogLinear:
     influence: records.Number
     name: ClassVar[str] = "log_linear"
     monotone: ClassVar[bool] = False
+    neutral: ClassVar[bool] = True
 
     def weights(self, bids: ArrayLike) -> jax.Array:
         """Influence ``b_i^a / sum_j b_j^a`` of each agent, `(n,)`."""
@@ -136,6 +138,7 @@ class PowerMean:
     name: ClassVar[str] = "power_mean"
     # A constant of the class: of this family only order 1 is monotone, as `linear`.
     monotone: ClassVar[bool] = False
+    neutral: ClassVar[bool] = True
 
     def weights(self, bids: ArrayLike) -> jax.Array:
         """Influence ``b_i^a / sum_j b_j^a`` of each agent, `(n,)`."""

@@ -29,7 +29,8 @@ class Aggregation(Protocol):
 
     A rule of your own is a class with these members, decorated with `record`. It may
     also have those of `SupportsInfluence` and `SupportsSample`, and a monotone one
-    those of `SupportsStableSample` and `SupportsCriticalBid`.
+    those of `SupportsStableSample` and `SupportsCriticalBid`. Each rule may say that it
+    `SupportsNeutrality`.
 
     Attributes:
       name: The rule's name in tables and files.
@@ -159,6 +160,25 @@ class SupportsCriticalBid(Protocol):
         token: jax.Array,
     ) -> jax.Array:
         """A scalar in money, as `tokenauction_jax.critical_bid`."""
+        ...
+
+
+@runtime_checkable
+class SupportsNeutrality(Protocol):
+    """A rule or a valuation that says whether the numbers of tokens matter to it.
+
+    Where filters leave few tokens, `simulate` shows a neutral payment only those that
+    some agent can produce. A payment that is found from an aggregation and a valuation
+    is neutral if both are.
+    """
+
+    @property
+    def neutral(self) -> bool:
+        """Whether tokens may be renumbered, and those left out that nobody can produce.
+
+        That moves an aggregate's probabilities with their tokens, and changes neither
+        weights nor values nor payments.
+        """
         ...
 
 
@@ -387,3 +407,8 @@ def as_float(x: ArrayLike) -> jax.Array:
     """At least float32: half precision has too few digits for any formula here."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def is_neutral(*rules: object) -> bool:
+    """Whether all these rules say that they are neutral; see `SupportsNeutrality`."""
+    return all(isinstance(x, SupportsNeutrality) and x.neutral for x in rules)

@@ -48,6 +48,11 @@ class Myerson:
     name: ClassVar[str] = "myerson"
     deterministic: ClassVar[bool] = True
 
+    @property
+    def neutral(self) -> bool:
+        """Whether the aggregation and the valuation are."""
+        return base.is_neutral(self.aggregation, self.valuation)
+
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """``integral_0^b_i s x_i'(s) ds`` `(n,)`, in money per token."""
         bids, log_probs = base.check_auction(bids, log_probs)

@@ -62,6 +62,7 @@ class Clarke:
 
     aggregation: Linear | LogLinear
     name: ClassVar[str] = "clarke"
+    neutral: ClassVar[bool] = True
     deterministic: ClassVar[bool] = True
 
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:

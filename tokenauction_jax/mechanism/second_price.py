@@ -132,6 +132,11 @@ class NumericalSecondPrice:
     aggregation: base.Aggregation
     name: ClassVar[str] = "second_price"
 
+    @property
+    def neutral(self) -> bool:
+        """Whether the aggregation is."""
+        return base.is_neutral(self.aggregation)
+
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """``integral_0^b_i s dq_s(T+)`` `(n,)`, in money per token."""
         return Myerson(self.aggregation, TotalVariation()).expected(bids, log_probs)

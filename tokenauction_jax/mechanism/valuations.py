@@ -15,6 +15,7 @@ class TotalVariation:
     """See `total_variation`."""
 
     name: ClassVar[str] = "total_variation"
+    neutral: ClassVar[bool] = True
 
     def value(self, log_q: ArrayLike, log_p: ArrayLike) -> jax.Array:
         """``-TV(q, p)``, in [-1, 0]; see `total_variation`."""
@@ -26,6 +27,7 @@ class ForwardKL:
     """See `forward_kl`."""
 
     name: ClassVar[str] = "forward_kl"
+    neutral: ClassVar[bool] = True
 
     def value(self, log_q: ArrayLike, log_p: ArrayLike) -> jax.Array:
         """``-KL(p || q)`` in nats; see `forward_kl`."""
@@ -38,6 +40,7 @@ class ReverseKL:
     """See `reverse_kl`."""
 
     name: ClassVar[str] = "reverse_kl"
+    neutral: ClassVar[bool] = True
 
     def value(self, log_q: ArrayLike, log_p: ArrayLike) -> jax.Array:
         """``-KL(q || p)`` in nats; see `reverse_kl`."""

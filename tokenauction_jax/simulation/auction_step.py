@@ -181,12 +181,20 @@ def _from_logits(
 
 
 def one_auction(
-    mechanism: Mechanism, key: jax.Array, bids: jax.Array, log_probs: jax.Array
+    mechanism: Mechanism,
+    key: jax.Array,
+    bids: jax.Array,
+    log_probs: jax.Array,
+    support: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
-    """One auction of one token: `log_q`, what is recorded, whether it is defined."""
+    """One auction of one token: `log_q`, what is recorded, whether it is defined.
+
+    A neutral payment may be found from `support` `(U,)`, the numbers of all tokens that
+    some agent can produce, and ``V`` where there are fewer.
+    """
     key_token, key_payment = keys.split(key)
     drawn = draw(key_token, mechanism.aggregation, bids, log_probs)
-    return _settled(mechanism, key_payment, bids, log_probs, *drawn)
+    return _settled(mechanism, key_payment, bids, log_probs, *drawn, support)
 
 
 def _settled(
@@ -196,12 +204,16 @@ def _settled(
     log_probs: jax.Array,
     token: jax.Array,
     log_prob: jax.Array,
+    support: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
     """The auction of a token that is drawn."""
-    payment = mechanism.payment
-    expected = paid = payment.conditional(bids, log_probs, token)
+    payment, shown, number = mechanism.payment, log_probs, token
+    if support is not None:
+        shown = log_probs.at[:, support].get(mode="fill", fill_value=-jnp.inf)
+        number = jnp.argmax(support == token)
+    expected = paid = payment.conditional(bids, shown, number)
     if not (isinstance(payment, base.SupportsCertainty) and payment.deterministic):
-        paid = payment.realized(key, bids, log_probs, token)
+        paid = payment.realized(key, bids, shown, number)
     outcome = {
         "tokens": token,
         "payments": paid,
@@ -210,7 +222,7 @@ def _settled(
     }
     defined = jnp.isfinite(log_prob)
     if isinstance(payment, base.SupportsDefined):
-        defined &= payment.defined(bids, log_probs)
+        defined &= payment.defined(bids, shown)
     # For observers; if nobody looks it is not computed.
     log_q = mechanism.aggregation.log_prob(bids, log_probs)
     return log_q, outcome, defined

@@ -12,13 +12,13 @@ from tokenauction_jax import records
 from tokenauction_jax.agents.pool import AgentPool, SupportsBlocks
 from tokenauction_jax.mechanism import keys
 from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.simulation import support
 from tokenauction_jax.simulation.auction_step import (
     Observer,
     as_pytree,
     auction_keys,
     keep,
     observed,
-    one_auction,
 )
 from tokenauction_jax.simulation.bidders import (
     Bidders,
@@ -178,7 +178,7 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
     )
     kind = jax.random.key_impl(key_auctions)
     by_position = auction_keys(key_auctions, numbers)
-    auction = jax.vmap(functools.partial(one_auction, mechanism))
+    most_tokens = support.most_tokens(pool)
     watch = [jax.vmap(functools.partial(observed, observer)) for observer in observers]
 
     def advance(position: jax.Array, rows: Any) -> Any:
@@ -193,7 +193,9 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
             offered, ledger = policy_bids(bids, ledger, *seen)
         else:
             offered = bids
-        log_q, outcome, defined = auction(keys_token, offered, log_probs)
+        log_q, outcome, defined = support.auctions(
+            mechanism, keys_token, offered, log_probs, most_tokens
+        )
         if isinstance(bids, Bidders):
             # Where nobody bids, a rule may answer anything.
             defined = defined & (offered > 0).any(axis=1)

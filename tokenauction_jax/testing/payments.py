@@ -27,6 +27,7 @@ from tokenauction_jax.testing.auctions import (
     seeded_key,
     take,
 )
+from tokenauction_jax.testing.neutrality import check_neutral
 from tokenauction_jax.testing.rules import check_monotone
 from tokenauction_jax.testing.subject import (
     OUTCOME,
@@ -169,6 +170,8 @@ def _examine_payment(
     subject.check_transformations(~priced, unit)
     smooth = batched(_is_smooth, aggregation, auctions)
     subject.check_gradients("expected", where=smooth)
+    means = {name: _PAYMENT[name] for name in ("expected", "conditional")}
+    check_neutral(subject, means, auctions, unit)
 
     rows = np.flatnonzero(priced)[:_PAID]
     q, drawn = q[rows][..., None], take(auctions, rows)

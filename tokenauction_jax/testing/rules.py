@@ -22,6 +22,7 @@ from tokenauction_jax.testing.auctions import (
     random_changes,
     random_rivals,
 )
+from tokenauction_jax.testing.neutrality import check_neutral
 from tokenauction_jax.testing.samplers import check_sample
 from tokenauction_jax.testing.subject import OUTCOME, Methods, Subject, batched
 
@@ -64,6 +65,7 @@ def check_aggregation(aggregation: base.Aggregation, *, seed: int = 0) -> None:
     monotone = getattr(type(aggregation), "monotone", None)
     if not isinstance(monotone, bool):
         subject.fail(f"monotone is {monotone!r} in its class, neither True nor False")
+    check_neutral(subject, OUTCOME, auctions)
     outcomes = subject.symmetric_answers(changes)
     weights, q = outcomes[0]
     undefined = np.asarray(~q.any(axis=-1))
@@ -109,6 +111,7 @@ def check_valuation(valuation: base.Valuation, *, seed: int = 0) -> None:
     subject.agree("value of what is preferred", subject.answers(same)[0], 0, same)
     subject.check_transformations(np.zeros(len(values), bool))
     subject.check_gradients("value")
+    check_neutral(subject, _VALUE, pairs)
 
 
 def _check_bidders(subject: Subject[base.Aggregation]) -> None:
