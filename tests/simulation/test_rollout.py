@@ -217,6 +217,22 @@ def test_accumulated_observations_are_sums_over_the_text():
         np.testing.assert_allclose(rollout.totals[name], expected, rtol=1e-6)
 
 
+def test_a_token_is_traced_once():
+    """Although the shapes of what is accumulated are needed before it runs."""
+    calls = []
+
+    def seen(bids, log_probs, log_q, token):
+        calls.append(token)
+        return {"likely": log_q[token], "token": token}
+
+    ta.simulate(
+        *(jax.random.key(0), CLARKE, ta.agents.tabular(table()), jnp.ones((2, 3))),
+        num_tokens=2,
+        accumulate=seen,
+    )
+    assert len(calls) == 1
+
+
 def test_observe_args_have_a_row_an_auction():
     pool = ta.agents.tabular(jnp.log(jnp.array([[0.5, 0.5]])))
     mechanism = ta.Mechanism(ta.linear(), ta.pay_your_bid())

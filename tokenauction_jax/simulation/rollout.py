@@ -184,7 +184,7 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
     def advance(position: jax.Array, rows: Any) -> Any:
         """One token of some auctions, of which `rows` are all that they have."""
         carry, key_data, own_bids, log_probs, observe_args = rows
-        tokens, active, valid, totals, ledger = carry
+        tokens, active, valid, ledger = carry
         bids = with_rows(all_bids, own_bids)
         keys_token = jax.random.wrap_key_data(key_data, impl=kind)
         asked = active
@@ -209,18 +209,19 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
         seen = (offered, log_probs, log_q, token, due, kept["payments"], observe_args)
         observed, added = (look(*seen) for look in watch)
         added = jax.tree.map(lambda x: keep(active, x), added)
-        totals = added if totals is None else jax.tree.map(jnp.add, totals, added)
         out = kept | {"mask": active, "observations": observed}
         if pool.end_token is not None:
             active = active & (token != pool.end_token)
-        return (kept["tokens"], active, valid, totals, ledger), out
+        return (kept["tokens"], active, valid, ledger), out, added
 
     if isinstance(all_bids, Bidders):
         # For derivatives all is computed again, or they would keep several times what
         # the pool answers.
         advance = jax.checkpoint(advance, prevent_cse=False)
 
-    def step(carry: Any, position: jax.Array) -> tuple[Any, Any]:
+    # Traced once, although the shapes of the sums are asked for before it runs.
+    @functools.partial(jax.jit, inline=True)
+    def step(carry: Any, position: jax.Array) -> tuple[Any, Any, Any]:
         state, carry = carry
         state, log_probs = pool.step(state, carry[0])
         records.check_shape(
@@ -228,21 +229,25 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
         )
         data = by_position(position)
         rows = (carry, data, rows_of(all_bids), log_probs, all_args)
-        carry, out = in_blocks(functools.partial(advance, position), rows, block_size)
-        return (state, carry), out
+        advanced = in_blocks(functools.partial(advance, position), rows, block_size)
+        carry, out, added = advanced
+        return (state, carry), out, added
+
+    def add(carry: Any, position: jax.Array) -> tuple[Any, Any]:
+        carry, totals = carry
+        carry, out, added = step(carry, position)
+        return (carry, jax.tree.map(jnp.add, totals, added)), out
 
     running = jnp.ones(num_auctions, bool)
     tokens = jnp.full(num_auctions, -1, jnp.int32)
     ledger = new_ledger(all_bids) if isinstance(all_bids, Bidders) else None
-    carry = (tokens, running, running, None, ledger)
-    if observers[1] is not None:
-        (_, (*_, totals, _)), _ = jax.eval_shape(step, (state, carry), jnp.uint32(0))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), totals)
-        carry = (*carry[:3], zeros, ledger)
+    carry = state, (tokens, running, running, ledger)
+    *_, added = jax.eval_shape(step, carry, jnp.uint32(0))
+    totals = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), added)
     positions = jnp.arange(num_tokens, dtype=jnp.uint32)
-    (_, carry), stacked = lax.scan(step, (state, carry), positions)
+    ((_, carry), totals), stacked = lax.scan(add, (carry, totals), positions)
     by_auction = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stacked)
-    *_, valid, totals, ledger = carry
+    *_, valid, ledger = carry
     if ledger is not None:
         by_auction["exhausted"] = ledger.exhausted
         by_auction["policy_states"] = ledger.states
