@@ -97,6 +97,24 @@ def test_devices_change_no_bit(folder, study, one_chunk, devices):
     assert engine.run_blocks._cache_size() == before + 2
 
 
+def test_one_block_of_each_program_goes_first(folder, study, monkeypatch):
+    """Threads that need the same program would wait until it is compiled."""
+    begun = []
+
+    def run(workers, place, blocks):
+        begun.append((place, *blocks))
+        return run_blocks(workers, place, blocks)
+
+    run_blocks = engine._Workers._run_blocks
+    monkeypatch.setattr(engine._Workers, "_run_blocks", run)
+    monkeypatch.setattr(engine, "num_threads", lambda _: 1)
+    tiny_study.run(study, folder / "order", blocks_per_chunk=3)
+    # Cells 0 and 1 have one payment, cells 2 and 3 the other.
+    firsts = [(0, 0), (2, 0)]
+    others = [(cell, block) for cell in range(4) for block in range(3)]
+    assert begun == firsts + [x for x in others if x not in firsts]
+
+
 def test_chunks_of_more_blocks_change_no_token_and_no_payment(folder, study, whole):
     found = tiny_study.run(study, folder / "chunks", blocks_per_chunk=2)
     assert found.folder.num_parts() == 2

@@ -9,7 +9,7 @@ import ctypes
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -221,6 +221,10 @@ class _Workers:
     ):
         self._study, self._cells, self._plan = study, cells, plan
         self._mesh = mesh_of(devices or jax.local_devices())
+        self._programs = [
+            program_key((cell.mechanism, cell.pool), static_arguments(study, cell))
+            for cell in cells
+        ]
         # What a `with` of JAX says holds for one thread.
         x64 = jnp.result_type(float) == jnp.float64
         bits = str(jax.random.key_impl(jax.random.key(0)))
@@ -229,7 +233,7 @@ class _Workers:
         self._placed: dict[int, AgentPool] = {}
         self._compiled: set[Any] = set()
         self._compiling: dict[Any, threading.Lock] = {}
-        self._lock = threading.Lock()
+        self._lock, self._lowering = threading.Lock(), threading.Lock()
 
     def __enter__(self) -> "_Workers":
         return self
@@ -245,25 +249,30 @@ class _Workers:
         """Begins all blocks of a chunk: of each cell, so many together as run so."""
         blocks, size = self._plan.blocks(chunk), self._mesh.size
         groups = [blocks[i : i + size] for i in range(0, len(blocks), size)]
-        return [
-            [self._pool.submit(self._run, cell, group) for group in groups]
-            for cell in self._cells
-        ]
+        places = range(len(self._cells))
+        jobs = [(place, group) for place in places for group in groups]
+        # First one of each program: threads wait for what another one compiles.
+        firsts = dict(zip(self._programs[::-1], places[::-1], strict=True)).values()
+        first_jobs = {(place, groups[0]) for place in firsts}
+        jobs.sort(key=lambda job: job not in first_jobs)
+        begun = {job: self._pool.submit(_roomy, self._run, *job) for job in jobs}
+        return [[begun[place, group] for group in groups] for place in places]
 
-    def _run(self, cell: Population, blocks: range) -> list[measures.Texts]:
+    def _run(self, place: int, blocks: range) -> list[measures.Texts]:
         with contextlib.ExitStack() as settings:
             for setting in self._settings():
                 settings.enter_context(setting)
-            return self._run_blocks(cell, blocks)
+            return self._run_blocks(place, blocks)
 
-    def _run_blocks(self, cell: Population, blocks: range) -> list[measures.Texts]:
+    def _run_blocks(self, place: int, blocks: range) -> list[measures.Texts]:
+        cell = self._cells[place]
         # Devices that have no block repeat the last one.
         every = [*blocks, *[blocks[-1]] * (self._mesh.size - len(blocks))]
         arguments, static = block_arguments(self._study, cell, self._plan, every)
         arguments = (*arguments[:-1], self._place(cell.pool))
-        with self._first_time(program_key(arguments, static)):
-            done = run_blocks(*arguments, mesh=self._mesh, **static)
-            whole = [np.asarray(x) for x in done]
+        static["mesh"] = self._mesh
+        done = self._dispatched(self._programs[place], arguments, static)
+        whole = [np.asarray(x) for x in done]
         size = self._plan.block
         return [
             measures.Texts(*(x[i * size : (i + 1) * size] for x in whole))
@@ -278,18 +287,35 @@ class _Workers:
                 self._placed[id(pool)] = jax.device_put(pool, everywhere)
             return self._placed[id(pool)]
 
-    @contextlib.contextmanager
-    def _first_time(self, program: Any) -> Iterator[None]:
-        """Lets one thread compile what others would compile at the same time."""
-        if program in self._compiled:
-            yield
-            return
-        with self._lock:
-            lock = self._compiling.setdefault(program, threading.Lock())
-        with lock:
-            yield
-            self._compiled.add(program)
-            _return_memory()
+    def _dispatched(self, program: Any, arguments: Any, static: Any) -> measures.Texts:
+        """A block that runs; one thread compiles what others would at the same time."""
+        if program not in self._compiled:
+            with self._lock:
+                lock = self._compiling.setdefault(program, threading.Lock())
+            with lock:
+                if program not in self._compiled:
+                    # Python lowers several no faster together than one by one, and one
+                    # by one, blocks of the first run while the next is lowered.
+                    with self._lowering:
+                        run_blocks.lower(*arguments, **static)
+                    done = run_blocks(*arguments, **static)
+                    self._compiled.add(program)
+                    _return_memory()
+                    return done
+        return run_blocks(*arguments, **static)
+
+
+def _roomy(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function with room for the frames of all that it calls.
+
+    CPython has frames in chunks of 16 kB, and gives one back as soon as the first frame
+    in it ends: a loop whose calls need a new one calls 400 times as slowly. Tracing has
+    such loops at any depth. This frame asks for so much that its chunk is 1 MB.
+    """
+    return function(*arguments)
+
+
+_roomy.__code__ = _roomy.__code__.replace(co_stacksize=2**16)
 
 
 def _return_memory() -> None:
