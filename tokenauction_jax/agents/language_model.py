@@ -94,6 +94,11 @@ class LanguageModelPool:
         groups = (group.init(num_auctions, num_tokens) for group in self.groups)
         return PoolState(jnp.zeros((), jnp.int32), tuple(groups))
 
+    def check_context(self, num_tokens: int) -> None:
+        """Raises `ValueError` if a prompt and a text do not fit into a context."""
+        for group in self.groups:
+            group.check_context(num_tokens)
+
     def step(self, state: PoolState, tokens: jax.Array) -> tuple[PoolState, jax.Array]:
         """Reads the last tokens `(A,)` and answers log-probabilities `(A, n, V)`.
 

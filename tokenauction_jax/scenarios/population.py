@@ -90,8 +90,7 @@ def load_cast(scenario: Scenario, reference_prompt: str | None = None) -> Cast:
             top_p=[sampling.top_p for sampling in samplings],
             min_p=[sampling.min_p for sampling in samplings],
         )
-        # Shapes only: finds a prompt longer than the context before anything runs.
-        jax.eval_shape(lambda: pool.init(1, num_tokens=scenario.num_tokens))
+        pool.check_context(scenario.num_tokens)
     except ValueError as error:
         raise ScenarioError(str(error)) from None
     commits = {name: found.commit for name, found in checkpoints.items()}

@@ -61,12 +61,8 @@ class Group:
         )
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
 
-    def init(self, num_auctions: int, num_tokens: int) -> GroupState:
-        """Reads the prompts and makes room for `num_tokens` tokens of ``A`` texts.
-
-        Raises:
-          ValueError: If the context of the model is too short for both.
-        """
+    def check_context(self, num_tokens: int) -> None:
+        """Raises `ValueError` if prompts and texts do not fit into the context."""
         length = self.tokens.shape[1]
         if length + num_tokens > self.context_length:
             raise ValueError(
@@ -74,6 +70,14 @@ class Group:
                 f" and num_tokens {num_tokens} exceed the model's context of "
                 f"{self.context_length}: shorten the prompt or the text"
             )
+
+    def init(self, num_auctions: int, num_tokens: int) -> GroupState:
+        """Reads the prompts and makes room for `num_tokens` tokens of ``A`` texts.
+
+        Raises:
+          ValueError: If the context of the model is too short for both.
+        """
+        self.check_context(num_tokens)
         adapters = jax.tree.map(lambda leaf: leaf[self.choice], self.adapters)
         model = self._model(adapters, agents_axis=0)
         _, prompts = model.prefill(self.tokens, self.lengths, self.lengths + num_tokens)
