@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from tokenauction_jax import files, outside, records, simulation, statistics
 from tokenauction_jax.files import StoreError
-from tokenauction_jax.mechanism import Mechanism
+from tokenauction_jax.mechanism import Aggregation, Mechanism
 from tokenauction_jax.scenarios.kinds import (
     FixedBids,
     FixedValues,
@@ -96,10 +96,16 @@ def run_sweep(
     for cell, rule in enumerate(rules):
         auctions = results.auctions.query(f"cell == {cell}")
         mechanism, bids = rule.build(), np.stack(list(auctions["bids"]))[0]
-        weight = mechanism.aggregation.weights(jnp.asarray(bids))[0]
+        weight = _weights(mechanism.aggregation, bids)[0]
         measures = summarize(scenario, results.study.valuation, auctions)
         runs.append(Run(rule, mechanism, float(weight), bids, auctions, measures))
     return runs, results
+
+
+@jax.jit
+def _weights(aggregation: Aggregation, bids: jax.Array) -> jax.Array:
+    """The agents' weights, by one program: they are fifty without."""
+    return aggregation.weights(bids)
 
 
 def rollouts(
