@@ -88,6 +88,21 @@ def test_the_same_command_compiles_nothing_again(scenario, tmp_path):
     assert f"{CACHE}/cache_misses" not in second
     requests = second[f"{CACHE}/compile_requests_use_cache"]
     assert second[f"{CACHE}/cache_hits"] == requests > 10
+    # Each is traced, looked up and loaded: the rest of a short command waits for them.
+    assert requests < 25
+
+
+def test_what_is_imported_is_quick_and_not_collected(tmp_path):
+    program = (
+        "import gc, sys; from tokenauction_jax.cli import main\n"
+        "main(sys.argv[1:])\n"
+        "print('scipy.stats' in sys.modules, gc.isenabled(), gc.get_freeze_count())"
+    )
+    done = run(program, "models", XDG_CACHE_HOME=tmp_path)
+    assert done.returncode == 0, done.stderr
+    has_stats, collects, frozen = done.stdout.splitlines()[-1].split()
+    assert (has_stats, collects) == ("False", "True")
+    assert int(frozen) > 100_000
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -21,8 +21,14 @@ def rate(successes: int, n: int) -> Estimate:
     """A proportion with its Wilson score interval."""
     if not n:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    interval = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, "wilson")
-    return Estimate(successes / n, interval.low, interval.high, n)
+    # Not from scipy.stats, whose import takes half a second.
+    mean, z = successes / n, special.ndtri((1 + CONFIDENCE) / 2)
+    width = 2 * (n + z**2)
+    centre = (2 * n * mean + z**2) / width
+    half = z / width * np.sqrt(4 * n * mean * (1 - mean) + z**2)
+    low = centre - half if successes else 0.0
+    high = centre + half if successes < n else 1.0
+    return Estimate(mean, low, high, n)
 
 
 def mean_per_token(totals: np.ndarray, num_tokens: np.ndarray) -> Estimate:
