@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions, sampling
 from tokenauction_jax.mechanism.influence import (
+    Scores,
     as_floats,
     influence_scores,
     influence_weights,
@@ -100,7 +101,8 @@ class LogLinear:
     def log_prob(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """``log q`` `(V,)` of bids `(n,)`, `log_probs` `(n, V)`; see `log_linear`."""
         bids, log_probs = base.check_auction(bids, log_probs)
-        return _normalize(self._log_weights(bids, log_probs), bids)
+        scores = influence_scores(bids, self.influence)
+        return _normalize(log_weights(bids, scores, log_probs), bids)
 
     def sample(
         self, key: jax.Array, bids: ArrayLike, log_probs: ArrayLike
@@ -114,19 +116,13 @@ class LogLinear:
     ) -> tuple[jax.Array, jax.Array]:
         """The same of logits `(n, V)`: a factor of an agent's odds drops out."""
         bids = base.check_bids(bids)
-        log_weights, _ = distributions.below_zero(self._log_weights(bids, logits))
-        masses = jnp.exp(log_weights)
+        scores = influence_scores(bids, self.influence)
+        log_masses, _ = distributions.below_zero(log_weights(bids, scores, logits))
+        masses = jnp.exp(log_masses)
         token = sampling.sample_from_masses(key, lax.stop_gradient(masses))
         total = distributions.sum_last(masses)
         base.check_defined(total > 0, bids)
-        return token, log_weights[token] - jnp.log(distributions.nonzero(total))
-
-    def _log_weights(self, bids: jax.Array, log_probs: jax.Array) -> jax.Array:
-        """Log of the weighted geometric mean `(V,)`, ``-inf`` where it is vetoed."""
-        weights = self.weights(bids)
-        vetoed = ~(weights > 0).any() | has_veto(bids, log_probs).any(0)
-        mean = distributions.weighted_sum(weights, finite_logs(log_probs))
-        return jnp.where(vetoed, -jnp.inf, mean)
+        return token, log_masses[token] - jnp.log(distributions.nonzero(total))
 
 
 @records.record
@@ -231,6 +227,15 @@ def draw(
     token = sampling.sample_token(key, log_q)
     largest = distributions.max_last(log_q)
     return token, jnp.where(jnp.isfinite(largest), log_q[token], largest)
+
+
+def log_weights(bids: jax.Array, scores: Scores, log_probs: jax.Array) -> jax.Array:
+    """Log of the weighted geometric mean `(V,)`, ``-inf`` where it is vetoed."""
+    weights = as_floats(normalized(scores))
+    # A sum, which payments need as well: XLA takes it once for both.
+    vetoed = ~(weights > 0).any() | (has_veto(bids, log_probs).sum(0) > 0)
+    mean = distributions.weighted_sum(weights, finite_logs(log_probs))
+    return jnp.where(vetoed, -jnp.inf, mean)
 
 
 def has_veto(bids: jax.Array, log_probs: jax.Array) -> jax.Array:

@@ -66,8 +66,8 @@ class Payment(Protocol):
     """What each agent pays for one token.
 
     A rule that leaves some auctions without payments is also a `SupportsDefined`, one
-    that was built for an aggregation a `SupportsAggregation`, and one that draws
-    nothing a `SupportsCertainty`.
+    that was built for an aggregation a `SupportsAggregation`, one that draws nothing a
+    `SupportsCertainty`, and one that takes logits a `SupportsShift`.
     """
 
     name: ClassVar[str]
@@ -189,6 +189,16 @@ class SupportsCertainty(Protocol):
     @property
     def deterministic(self) -> bool:
         """Whether `realized` is `conditional`, which then is computed once for both."""
+        ...
+
+
+@runtime_checkable
+class SupportsShift(Protocol):
+    """A payment that says whether it takes logits for log-probabilities."""
+
+    @property
+    def takes_logits(self) -> bool:
+        """Whether a number added to all of an agent's makes no difference."""
         ...
 
 

@@ -107,22 +107,17 @@ def _in_columns(
     left = size % (_COLUMNS if size < block else block)
     shape = (-1, min(size - left, block) // _COLUMNS, _COLUMNS)
     found = reduce(x[..., : size - left].reshape(*x.shape[:-1], *shape), axis=-2)
-    # Not a second reduction, which XLA would make one with the first.
-    while found.shape[-1] > 1:
+    # Not a second reduction, which XLA would make one with the first; but one of the
+    # last two, or all that needs the result would take it anew for each of its numbers:
+    # a step with Clarke payments and 64 tokens took 0.74 us, not 0.57.
+    last = 2 if found.shape[-2] == 1 else 1
+    while found.shape[-1] > last:
         half = found.shape[-1] // 2
         found = combine(found[..., :half], found[..., half:])
-    found = _in_columns(reduce, combine, found[..., 0], rows)
+    found = _in_columns(reduce, combine, found.reshape(*x.shape[:-1], -1), rows)
     if not left:
         return found
     return combine(found, _in_columns(reduce, combine, x[..., size - left :], rows))
-
-
-def kept(x: jax.Array) -> jax.Array:
-    """`x`, written down once on CPUs.
-
-    XLA would compute it anew in each of the passes that follow.
-    """
-    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 @jax.custom_jvp

@@ -74,6 +74,9 @@ def influence_scores(bids: jax.Array, influence: records.Number) -> Scores:
 @jax.custom_jvp
 def _scores(bids: jax.Array, influence: jax.Array) -> tuple[jax.Array, jax.Array]:
     _, ratio, scaled, positive = _ratios(bids)
+    # What depends on the influence alone XLA would take out of a loop over auctions,
+    # for each rule by itself, and then not see that two rules compute the same.
+    influence = jnp.where(positive, influence, 1)
     part, digits = jnp.frexp(ratio)
     digits = digits.astype(ratio.dtype) + scaled
     exponent = _whole_bits(part, digits, influence)
@@ -186,6 +189,16 @@ def rest_mean(scores: Scores, x: jax.Array) -> jax.Array:
     others = jnp.where(jnp.eye(weights.size, dtype=bool), 0, weights[None])
     shares = others * distributions.divide(jnp.ones_like(total), total)
     return distributions.weighted_sums(shares, x)
+
+
+def mean_without(left_out: jax.Array, scores: Scores, x: jax.Array) -> jax.Array:
+    """The mean `(V,)` of agents' `x` `(n, V)` by scores, but for those `left_out`.
+
+    0 if nobody else bids.
+    """
+    weights = jnp.where(left_out, 0, _over_second_exponent(scores))
+    total = distributions.nonzero(weights.sum())
+    return distributions.weighted_sum(distributions.divide(weights, total), x)
 
 
 def influence_odds(scores: Scores) -> Odds:

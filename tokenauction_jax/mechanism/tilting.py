@@ -1,36 +1,53 @@
 """What one agent changes where others' distribution is tilted by it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from tokenauction_jax.mechanism import distributions
 
+# The tilt of tokens that cannot be drawn without the agent either.
+NEVER = 1e9
+# The least probability that is kept as a number is 2^-115. What others make of rarer
+# tokens may be anything, and is found from their logarithms.
+_BITS = 115
+# exp() of more times any probability may overflow.
+_LARGEST = 85.0
+# ln 2 in two parts, of which the first has so few digits that multiples are exact.
+_LN_2 = 355 / 512, math.log(2) - 355 / 512
 
-def divergence(q: jax.Array, log_r: jax.Array, x: jax.Array) -> jax.Array:
+
+def divergence(q: jax.Array, log_q: jax.Array, x: jax.Array) -> jax.Array:
     """``KL(q || r_i)`` `(n,)` of what is left without each agent, from its tilt.
 
     q is ``r_i`` tilted by agent i, ``log(q / r_i) = x_i`` up to a constant, which drops
-    out of ``mean(x) + log mean(exp(-x))``, means over q. With means of x next to 0 what
-    is left is the sum of terms ``exp(-x) - 1 + x >= 0``, which keep their digits
-    however small the agent.
+    out of ``mean(x) + log mean(exp(-x))``, means over q. Where means of x are 0 what is
+    left is the mean of ``exp(-x) - 1 + x >= 0``, which keeps its digits however small
+    the agent. One exponential for each token and agent, and no series beside it: of 3
+    agents and 49,152 tokens this pass took 86 us of a CPU, with a series 128.
 
     Args:
       q: `(V,)`.
-      log_r: ``log q - x``, of ``r_i`` but for a factor, `(n, V)`; also where q is 0.
-      x: `(n, V)`, any finite number where q is 0.
+      log_q: Its logarithm `(V,)`; where q is 0 but some ``r_i`` is not, what makes
+        ``log_q - x_i`` the logarithm of ``r_i`` (up to a constant).
+      x: `(n, V)`, whose means over q are 0, as are the derivatives of these; `NEVER`
+        where ``r_i`` is 0.
     """
-    largest = distributions.max_last(log_r)
-    # Where the agent keeps some of r from being drawn, exp(-x) may overflow.
-    far = largest > 1
-    shift = jnp.where(far, largest, 0)
-    r = jnp.exp(log_r - shift[:, None])
-    middle = mean(q, x)
-    gap = distributions.sum_last(distributions.divergence_terms(q[None], r, x))
-    excess = jnp.where(far, 0, gap - middle)
-    near = gap + (jnp.log1p(excess) - excess)
-    beyond = middle + shift + distributions.safe_log(distributions.sum_last(r))
-    return jnp.where(far, beyond, near)
+    lost = q < 2.0**-_BITS
+    present, bits = jnp.where(lost, q * 2.0**_BITS, 1), jnp.where(lost, _BITS, 0.0)
+    logs = jnp.where(lost, log_q, 0)
+    # Of a token that the agent keeps from being drawn exp(-x) may overflow. By its
+    # least probability it has at least exp(-80) of that, so sums are in range, too.
+    largest = distributions.max_last((logs + math.log(2) * bits)[None] - x)
+    shift = jnp.maximum(largest - _LARGEST, 0)
+    gaps = _exp_gap(-x - shift[:, None], present[None], logs[None], bits[None])
+    q = jnp.where(lost, 2.0**-_BITS, q)[None]
+    gap = distributions.sum_last(q * gaps) - shift
+    far = gap > 1
+    near = jnp.log1p(jnp.where(far, 0, gap))
+    return jnp.where(far, shift + distributions.log(jnp.where(far, 1 + gap, 1)), near)
 
 
 def mean(q: jax.Array, x: jax.Array) -> jax.Array:
@@ -38,3 +55,34 @@ def mean(q: jax.Array, x: jax.Array) -> jax.Array:
     if jax.default_backend() == "cpu":
         return jnp.dot(x, q, precision=lax.Precision.HIGHEST)
     return distributions.sum_last(x * q[None])
+
+
+@jax.custom_jvp
+def _exp_gap(
+    y: jax.Array, present: jax.Array, logs: jax.Array, bits: jax.Array
+) -> jax.Array:
+    """``2^bits exp(y + logs) - present (1 + y)``, also as ``exp(y) - 1 - y``.
+
+    With ``y = k ln 2 + f`` that is ``2^k (exp(f) - 1 - f)``, of which a series has all
+    digits, and a rest that is exactly 0 for k = 0.
+    """
+    z = y + logs
+    k = jnp.round(z * (1 / math.log(2)))
+    f = (z - k * _LN_2[0]) - k * _LN_2[1]
+    series = jnp.zeros_like(f)
+    for power in range(8 if f.dtype == jnp.float32 else 15, 1, -1):
+        series = 1 / math.factorial(power) + f * series
+    scale = distributions.power_of_two(k + bits)
+    return scale * (f * f * series) + (scale * f + ((scale - present) - present * y))
+
+
+@_exp_gap.defjvp
+def _exp_gap_jvp(
+    primals: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    (y, present, logs, bits), (y_dot, present_dot, logs_dot, _) = primals, tangents
+    lost = jnp.exp(y + logs) * distributions.power_of_two(bits) - present
+    slope = jnp.where(bits > 0, lost, jnp.expm1(y))
+    rest = (slope + present) * logs_dot - (1 + y) * present_dot
+    return _exp_gap(*primals), slope * y_dot + rest

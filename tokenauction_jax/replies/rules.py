@@ -321,10 +321,11 @@ def _centred(log_p: jax.Array, tilts: jax.Array) -> tuple[jax.Array, jax.Array]:
     Without agent i the law is ``p exp(-x)``, but for a factor, where x is the agent's
     tilt.
     """
-    p, x = jnp.exp(log_p), tilts
+    p = jnp.exp(log_p)
     # Twice: where one candidate has nearly all of p, only differences to its tilt
     # matter, and their mean is far smaller than it.
-    for _ in range(2):
-        x = x - lax.stop_gradient(tilting.mean(p, x))[:, None]
-    divergence = tilting.divergence(p, log_p[None] - x, x)
-    return x - tilting.mean(p, x)[:, None], divergence
+    x = tilts - lax.stop_gradient(tilting.mean(p, tilts))[:, None]
+    x = x - tilting.mean(p, x)[:, None]
+    possible = log_p > -jnp.inf
+    log_p = jnp.where(possible, log_p, 0)
+    return x, tilting.divergence(p, log_p, jnp.where(possible, x, tilting.NEVER))
