@@ -1,6 +1,7 @@
 """One token from logits: what `simulate` draws from their softmax, token by token."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -214,3 +215,14 @@ def test_bad_arguments_are_named(changes, match):
 def test_positions_that_are_none(position):
     with pytest.raises(ValueError, match="position must be an integer from 0"):
         ta.step(KEY, mechanism("linear"), BIDS, LOGITS[0], position=position)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA on CPUs")
+def test_clarke_payments_share_what_the_draw_computes():
+    """One exponential a token in all for the aggregate, though auctions are a loop."""
+    # Each rule has its own copy of the influence.
+    rule = ta.Mechanism(ta.log_linear(), ta.clarke(ta.log_linear()))
+    program = jax.jit(functools.partial(ta.step, block_size=4))
+    text = program.lower(KEY, rule, BIDS, LOGITS[0]).compile().as_text()
+    found = re.findall(rf"f32\[4,{VOCAB}\]\S* exponential\(", text)
+    assert len(found) == 1

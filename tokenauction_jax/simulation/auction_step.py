@@ -1,5 +1,6 @@
 """One token of many auctions: what `simulate` repeats, and all of it from logits."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -176,8 +177,12 @@ def _from_logits(
         drawn = aggregation.sample_from_logits(key_token, bids, logits)
     else:
         drawn = draw(key_token, aggregation, bids, log_probs)
-    log_q, outcome, defined = _settled(mechanism, key_payment, bids, log_probs, *drawn)
-    return (log_probs, log_q), outcome, defined
+    payment = _payment(mechanism)
+    shifts = isinstance(payment, base.SupportsShift) and payment.takes_logits
+    given = logits if shifts else log_probs
+    outcome, defined = _settled(payment, key_payment, bids, given, *drawn)
+    # For observers; if nobody looks neither is computed.
+    return (log_probs, aggregation.log_prob(bids, log_probs)), outcome, defined
 
 
 def one_auction(
@@ -194,20 +199,34 @@ def one_auction(
     """
     key_token, key_payment = keys.split(key)
     drawn = draw(key_token, mechanism.aggregation, bids, log_probs)
-    return _settled(mechanism, key_payment, bids, log_probs, *drawn, support)
+    payment = _payment(mechanism)
+    outcome, defined = _settled(payment, key_payment, bids, log_probs, *drawn, support)
+    # For observers; if nobody looks it is not computed.
+    return mechanism.aggregation.log_prob(bids, log_probs), outcome, defined
+
+
+def _payment(mechanism: Mechanism) -> base.Payment:
+    """The payment, with the aggregation itself for the equal one that it was built for.
+
+    XLA cannot know that their numbers are equal, and would do twice what both need.
+    """
+    payment: Any = mechanism.payment
+    if "aggregation" in (field.name for field in dataclasses.fields(payment)):
+        return dataclasses.replace(payment, aggregation=mechanism.aggregation)
+    return payment
 
 
 def _settled(
-    mechanism: Mechanism,
+    payment: base.Payment,
     key: jax.Array,
     bids: jax.Array,
     log_probs: jax.Array,
     token: jax.Array,
     log_prob: jax.Array,
     support: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
-    """The auction of a token that is drawn."""
-    payment, shown, number = mechanism.payment, log_probs, token
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """The auction of a token that is drawn: what is recorded, whether it is defined."""
+    shown, number = log_probs, token
     if support is not None:
         shown = log_probs.at[:, support].get(mode="fill", fill_value=-jnp.inf)
         number = jnp.argmax(support == token)
@@ -223,9 +242,7 @@ def _settled(
     defined = jnp.isfinite(log_prob)
     if isinstance(payment, base.SupportsDefined):
         defined &= payment.defined(bids, shown)
-    # For observers; if nobody looks it is not computed.
-    log_q = mechanism.aggregation.log_prob(bids, log_probs)
-    return log_q, outcome, defined
+    return outcome, defined
 
 
 def auction_keys(
