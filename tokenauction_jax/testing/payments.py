@@ -27,7 +27,7 @@ from tokenauction_jax.testing.auctions import (
     seeded_key,
     take,
 )
-from tokenauction_jax.testing.neutrality import check_neutral
+from tokenauction_jax.testing.invariances import check_neutral, check_shifts
 from tokenauction_jax.testing.rules import check_monotone
 from tokenauction_jax.testing.subject import (
     OUTCOME,
@@ -171,7 +171,8 @@ def _examine_payment(
     smooth = batched(_is_smooth, aggregation, auctions)
     subject.check_gradients("expected", where=smooth)
     means = {name: _PAYMENT[name] for name in ("expected", "conditional")}
-    check_neutral(subject, means, auctions, unit)
+    for check in (check_neutral, check_shifts):
+        check(subject, means, auctions, unit)
 
     rows = np.flatnonzero(priced)[:_PAID]
     q, drawn = q[rows][..., None], take(auctions, rows)

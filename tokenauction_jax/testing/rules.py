@@ -22,7 +22,7 @@ from tokenauction_jax.testing.auctions import (
     random_changes,
     random_rivals,
 )
-from tokenauction_jax.testing.neutrality import check_neutral
+from tokenauction_jax.testing.invariances import check_neutral
 from tokenauction_jax.testing.samplers import check_sample
 from tokenauction_jax.testing.subject import OUTCOME, Methods, Subject, batched
 

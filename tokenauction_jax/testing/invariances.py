@@ -1,9 +1,9 @@
-"""Checks of rules that say that the numbers of tokens do not matter to them."""
+"""Checks of rules that say what does not matter to them."""
 
 import numpy as np
 
 from tokenauction_jax.mechanism import base
-from tokenauction_jax.testing.auctions import TOKENS, Arrays
+from tokenauction_jax.testing.auctions import AGENTS, TOKENS, Arrays
 from tokenauction_jax.testing.subject import Methods, Rule, Subject, batched
 
 # Tokens that no agent can produce, beside the others.
@@ -38,4 +38,29 @@ def check_neutral(
         if found.shape[-1:] == (TOKENS + _IMPOSSIBLE,):
             found = found[..., places]
         what = f"{method} with tokens renumbered and impossible ones added"
+        subject.agree(what, found, wanted, auctions, unit)
+
+
+def check_shifts(
+    subject: Subject[base.Payment],
+    methods: Methods[base.Payment],
+    auctions: Arrays,
+    unit: object = 1.0,
+) -> None:
+    """Checks a payment that claims to take logits: adds a number to all of an agent's.
+
+    Args:
+      subject: The payment.
+      methods: Those of its methods that draw nothing.
+      auctions: All that they read.
+      unit: As for `check_neutral`.
+    """
+    payment = subject.rule
+    if not (isinstance(payment, base.SupportsShift) and payment.takes_logits):
+        return
+    shifts = np.arange(AGENTS, dtype=np.float32)[:, None] - 0.5
+    shown = auctions | {"log_probs": auctions["log_probs"] + shifts}
+    for method, function in methods.items():
+        found, wanted = (batched(function, payment, x) for x in (shown, auctions))
+        what = f"{method} of logits, and not of log-probabilities,"
         subject.agree(what, found, wanted, auctions, unit)

@@ -1,4 +1,4 @@
-"""Rules that say that the numbers of tokens do not matter to them, and do not lie."""
+"""Rules that say what does not matter to them are taken at their word, and tested."""
 
 from typing import ClassVar
 
@@ -49,6 +49,24 @@ class Wordy:
 
 
 @ta.record
+class Sharp:
+    """Charges by how sure agents are of their likeliest tokens."""
+
+    takes_logits: bool = ta.static_field()
+    name: ClassVar[str] = "sharp"
+    deterministic: ClassVar[bool] = True
+
+    def expected(self, bids, log_probs):
+        return bids * jnp.exp(log_probs.max(1).min())
+
+    def conditional(self, bids, log_probs, token):
+        return self.expected(bids, log_probs)
+
+    def realized(self, key, bids, log_probs, token):
+        return self.expected(bids, log_probs)
+
+
+@ta.record
 class Candid(Wordy):
     """The same, which says so."""
 
@@ -80,3 +98,8 @@ def test_payments():
     match = "expected with tokens renumbered and impossible ones added"
     rejection(match, testing.check_payment, Wordy(), LINEAR)
     testing.check_payment(Candid(), LINEAR)
+
+
+def test_logits():
+    match = "expected of logits, and not of log-probabilities,"
+    rejection(match, testing.check_payment, Sharp(takes_logits=True), LINEAR)
