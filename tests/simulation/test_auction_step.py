@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -226,3 +227,64 @@ def test_clarke_payments_share_what_the_draw_computes():
     text = program.lower(KEY, rule, BIDS, LOGITS[0]).compile().as_text()
     found = re.findall(rf"f32\[4,{VOCAB}\]\S* exponential\(", text)
     assert len(found) == 1
+
+
+@ta.record
+class Careful:
+    """Charges a part of the bid, and looks at that part when it is made."""
+
+    aggregation: ta.Aggregation
+    part: float
+    name: ClassVar[str] = "careful"
+
+    def __post_init__(self):
+        if not 0 <= self.part <= 1:
+            raise ValueError(f"part is {self.part}")
+
+    def expected(self, bids, log_probs):
+        return self.part * bids * self.aggregation.weights(bids)
+
+    def conditional(self, bids, log_probs, token):
+        return self.expected(bids, log_probs)
+
+    def realized(self, key, bids, log_probs, token):
+        return self.expected(bids, log_probs)
+
+
+@jax.tree_util.register_pytree_node_class
+class ByHand:
+    """Charges a part of the bid; a pytree, but no record."""
+
+    name = "by hand"
+
+    def __init__(self, part):
+        self.part = part
+
+    def tree_flatten(self):
+        return (self.part,), None
+
+    @classmethod
+    def tree_unflatten(cls, static, children):
+        return cls(*children)
+
+    def expected(self, bids, log_probs):
+        return self.part * bids * ta.linear().weights(bids)
+
+    def conditional(self, bids, log_probs, token):
+        return self.expected(bids, log_probs)
+
+    def realized(self, key, bids, log_probs, token):
+        return self.expected(bids, log_probs)
+
+
+@pytest.mark.parametrize(
+    "payment", [Careful(ta.linear(), 0.5), ByHand(0.5)], ids=["record", "by hand"]
+)
+def test_own_payments_are_not_made_anew(payment):
+    mechanism = ta.Mechanism(ta.linear(), payment)
+    step = ta.step(KEY, mechanism, BIDS, LOGITS[0])
+    wanted = 0.5 * BIDS * BIDS / BIDS.sum(1, keepdims=True)
+    np.testing.assert_allclose(step.payments, wanted, rtol=1e-6)
+    pool = ta.agents.tabular(jax.nn.log_softmax(LOGITS[0, 0]))
+    rollout = ta.simulate(KEY, mechanism, pool, BIDS, num_tokens=1)
+    np.testing.assert_allclose(rollout.payments[:, 0], wanted, rtol=1e-6)

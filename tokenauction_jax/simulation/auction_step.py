@@ -1,6 +1,6 @@
 """One token of many auctions: what `simulate` repeats, and all of it from logits."""
 
-import dataclasses
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -210,9 +210,11 @@ def _payment(mechanism: Mechanism) -> base.Payment:
 
     XLA cannot know that their numbers are equal, and would do twice what both need.
     """
-    payment: Any = mechanism.payment
-    if "aggregation" in (field.name for field in dataclasses.fields(payment)):
-        return dataclasses.replace(payment, aggregation=mechanism.aggregation)
+    payment = mechanism.payment
+    if "aggregation" in getattr(payment, "__dataclass_fields__", ()):
+        # Not `replace`, whose constructor may look at numbers, which are traced here.
+        payment = copy.copy(payment)
+        object.__setattr__(payment, "aggregation", mechanism.aggregation)
     return payment
 
 
