@@ -159,3 +159,18 @@ def test_clarke_log_linear_of_nearly_degenerate_aggregates():
     expected, _ = payments.clarke_log_linear(bids, log_probs)
     found = jax.vmap(ta.clarke(ta.log_linear()).expected)(bids, log_probs)
     assert_within(found, expected, 5e-5 * expected)
+
+
+def test_clarke_log_linear_of_agents_that_all_but_veto():
+    """2e-5 of the price for logs of -100 to -2,000, which have few digits."""
+    rng = np.random.default_rng(1)
+    shape = (4_000, 3, 5)
+    log_probs = np.log(rng.dirichlet(np.ones(5), size=shape[:2]))
+    agent, token = rng.integers(3, size=4_000), rng.integers(5, size=4_000)
+    log_probs[np.arange(4_000), agent, token] = -(10 ** rng.uniform(2, 3.3, 4_000))
+    log_probs -= np.log(np.exp(log_probs).sum(-1, keepdims=True))
+    log_probs = log_probs.astype(np.float32)
+    bids = (10 ** rng.uniform(-2, 2, shape[:2])).astype(np.float32)
+    found = jax.jit(jax.vmap(ta.clarke(ta.log_linear()).expected))(bids, log_probs)
+    expected, terms = payments.clarke_log_linear(bids, log_probs)
+    assert_within(found, expected, 2e-5 * expected + payments.EPSILON * terms)

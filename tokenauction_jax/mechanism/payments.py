@@ -193,6 +193,18 @@ def _log_linear_divergence(
     by_others = vetoes.sum(0)[None] > vetoes.astype(jnp.int32)
     x = jnp.where(by_others, tilting.NEVER, x)
     x = x - tilting.mean(q, x)[:, None]
-    divergence = tilting.divergence(q, mean - (pivot + jnp.log(total)), x)
+    # Of a token that one agent keeps from being drawn, log q and x are far apart from
+    # what is left without it, which is therefore the sum over the others itself.
+    log_q = mean - (pivot + jnp.log(total))
+    terms = weights[:, None] * logs
+    most = terms < mean[None] / 2
+    others = jnp.where(most, 0, terms).sum(0)[None]
+    divisor = distributions.nonzero(odds.rest)[:, None]
+    without = jnp.where(leads[:, None], rest[None], others / divisor)
+    at_top = jnp.where(leads, rest[top], (mean[top] - terms[:, top]) / divisor[:, 0])
+    without = (without - at_top[:, None]) + (log_q[top] - x[:, top])[:, None]
+    log_r = jnp.where(most & ~by_others, without, log_q[None] - x)
+    log_r = jnp.where(by_others, -tilting.NEVER, log_r)
+    divergence = tilting.divergence(q, log_r, x)
     # Undefined auctions charge nothing.
     return jnp.where(defined, divergence, 0)

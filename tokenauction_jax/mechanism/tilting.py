@@ -10,16 +10,16 @@ from tokenauction_jax.mechanism import distributions
 
 # The tilt of tokens that cannot be drawn without the agent either.
 NEVER = 1e9
-# The least probability that is kept as a number is 2^-115. What others make of rarer
-# tokens may be anything, and is found from their logarithms.
+# Rarer tokens than that are lost in sums. What others make of them may be anything.
 _BITS = 115
+LOST = 2.0**-_BITS
 # exp() of more times any probability may overflow.
 _LARGEST = 85.0
 # ln 2 in two parts, of which the first has so few digits that multiples are exact.
 _LN_2 = 355 / 512, math.log(2) - 355 / 512
 
 
-def divergence(q: jax.Array, log_q: jax.Array, x: jax.Array) -> jax.Array:
+def divergence(q: jax.Array, log_r: jax.Array, x: jax.Array) -> jax.Array:
     """``KL(q || r_i)`` `(n,)` of what is left without each agent, from its tilt.
 
     q is ``r_i`` tilted by agent i, ``log(q / r_i) = x_i`` up to a constant, which drops
@@ -30,24 +30,25 @@ def divergence(q: jax.Array, log_q: jax.Array, x: jax.Array) -> jax.Array:
 
     Args:
       q: `(V,)`.
-      log_q: Its logarithm `(V,)`; where q is 0 but some ``r_i`` is not, what makes
-        ``log_q - x_i`` the logarithm of ``r_i`` (up to a constant).
+      log_r: ``log r_i`` `(n, V)`, up to the constant that makes it ``log q - x_i``;
+        looked at where q is below `LOST`.
       x: `(n, V)`, whose means over q are 0, as are the derivatives of these; `NEVER`
         where ``r_i`` is 0.
     """
-    lost = q < 2.0**-_BITS
-    present, bits = jnp.where(lost, q * 2.0**_BITS, 1), jnp.where(lost, _BITS, 0.0)
-    logs = jnp.where(lost, log_q, 0)
+    lost = q < LOST
+    present, bits = jnp.where(lost, q / LOST, 1), jnp.where(lost, _BITS, 0.0)
     # Of a token that the agent keeps from being drawn exp(-x) may overflow. By its
     # least probability it has at least exp(-80) of that, so sums are in range, too.
-    largest = distributions.max_last((logs + math.log(2) * bits)[None] - x)
-    shift = jnp.maximum(largest - _LARGEST, 0)
-    gaps = _exp_gap(-x - shift[:, None], present[None], logs[None], bits[None])
-    q = jnp.where(lost, 2.0**-_BITS, q)[None]
-    gap = distributions.sum_last(q * gaps) - shift
+    z = jnp.where(lost[None], log_r, -x)
+    largest = distributions.max_last((math.log(2) * bits)[None] + z)
+    shift = jnp.maximum(largest - _LARGEST, 0)[:, None]
+    gaps = _exp_gap(-x - shift, z - shift, present[None], bits[None])
+    q = jnp.where(lost, LOST, q)[None]
+    gap = distributions.sum_last(q * gaps) - shift[:, 0]
     far = gap > 1
     near = jnp.log1p(jnp.where(far, 0, gap))
-    return jnp.where(far, shift + distributions.log(jnp.where(far, 1 + gap, 1)), near)
+    beyond = shift[:, 0] + distributions.log(jnp.where(far, 1 + gap, 1))
+    return jnp.where(far, beyond, near)
 
 
 def mean(q: jax.Array, x: jax.Array) -> jax.Array:
@@ -59,14 +60,13 @@ def mean(q: jax.Array, x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _exp_gap(
-    y: jax.Array, present: jax.Array, logs: jax.Array, bits: jax.Array
+    y: jax.Array, z: jax.Array, present: jax.Array, bits: jax.Array
 ) -> jax.Array:
-    """``2^bits exp(y + logs) - present (1 + y)``, also as ``exp(y) - 1 - y``.
+    """``2^bits exp(z) - present (1 + y)``, also as ``exp(y) - 1 - y``.
 
-    With ``y = k ln 2 + f`` that is ``2^k (exp(f) - 1 - f)``, of which a series has all
-    digits, and a rest that is exactly 0 for k = 0.
+    With ``z = k ln 2 + f`` that is ``2^k (exp(f) - 1 - f)``, of which a series has all
+    digits, and a rest that is exactly 0 for y = z and k = 0.
     """
-    z = y + logs
     k = jnp.round(z * (1 / math.log(2)))
     f = (z - k * _LN_2[0]) - k * _LN_2[1]
     series = jnp.zeros_like(f)
@@ -81,8 +81,10 @@ def _exp_gap_jvp(
     primals: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
     tangents: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    (y, present, logs, bits), (y_dot, present_dot, logs_dot, _) = primals, tangents
-    lost = jnp.exp(y + logs) * distributions.power_of_two(bits) - present
-    slope = jnp.where(bits > 0, lost, jnp.expm1(y))
-    rest = (slope + present) * logs_dot - (1 + y) * present_dot
-    return _exp_gap(*primals), slope * y_dot + rest
+    (y, z, present, bits), (y_dot, z_dot, present_dot, _) = primals, tangents
+    lost = bits > 0
+    slope = jnp.exp(z) * distributions.power_of_two(bits)
+    # Of others y is z, and what is small must not be the rest of a subtraction.
+    slope = jnp.where(lost, slope, jnp.expm1(z)) * z_dot
+    slope -= jnp.where(lost, present, 0) * y_dot
+    return _exp_gap(*primals), slope - (1 + y) * present_dot

@@ -326,6 +326,7 @@ def _centred(log_p: jax.Array, tilts: jax.Array) -> tuple[jax.Array, jax.Array]:
     # matter, and their mean is far smaller than it.
     x = tilts - lax.stop_gradient(tilting.mean(p, tilts))[:, None]
     x = x - tilting.mean(p, x)[:, None]
-    possible = log_p > -jnp.inf
-    log_p = jnp.where(possible, log_p, 0)
-    return x, tilting.divergence(p, log_p, jnp.where(possible, x, tilting.NEVER))
+    possible = (log_p > -jnp.inf)[None]
+    tilted = jnp.where(possible, x, tilting.NEVER)
+    log_r = jnp.where(possible, log_p[None] - x, -tilting.NEVER)
+    return x, tilting.divergence(p, log_r, tilted)
