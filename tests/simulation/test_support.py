@@ -13,7 +13,7 @@ import tiny_decoder
 import tokenauction_jax as ta
 from tokenauction_jax.agents.filters import filter_logits, sampling
 from tokenauction_jax.agents.wrapped import WrappedPool
-from tokenauction_jax.mechanism import base
+from tokenauction_jax.mechanism import invariances
 from tokenauction_jax.simulation import support
 
 # Of which 18 tokens are looked at: 8, a quarter more, and 8.
@@ -91,7 +91,7 @@ def mechanisms():
 
 @pytest.mark.parametrize("mechanism", mechanisms())
 def test_payments(mechanism):
-    assert base.is_neutral(mechanism.payment)
+    assert invariances.is_neutral(mechanism.payment)
     few, all_ = (run(mechanism, tables(), most) for most in (MOST, None))
     np.testing.assert_array_equal(few.tokens, all_.tokens)
     np.testing.assert_array_equal(few.log_prob, all_.log_prob)
@@ -193,7 +193,7 @@ def test_own_payments_are_not_neutral_unless_they_say_so():
 
     rule = Smoothed(1.0)
     payment = ta.myerson(rule, ta.total_variation())
-    assert not base.is_neutral(payment)
+    assert not invariances.is_neutral(payment)
     few, all_ = (
         run(ta.Mechanism(rule, payment), tables(), most) for most in (MOST, None)
     )

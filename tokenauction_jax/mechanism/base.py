@@ -164,41 +164,12 @@ class SupportsCriticalBid(Protocol):
 
 
 @runtime_checkable
-class SupportsNeutrality(Protocol):
-    """A rule or a valuation that says whether the numbers of tokens matter to it.
-
-    Where filters leave few tokens, `simulate` shows a neutral payment only those that
-    some agent can produce. A payment that is found from an aggregation and a valuation
-    is neutral if both are.
-    """
-
-    @property
-    def neutral(self) -> bool:
-        """Whether tokens may be renumbered, and those left out that nobody can produce.
-
-        That moves an aggregate's probabilities with their tokens, and changes neither
-        weights nor values nor payments.
-        """
-        ...
-
-
-@runtime_checkable
 class SupportsCertainty(Protocol):
     """A payment that says whether it is known once the token is."""
 
     @property
     def deterministic(self) -> bool:
         """Whether `realized` is `conditional`, which then is computed once for both."""
-        ...
-
-
-@runtime_checkable
-class SupportsShift(Protocol):
-    """A payment that says whether it takes logits for log-probabilities."""
-
-    @property
-    def takes_logits(self) -> bool:
-        """Whether a number added to all of an agent's makes no difference."""
         ...
 
 
@@ -417,8 +388,3 @@ def as_float(x: ArrayLike) -> jax.Array:
     """At least float32: half precision has too few digits for any formula here."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def is_neutral(*rules: object) -> bool:
-    """Whether all these rules say that they are neutral; see `SupportsNeutrality`."""
-    return all(isinstance(x, SupportsNeutrality) and x.neutral for x in rules)

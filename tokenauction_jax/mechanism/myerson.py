@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions
+from tokenauction_jax.mechanism.invariances import is_neutral
 
 # Gauss-Lobatto panels in a variable that resolves the log-odds t of the own bid evenly
 # near 0 and ever coarser further away, where all aggregates are exponential in t. Their
@@ -51,7 +52,7 @@ class Myerson:
     @property
     def neutral(self) -> bool:
         """Whether the aggregation and the valuation are."""
-        return base.is_neutral(self.aggregation, self.valuation)
+        return is_neutral(self.aggregation, self.valuation)
 
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """``integral_0^b_i s x_i'(s) ds`` `(n,)`, in money per token."""

@@ -197,7 +197,8 @@ def _log_linear_divergence(
     # what is left without it, which is therefore the sum over the others itself.
     log_q = mean - (pivot + jnp.log(total))
     terms = weights[:, None] * logs
-    most = terms < mean[None] / 2
+    # Of two thirds there is one at most, also where logits are not quite below 0.
+    most = terms < mean[None] * (2 / 3)
     others = jnp.where(most, 0, terms).sum(0)[None]
     divisor = distributions.nonzero(odds.rest)[:, None]
     without = jnp.where(leads[:, None], rest[None], others / divisor)

@@ -23,6 +23,7 @@ from tokenauction_jax.mechanism.influence import (
     relative_to_second,
     rest_mean,
 )
+from tokenauction_jax.mechanism.invariances import is_neutral
 from tokenauction_jax.mechanism.myerson import Myerson
 from tokenauction_jax.mechanism.sampling import is_below, two_sided_uniform
 from tokenauction_jax.mechanism.valuations import TotalVariation
@@ -135,7 +136,7 @@ class NumericalSecondPrice:
     @property
     def neutral(self) -> bool:
         """Whether the aggregation is."""
-        return base.is_neutral(self.aggregation)
+        return is_neutral(self.aggregation)
 
     def expected(self, bids: ArrayLike, log_probs: ArrayLike) -> jax.Array:
         """``integral_0^b_i s dq_s(T+)`` `(n,)`, in money per token."""

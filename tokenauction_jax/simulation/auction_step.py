@@ -14,6 +14,7 @@ from tokenauction_jax import records
 from tokenauction_jax.mechanism import base, distributions, keys, sampling
 from tokenauction_jax.mechanism.aggregation import draw
 from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.mechanism.invariances import takes_logits
 from tokenauction_jax.simulation.bidders import check_bids, check_rows
 from tokenauction_jax.simulation.blocks import cache_size, in_blocks
 from tokenauction_jax.simulation.memory import explained
@@ -178,8 +179,7 @@ def _from_logits(
     else:
         drawn = draw(key_token, aggregation, bids, log_probs)
     payment = _payment(mechanism)
-    shifts = isinstance(payment, base.SupportsShift) and payment.takes_logits
-    given = logits if shifts else log_probs
+    given = logits if takes_logits(payment) else log_probs
     outcome, defined = _settled(payment, key_payment, bids, given, *drawn)
     # For observers; if nobody looks neither is computed.
     return (log_probs, aggregation.log_prob(bids, log_probs)), outcome, defined

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from tokenauction_jax.agents.pool import AgentPool, SupportsFilters
-from tokenauction_jax.mechanism import base
 from tokenauction_jax.mechanism.base import Mechanism
+from tokenauction_jax.mechanism.invariances import is_neutral
 from tokenauction_jax.simulation.auction_step import one_auction
 
 # With fewer tokens than that many times those that are left, nothing is gained.
@@ -49,7 +49,7 @@ def auctions(
     size = log_probs.shape[-1]
     # A few more: a filter that ranks tokens keeps all that tie with its last.
     most = size if most_tokens is None else most_tokens + most_tokens // 4 + 8
-    if _WORTH * most > size or not base.is_neutral(mechanism.payment):
+    if _WORTH * most > size or not is_neutral(mechanism.payment):
         return every(keys, bids, log_probs)
     # NaN is no -inf: such an auction has all tokens.
     possible = (log_probs != -jnp.inf).any(1)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tokenauction_jax.mechanism import base
+from tokenauction_jax.mechanism.invariances import is_neutral, takes_logits
 from tokenauction_jax.testing.auctions import AGENTS, TOKENS, Arrays
 from tokenauction_jax.testing.subject import Methods, Rule, Subject, batched
 
@@ -21,7 +22,7 @@ def check_neutral(
       auctions: All that they read; arrays over tokens have names ``log_...``.
       unit: What answers are measured in, as for `Subject.agree`.
     """
-    if not base.is_neutral(subject.rule):
+    if not is_neutral(subject.rule):
         return
     places = np.random.default_rng(0).permutation(TOKENS + _IMPOSSIBLE)[:TOKENS]
     shown = dict(auctions)
@@ -56,7 +57,7 @@ def check_shifts(
       unit: As for `check_neutral`.
     """
     payment = subject.rule
-    if not (isinstance(payment, base.SupportsShift) and payment.takes_logits):
+    if not takes_logits(payment):
         return
     shifts = np.arange(AGENTS, dtype=np.float32)[:, None] - 0.5
     shown = auctions | {"log_probs": auctions["log_probs"] + shifts}
