@@ -37,10 +37,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("deterministic")
 
 
+# Flags of XLA: in tests that hardly run their programs, and as users have them.
+_FLAGS = {
+    "xla_backend_optimization_level": (0, 3),
+    "xla_llvm_disable_expensive_passes": (True, False),
+}
 # An older code generator compiles programs in half of the time; 0.11 has none.
-_EMITTERS = "xla_cpu_use_fusion_emitters"
-_HAS_OLDER = jax.__version_info__ < (0, 11)
-_OLDEST = jax.__version_info__ < (0, 9)
+if jax.__version_info__ < (0, 11):
+    _FLAGS["xla_cpu_use_fusion_emitters"] = (False, True)
+_QUICK = "".join(f" --{name}={quick}".lower() for name, (quick, _) in _FLAGS.items())
 
 
 def pytest_configure(config):
@@ -51,11 +56,7 @@ def pytest_configure(config):
     compiled as for users.
     """
     if config.getoption("markexpr") == "not slow":
-        if not _OLDEST:
-            jax.config.update("jax_disable_most_optimizations", True)
-            os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        if _HAS_OLDER:
-            os.environ["XLA_FLAGS"] += f" --{_EMITTERS}=false"
+        os.environ["XLA_FLAGS"] += _QUICK
     cache = getattr(config, "cache", None)  # None with `-p no:cacheprovider`.
     if cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
@@ -164,24 +165,20 @@ def common_auctions(sweep_size):
 @pytest.fixture(scope="module")
 def optimized():
     """For tests of the last bit: from here on a file's programs are those of users."""
-    before = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
-    flags = os.environ["XLA_FLAGS"].replace(f" --{_EMITTERS}=false", "")
     standard = compiler.get_compile_options
+    usual = {name: usual for name, (_, usual) in _FLAGS.items()}
 
     def options(*args, env_options_overrides=None, **others):
-        overrides = {_EMITTERS: True} | (env_options_overrides or {})
+        overrides = usual | (env_options_overrides or {})
         return standard(*args, env_options_overrides=overrides, **others)
 
     jax.clear_caches()
-    jax.config.update("jax_disable_most_optimizations", False)
     with pytest.MonkeyPatch.context() as patch:
-        if flags != os.environ["XLA_FLAGS"]:
+        if _QUICK in os.environ["XLA_FLAGS"]:
             # A process reads its flags once.
             patch.setattr(compiler, "get_compile_options", options)
-        patch.setenv("XLA_FLAGS", flags)
-        patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
+        patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace(_QUICK, ""))
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
     jax.clear_caches()
 
 

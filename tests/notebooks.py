@@ -4,13 +4,13 @@
 what depends on the machine.
 """
 
-import os
 import pathlib
 import sys
 import tempfile
 
 import nbclient
 import nbformat
+import one_device
 
 ROOT = pathlib.Path(__file__).parents[1]
 TIMEOUT = 600  # Seconds a cell.
@@ -31,8 +31,7 @@ def run(notebook, **parameters):
     (given,) = (cell for cell in code(notebook) if "parameters" in tags(cell))
     source = given.source
     given.source += "".join(f"\n{name} = {x!r}" for name, x in parameters.items())
-    # The tests' own devices are none that a reader has.
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment = one_device.environment()
     environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         client = nbclient.NotebookClient(

@@ -1,10 +1,11 @@
 """The package runs where POSIX's modules and encodings are missing, as on Windows."""
 
 import json
-import os
 import re
 import subprocess
 import sys
+
+import one_device
 
 from tokenauction_jax.studies import results
 
@@ -45,13 +46,15 @@ main(["simulate", "--num-auctions", "2", "--num-tokens", "3"])
 def test_neither_fcntl_nor_resource_is_needed(tmp_path):
     file, folder = tmp_path / "tiny.toml", tmp_path / "study"
     file.write_text(STUDY, "utf-8")
+    # A cache of its own: without `fcntl` locks are files, which others leave.
+    environment = one_device.environment() | {"PYTHONIOENCODING": "cp1252"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run(
         [sys.executable, "-X", "warn_default_encoding", "-c", PROGRAM, file, folder],
         capture_output=True,
         encoding="cp1252",
-        # A cache of its own: without `fcntl` locks are files, which others leave.
-        env=os.environ
-        | {"PYTHONIOENCODING": "cp1252", "XLA_FLAGS": "", "XDG_CACHE_HOME": tmp_path},
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     # What the console cannot show does not end the command.

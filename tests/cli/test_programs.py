@@ -1,10 +1,10 @@
 """Help needs no JAX, and a command that ran before compiles nothing."""
 
 import json
-import os
 import subprocess
 import sys
 
+import one_device
 import pytest
 from tiny_checkpoint import write_checkpoint
 
@@ -37,7 +37,8 @@ CACHE = "/jax/compilation_cache"
 
 
 def run(program, *arguments, **variables):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))}
+    given = one_device.environment()
+    env = {k: v for k, v in given.items() if not k.startswith("JAX")}
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         capture_output=True,

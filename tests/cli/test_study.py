@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-import jax
+import one_device
 import pytest
 import tiny_study
 
@@ -111,9 +111,8 @@ def test_the_call_that_the_readme_names_reads_results(whole, tmp_path, monkeypat
 
 
 def start(*arguments):
-    cache = jax.config.jax_compilation_cache_dir
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": cache}
     command = [sys.executable, "-c", PROGRAM, "study", *map(str, arguments)]
+    environment = one_device.environment()
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
 

@@ -1,6 +1,5 @@
 """Several real processes run one study, and one of them may not come, or be killed."""
 
-import os
 import re
 import signal
 import socket
@@ -8,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import one_device
 import pytest
 import tiny_study
 from small_study import check_line, content, refused
@@ -47,10 +47,9 @@ OTHER = re.compile("SLURM|OMPI|KUBERNETES|JAX_COORDINATOR|TF_CPP")
 
 
 def start(*arguments, killed_after=-1, program=PROGRAM):
-    cache = jax.config.jax_compilation_cache_dir
-    # No cluster but the one of the test, and no settings of this process's JAX.
-    environment = {k: v for k, v in os.environ.items() if not OTHER.match(k)}
-    environment |= {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": cache}
+    # No cluster but the one of the test.
+    given = one_device.environment()
+    environment = {k: v for k, v in given.items() if not OTHER.match(k)}
     command = [sys.executable, "-c", program, killed_after, *arguments]
     return subprocess.Popen(
         list(map(str, command)),
