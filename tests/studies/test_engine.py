@@ -37,6 +37,13 @@ def whole(folder, study):
     return tiny_study.run(study, folder / "whole", devices=jax.devices()[:1])
 
 
+def row(table, **labels):
+    """The one row with these labels."""
+    agree = [table[name] == label for name, label in labels.items()]
+    (place,) = np.flatnonzero(np.logical_and.reduce(agree))
+    return table.iloc[place]
+
+
 def auctions(found):
     order = ["cell", "auction"]
     return found.auctions.sort_values(order).reset_index(drop=True)
@@ -150,37 +157,30 @@ def test_differences_are_paired(whole):
         cell: rows.sort_values("auction")["welfare/forward_kl"].to_numpy(np.float64)
         for cell, rows in whole.auctions.groupby("cell")
     }
-    rows = whole.differences
-    row = rows[
-        (rows["factor"] == "values.sigma")
-        & (rows["cell"] == 1)
-        & (rows["measure"] == "welfare")
-        & (rows["valuation"] == "forward_kl")
-    ].iloc[0]
+    welfare = {"measure": "welfare", "valuation": "forward_kl"}
+    found = row(whole.differences, factor="values.sigma", cell=1, **welfare)
     difference = by_cell[1] - by_cell[0]
     half = 1.961 * difference.std(ddof=1) / np.sqrt(2500)
-    assert row["mean"] == pytest.approx(difference.mean(), rel=1e-6)
-    assert (row["high"] - row["low"]) / 2 == pytest.approx(half, rel=1e-3)
-    found = whole.difference(1, 0).set_index(["measure", "valuation"])
-    pair = found.loc[("welfare", "forward_kl")]
-    assert pair["mean"] == pytest.approx(row["mean"], rel=1e-6)
-    assert pair["high"] == pytest.approx(row["high"], rel=1e-6)
+    assert found["mean"] == pytest.approx(difference.mean(), rel=1e-6)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=1e-3)
+    pair = row(whole.difference(1, 0), **welfare)
+    assert pair["mean"] == pytest.approx(found["mean"], rel=1e-6)
+    assert pair["high"] == pytest.approx(found["high"], rel=1e-6)
     covariance = whole.covariance("welfare", "forward_kl")
     expected = np.cov(by_cell[0], by_cell[1])[0, 1]
     assert covariance[0, 1] == pytest.approx(expected, rel=1e-5)
     low, high = whole.covariance_interval("welfare", "forward_kl")
     assert (low < covariance).all()
     assert (covariance < high).all()
-    variance = whole.summary.set_index(["cell", "measure", "valuation"])
-    variance = variance.loc[(0, "welfare", "forward_kl")]
+    variance = row(whole.summary, cell=0, **welfare)
     assert variance["std_low"] < covariance[0, 0] ** 0.5 < variance["std_high"]
 
 
 def test_realised_and_conditional_payments_have_one_mean(whole):
-    table = whole.summary.set_index(["cell", "measure", "agent"])
     for agent in ("0", "1"):
-        realised = table.loc[(0, "payment", agent)]
-        conditional = table.loc[(0, "expected_payment", agent)]
+        labels = {"cell": 0, "agent": agent}
+        realised = row(whole.summary, measure="payment", **labels)
+        conditional = row(whole.summary, measure="expected_payment", **labels)
         gap = abs(realised["mean"] - conditional["mean"])
         # Five standard errors of the noisier one: false alarms below 6e-7.
         assert gap < 5 * realised["std"] / 50
@@ -340,9 +340,8 @@ def test_failed_auctions_are_counted_and_left_out(folder):
     # Two agents with two tokens each share none in one auction out of six.
     assert 5 < undefined < 40
     assert (found.summary["undefined"] == undefined).all()
-    table = found.summary.set_index(["measure", "valuation"])
-    assert table.loc[("revenue", ""), "n"] == 100 - undefined
-    forward = table.loc[("welfare", "forward_kl")]
+    assert row(found.summary, measure="revenue")["n"] == 100 - undefined
+    forward = row(found.summary, measure="welfare", valuation="forward_kl")
     # An agent whose token the other vetoes values the outcome at minus infinity.
     assert forward["infinite"] > 0
     assert forward["n"] + forward["infinite"] == 100 - undefined
