@@ -137,8 +137,13 @@ def check_agent(name: str, value: ArrayLike, num_agents: int | None = None) -> A
     return check_integer(name, plain, 0, most)
 
 
-def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
-    """Raises `ValueError` unless `value` has `shape`, where None matches any size."""
+def check_shape(
+    name: str, value: Any, shape: tuple[int | None, ...], meaning: str = ""
+) -> None:
+    """Raises `ValueError` unless `value` has `shape`, where None matches any size.
+
+    Its `meaning`, if that is not clear, follows in the message.
+    """
     try:
         chex.assert_shape(value, shape)
     except AssertionError:
@@ -146,6 +151,7 @@ def check_shape(name: str, value: Any, shape: tuple[int | None, ...]) -> None:
         comma = "," if len(shape) == 1 else ""
         raise ValueError(
             f"{name} has shape {jnp.shape(value)}, expected ({wanted}{comma})"
+            + f": {meaning}" * bool(meaning)
         ) from None
 
 

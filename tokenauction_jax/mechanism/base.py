@@ -295,11 +295,17 @@ def bids_define_auction(bids: jax.Array) -> jax.Array:
 def check_auction(bids: ArrayLike, log_probs: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """One auction's bids `(n,)` and log-probabilities `(n, V)` in one float dtype."""
     bids, log_probs = check_bids(bids), as_float(log_probs)
-    records.check_shape("log_probs", log_probs, (bids.shape[0], None))
+    _check_rows(log_probs, bids)
     if records.is_concrete(log_probs):
         check_distributions(np.asarray(log_probs))
     dtype = jnp.result_type(bids, log_probs)
     return bids.astype(dtype), log_probs.astype(dtype)
+
+
+def _check_rows(log_probs: jax.Array, bids: jax.Array) -> None:
+    num_agents = bids.shape[0]
+    meaning = f"one row for each of {num_agents} bids"
+    records.check_shape("log_probs", log_probs, (num_agents, None), meaning)
 
 
 def check_path(
@@ -312,7 +318,7 @@ def check_path(
     own_bids, bids, log_probs = map(as_float, (own_bids, bids, log_probs))
     records.check_shape("own_bids", own_bids, (None,))
     records.check_shape("bids", bids, (None,))
-    records.check_shape("log_probs", log_probs, (bids.shape[0], None))
+    _check_rows(log_probs, bids)
     if records.is_concrete(agent) and not 0 <= np.asarray(agent) < bids.shape[0]:
         raise ValueError(f"agent must be in [0, {bids.shape[0]}), got {agent}")
     if records.is_concrete(own_bids):
