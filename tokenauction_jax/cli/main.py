@@ -68,13 +68,14 @@ def _imported_for_good() -> Iterator[None]:
     It would walk through the 200,000 objects of modules again and again: for 1 second
     of a command that takes 10.
     """
+    is_new = "jax" not in sys.modules
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
-    # Once: what a later command of this process finds may be garbage.
-    if not gc.get_freeze_count():
+    # What a process that has run for a while has may be garbage.
+    if is_new:
         gc.freeze()
 
 
