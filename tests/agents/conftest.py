@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from tiny_checkpoint import write_checkpoint
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 PROMPT = (
@@ -286,3 +287,10 @@ def oracle_logits():
             return model(torch.tensor([list(tokens)])).logits[0].double().numpy()
 
     return logits
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A tiny Llama to damage."""
+    write_checkpoint(tmp_path / "model")
+    return tmp_path / "model"

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import refusal
 from tiny_checkpoint import write_checkpoint
 
 from tokenauction_jax import receipts
@@ -51,14 +52,6 @@ def run(*arguments):
     except SystemExit as stop:
         return stop.code
     return 0
-
-
-def refusal(capsys, *arguments):
-    """The one line that a command ends with, after exit code 2."""
-    assert run(*arguments) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("tokenauction: ")
-    return line
 
 
 def edited(receipt, tmp_path, change):

@@ -5,9 +5,8 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import safetensors.numpy
-from tiny_checkpoint import write_checkpoint, write_gguf
+from tiny_checkpoint import write_gguf
 
 from tokenauction_jax.agents import (
     check_checkpoint,
@@ -15,12 +14,6 @@ from tokenauction_jax.agents import (
     survey_checkpoints,
 )
 from tokenauction_jax.agents.checkpoints import check
-
-
-@pytest.fixture
-def directory(tmp_path):
-    write_checkpoint(tmp_path / "model")
-    return tmp_path / "model"
 
 
 def greedy(directory, count):

@@ -3,21 +3,9 @@
 import json
 
 import pytest
-from tiny_checkpoint import write_checkpoint
+from checkpoint_refusals import refusal
 
-from tokenauction_jax.agents.checkpoints.load import CheckpointError, load_checkpoint
-
-
-@pytest.fixture
-def directory(tmp_path):
-    write_checkpoint(tmp_path / "model")
-    return tmp_path / "model"
-
-
-def refusal(path):
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(path)
-    return str(caught.value)
+from tokenauction_jax.agents.checkpoints.load import load_checkpoint
 
 
 @pytest.mark.parametrize(
