@@ -60,6 +60,8 @@ def tables(found):
 def test_every_auction_of_every_cell_ran(whole):
     assert whole.num_auctions == 2500
     assert whole.finished
+    told = "<Results of 'tiny': cells: 4, auctions in each: 2,500, finished>"
+    assert repr(whole) == told
     assert len(whole.auctions) == 4 * 2500
     assert (whole.summary["n"] == 2500).all()
     assert not whole.summary["infinite"].any()
@@ -138,6 +140,7 @@ def test_resumed_studies_end_with_the_same_bytes(folder, study, whole):
         assert tiny_study.run(study, place, stop_after=parts) is None
         assert results.load(place).folder.num_parts() == parts
         assert not results.load(place).finished
+        assert f"{1024 * parts:,}, of 2,500>" in repr(results.load(place))
     found = tiny_study.run(study, place)
     assert tables(found) == tables(whole)
     pd.testing.assert_frame_equal(auctions(found), auctions(whole))

@@ -62,6 +62,14 @@ class Results:
     payments: Sequence[Moments]
     folder: Folder | Memory
 
+    def __repr__(self) -> str:
+        asked = self.study.num_auctions
+        state = "finished" if self.finished else f"of {asked:,}"
+        return (
+            f"<Results of {self.study.name!r}: cells: {len(self.cells):,}, "
+            f"auctions in each: {self.num_auctions:,}, {state}>"
+        )
+
     @property
     def num_auctions(self) -> int:
         """Auctions that ran in each cell."""
