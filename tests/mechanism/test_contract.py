@@ -92,6 +92,13 @@ def zeros():
     return jnp.array([1.0, 2.0, 0.0]), log_probs
 
 
+def wide(seed):
+    """Odds of up to 1e40, and a token that one bidder keeps from being drawn."""
+    bids, log_probs = auction(seed)
+    logits = (30 * log_probs).at[seed % N, seed % V].set(-jnp.inf)
+    return bids, jax.nn.log_softmax(logits)
+
+
 @pytest.fixture(params=CASES, scope="module")
 def case(request):
     """The row and its function, compiled once for all the checks below."""
@@ -102,11 +109,11 @@ def case(request):
         traces.append(request.param)
         return call(rule, bids, log_probs)
 
-    def loss(rule, bids, log_probs):
+    def loss(rule, bids, log_probs, factor):
         # Those of drawn payments at every corner: test_payment_gradients.
         smooth = type(rule).expected if call is charges else call
         out = smooth(rule, bids, log_probs)
-        return jnp.where(jnp.isfinite(out), out, 0).sum()
+        return factor * jnp.where(jnp.isfinite(out), out, 0).sum()
 
     slopes = jax.jit(jax.grad(loss, (0, 1, 2)))
     return call, shape, rule, other, jax.jit(counted), traces, slopes
@@ -179,9 +186,37 @@ def test_gradients_are_finite(case):
     _, _, rule, other, _, _, slopes = case
     for args in (auction(0), zeros()):
         for numbers in (rule, other):
-            for leaf in jax.tree.leaves(slopes(numbers, *args)):
+            for leaf in jax.tree.leaves(slopes(numbers, *args, 1.0)):
                 assert np.isfinite(leaf).all()
                 assert leaf.dtype == jnp.float32
+
+
+def test_derivatives_of_means(case):
+    """Of many auctions, and so with a small factor to begin with."""
+    _, _, rule, _, _, _, slopes = case
+    assert any(x.any() for x in slopes(rule, *auction(0), 1.0)[1:])
+    for args in (auction(0), zeros(), *map(wide, range(6))):
+        found = slopes(rule, *args, 1.0)
+        for factor in (2.0**-12, 2.0**-24, 2.0**-36):
+            small = slopes(rule, *args, factor)
+            for one, other in zip(*map(jax.tree.leaves, (small, found)), strict=True):
+                scale = float(abs(other).max())
+                np.testing.assert_allclose(
+                    one / factor, other, rtol=1e-5, atol=1e-6 * scale
+                )
+
+
+def test_single_precision_where_double_is_on(case, x64):
+    call, _, rule, _, _, _, _ = case
+
+    @jax.jit
+    @jax.value_and_grad
+    def value(args):
+        out = (type(rule).expected if call is charges else call)(rule, *args)
+        return jnp.where(jnp.isfinite(out), out, 0).sum()
+
+    for leaf in jax.tree.leaves(value(auction(0))):
+        assert leaf.dtype == jnp.float32
 
 
 def test_second_derivatives_are_finite(case):
@@ -192,7 +227,7 @@ def test_second_derivatives_are_finite(case):
     @jax.jit
     @jax.grad
     def curvature(bids, log_probs):
-        _, by_bids, by_log_probs = slopes(rule, bids, log_probs)
+        _, by_bids, by_log_probs = slopes(rule, bids, log_probs, 1.0)
         return (by_bids**2).sum() + (by_log_probs**2).sum()
 
     for args in (auction(0), zeros()):
