@@ -183,7 +183,8 @@ def _log_linear_divergence(
     # But from log q the digits of the others are gone if the agent is most of it.
     leads = jnp.arange(bids.size) == jnp.argmax(weights)
     odds = influence_odds(scores)
-    share = odds.share / distributions.nonzero(jnp.where(leads, 1, odds.rest))
+    left = distributions.nonzero(jnp.where(leads, 1, odds.rest))
+    share = odds.share / left
     rest = mean_without(leads, scores, logs)
     x = logs - jnp.where(leads[:, None], rest[None], mean[None])
     # First without a rounding: where one token has nearly all of q, only differences
@@ -200,9 +201,8 @@ def _log_linear_divergence(
     # Of two thirds there is one at most, also where logits are not quite below 0.
     most = terms < mean[None] * (2 / 3)
     others = jnp.where(most, 0, terms).sum(0)[None]
-    divisor = distributions.nonzero(odds.rest)[:, None]
-    without = jnp.where(leads[:, None], rest[None], others / divisor)
-    at_top = jnp.where(leads, rest[top], (mean[top] - terms[:, top]) / divisor[:, 0])
+    without = jnp.where(leads[:, None], rest[None], others / left[:, None])
+    at_top = jnp.where(leads, rest[top], (mean[top] - terms[:, top]) / left)
     without = (without - at_top[:, None]) + (log_q[top] - x[:, top])[:, None]
     log_r = jnp.where(most & ~by_others, without, log_q[None] - x)
     log_r = jnp.where(by_others, -tilting.NEVER, log_r)

@@ -122,8 +122,11 @@ def _wins(scores: Scores, log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
     r = distributions.divide(others, rest)
     gains = p > r
     divisor = jnp.where(gains, p, 1)
-    win = parts * distributions.divide(jnp.where(gains, p - r, 0), divisor) / total
-    return win, jnp.where(gains, (others + parts * r / divisor) / total, 1)
+    # Not `/`, whose derivative divides by squares.
+    win = parts * distributions.divide(jnp.where(gains, p - r, 0), divisor)
+    loss = others + parts * distributions.divide(r, divisor)
+    win, loss = (distributions.divide(x, total) for x in (win, loss))
+    return win, jnp.where(gains, loss, 1)
 
 
 @records.record
