@@ -194,9 +194,34 @@ def test_corners(name):
                 jnp.arange(vocabulary)
             )
 
-        values = pays(bids, log_probs)
-        return values, jax.jacrev(pays, (0, 1))(bids, log_probs)
+        values, forward = pays(bids, log_probs), jax.jacfwd(pays)(bids, log_probs)
+        return values, forward, jax.jacrev(pays, (0, 1))(bids, log_probs)
 
     given = bids.astype(np.float32), logits.astype(np.float32)
     for leaf in jax.tree.leaves(found(*given)):
         assert np.isfinite(leaf).all()
+
+
+def test_clarke_log_linear_of_vetoes():
+    """Forward, reverse and second derivatives, with odds of up to exp(300)."""
+    rule, rng = ta.clarke(ta.log_linear()), np.random.default_rng(0)
+    shape = (300, 3, 6)
+    logits = rng.choice([1, 30, 60], size=(300, 1, 1)) * rng.normal(size=shape)
+    logits[..., 1:][rng.random((300, 3, 5)) < 0.2] = -np.inf
+    log_probs = jax.nn.log_softmax(logits.astype(np.float32))
+    bids = (10 ** rng.uniform(-3, 3, shape[:2])).astype(np.float32)
+
+    @jax.jit
+    @jax.vmap
+    def found(*auction):
+        forward = jax.jacfwd(rule.expected, (0, 1))(*auction)
+        # As of a mean of a million auctions.
+        reverse = jax.jacrev(lambda *x: 1e-6 * rule.expected(*x), (0, 1))(*auction)
+        second = jax.hessian(lambda *x: rule.expected(*x).sum())(*auction)
+        return forward, reverse, second
+
+    forward, reverse, second = found(bids, log_probs)
+    assert np.isfinite(second).all()
+    for one, other in zip(forward, reverse, strict=True):
+        scale = abs(one).max(tuple(range(1, one.ndim)), keepdims=True)
+        assert (abs(1e6 * other - one) <= 1e-4 * scale).all()

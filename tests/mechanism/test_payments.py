@@ -161,6 +161,32 @@ def test_clarke_log_linear_of_nearly_degenerate_aggregates():
     assert_within(found, expected, 5e-5 * expected)
 
 
+def test_clarke_log_linear_of_two_that_nearly_agree():
+    """1e-5 of the price, which is of the square of what they differ by."""
+    rng = np.random.default_rng(2)
+    logits = rng.normal(scale=5, size=(50, 1, 1000))
+    logits = logits + 10 ** rng.uniform(-4, -1, (50, 1, 1)) * rng.normal(
+        size=(50, 2, 1000)
+    )
+    log_probs = np.asarray(jax.nn.log_softmax(logits.astype(np.float32)))
+    bids = (10 ** rng.uniform(-2, 2, (50, 2))).astype(np.float32)
+    found = jax.jit(jax.vmap(ta.clarke(ta.log_linear()).expected))(bids, log_probs)
+    expected, _ = payments.clarke_log_linear(bids, log_probs)
+    assert_within(found, expected, 1e-5 * expected)
+
+
+@pytest.mark.parametrize("mask", [-1e9, -1e14, -1e20, np.finfo(np.float32).min])
+def test_clarke_log_linear_of_masks_that_are_numbers(mask):
+    """A token that is masked in one agent has no part in q."""
+    bids, open_to_all = np.float32([1, 2]), np.log([[0.2, 0.8], [0.5, 0.3]])
+    log_probs = np.float32([[*open_to_all[0], mask], [*open_to_all[1], np.log(0.2)]])
+    q = np.exp(bids @ open_to_all / 3)
+    q /= q.sum()
+    losses = (q * (np.log(q) - open_to_all)).sum(1)
+    found = ta.clarke(ta.log_linear()).expected(bids, log_probs)
+    np.testing.assert_allclose(found, (bids * losses)[::-1], rtol=1e-5)
+
+
 def test_clarke_log_linear_of_agents_that_all_but_veto():
     """2e-5 of the price for logs of -100 to -2,000, which have few digits."""
     rng = np.random.default_rng(1)

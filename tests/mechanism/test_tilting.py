@@ -29,7 +29,7 @@ def between(log_q, x):
 @jax.jit
 def divergence(log_q, x):
     q = jnp.exp(log_q)
-    return tilting.divergence(q, log_q[None] - x, x)
+    return tilting.divergence(q, log_q, log_q[None] - x, x)
 
 
 def of_a_coin(a):
@@ -88,7 +88,7 @@ def test_tokens_that_are_not_drawn():
     q = jnp.array([0.25, 0.75, 0, 0])
     log_q = jnp.log(jnp.array([0.25, 0.75, 0.5, 1]))
     x = jnp.array([[0, 0, 0, tilting.NEVER], [0.3, -0.1, tilting.NEVER, 0]])
-    found = jax.jit(tilting.divergence)(q, log_q[None] - x, x)
+    found = jax.jit(tilting.divergence)(q, log_q, log_q[None] - x, x)
     masses = np.array([0.25, 0.75]) * np.exp([-0.3, 0.1])
     np.testing.assert_allclose(found, np.log([1.5, masses.sum() + 1]), rtol=1e-6)
 

@@ -68,12 +68,13 @@ def _imported_for_good() -> Iterator[None]:
     It would walk through the 200,000 objects of modules again and again: for 1 second
     of a command that takes 10.
     """
-    is_new = "jax" not in sys.modules
+    is_new, collects = "jax" not in sys.modules, gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
     # What a process that has run for a while has may be garbage.
     if is_new:
         gc.freeze()

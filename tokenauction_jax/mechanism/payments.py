@@ -184,9 +184,13 @@ def _log_linear_divergence(
     leads = jnp.arange(bids.size) == jnp.argmax(weights)
     odds = influence_odds(scores)
     left = distributions.nonzero(jnp.where(leads, 1, odds.rest))
-    share = odds.share / left
     rest = mean_without(leads, scores, logs)
-    x = logs - jnp.where(leads[:, None], rest[None], mean[None])
+    if bids.size == 2:
+        # The other one itself, without rounding: the two may all but agree.
+        share, x = odds.share, logs - logs[::-1]
+    else:
+        share = odds.share / left
+        x = logs - jnp.where(leads[:, None], rest[None], mean[None])
     # First without a rounding: where one token has nearly all of q, only differences
     # to its tilt matter, and their mean is far smaller than it.
     top = distributions.max_last(jnp.where(log_masses == 0, jnp.arange(q.size), 0))
@@ -206,6 +210,6 @@ def _log_linear_divergence(
     without = (without - at_top[:, None]) + (log_q[top] - x[:, top])[:, None]
     log_r = jnp.where(most & ~by_others, without, log_q[None] - x)
     log_r = jnp.where(by_others, -tilting.NEVER, log_r)
-    divergence = tilting.divergence(q, log_r, x)
+    divergence = tilting.divergence(q, log_q, log_r, x)
     # Undefined auctions charge nothing.
     return jnp.where(defined, divergence, 0)

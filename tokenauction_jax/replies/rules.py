@@ -329,4 +329,4 @@ def _centred(log_p: jax.Array, tilts: jax.Array) -> tuple[jax.Array, jax.Array]:
     possible = (log_p > -jnp.inf)[None]
     tilted = jnp.where(possible, x, tilting.NEVER)
     log_r = jnp.where(possible, log_p[None] - x, -tilting.NEVER)
-    return x, tilting.divergence(p, log_r, tilted)
+    return x, tilting.divergence(p, log_p, log_r, tilted)
