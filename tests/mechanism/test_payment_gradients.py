@@ -203,7 +203,10 @@ def test_corners(name):
 
 
 def test_clarke_log_linear_of_vetoes():
-    """Forward, reverse and second derivatives, with odds of up to exp(300)."""
+    """Of the definition in the bids; forward, reverse and second ones of all.
+
+    With odds of up to exp(300).
+    """
     rule, rng = ta.clarke(ta.log_linear()), np.random.default_rng(0)
     shape = (300, 3, 6)
     logits = rng.choice([1, 30, 60], size=(300, 1, 1)) * rng.normal(size=shape)
@@ -225,3 +228,13 @@ def test_clarke_log_linear_of_vetoes():
     for one, other in zip(forward, reverse, strict=True):
         scale = abs(one).max(tuple(range(1, one.ndim)), keepdims=True)
         assert (abs(1e6 * other - one) <= 1e-4 * scale).all()
+    for agent in range(3):
+        step = np.eye(3)[agent] * 1e-4
+        above, below = (
+            payments.clarke_log_linear(bids * (1 + x), log_probs)[0]
+            for x in (step, -step)
+        )
+        slopes = (above - below) / (2e-4 * bids[:, agent, None])
+        scale = payments.clarke_log_linear(bids, log_probs)[1] / bids[:, agent, None]
+        gap = abs(np.asarray(forward[0][..., agent]) - slopes)
+        assert (gap <= 1e-3 * abs(slopes) + 1e-5 * scale + 1e-30).all()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from monotone_rules import assert_law
 from reference import aggregation, payments
 from reference.compare import smooth_auction
 from scipy import special
@@ -38,17 +39,6 @@ def largest(payment, key, bids, log_probs, token, draws, kept=256):
         return count + (pays > 0).sum(), jax.lax.top_k(pays.max(1), kept)[0]
 
     return jax.lax.scan(batch, 0, jax.random.split(key, draws))
-
-
-def assert_law(sample, cdf):
-    """Dvoretzky-Kiefer-Wolfowitz; `cdf` may have an atom at zero."""
-    sample = np.sort(np.asarray(sample, float))
-    above = np.searchsorted(sample, sample, side="right") / sample.size
-    gap = np.abs(above - np.asarray(cdf(sample), float)).max()
-    positive = sample[sample > 0]
-    below = np.searchsorted(sample, positive, side="left") / sample.size
-    gap = max(gap, np.abs(below - np.asarray(cdf(positive), float)).max(initial=0))
-    assert gap < np.sqrt(np.log(2 / FALSE_ALARM) / (2 * sample.size))
 
 
 def assert_poisson(seen, expected):

@@ -209,6 +209,7 @@ def _payment(mechanism: Mechanism) -> base.Payment:
     """The payment, with the aggregation itself for the equal one that it was built for.
 
     XLA cannot know that their numbers are equal, and would do twice what both need.
+    Derivatives in these numbers are therefore all at the mechanism's aggregation.
     """
     payment = mechanism.payment
     if "aggregation" in getattr(payment, "__dataclass_fields__", ()):
