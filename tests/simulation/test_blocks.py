@@ -1,5 +1,6 @@
 """Blocks change nothing but how long it takes."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -123,3 +124,33 @@ def test_a_cache_holds_a_block(count):
     else:
         even = [x for x in range(most // 2 + 1, most + 1) if count % x == 0]
         assert size == max(even, default=most)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_scan(size):
+    """As JAX's, of outputs of any kind, and with its derivatives."""
+    keys = jax.random.split(jax.random.key(0), size)
+    xs = {"x": jnp.arange(1.0, 1 + size), "keys": keys}
+
+    def step(carry, row):
+        total = carry * jnp.sin(row["x"]) + row["x"] ** 2
+        numbers = total * jnp.arange(3.0), total > 1, jnp.int8(3), 2.0
+        return total, {"numbers": numbers, "none": None, "keys": row["keys"]}
+
+    for start in (jnp.float32(0.3), 0.3):
+        last, found = blocks.scan(step, start, xs)
+        expected_last, expected = jax.lax.scan(step, start, xs)
+        assert last == expected_last
+        assert (found.pop("keys") == expected.pop("keys")).all()
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+    def total(scan, start):
+        last, out = scan(step, start, xs)
+        return (out["numbers"][0] ** 2).sum() + last
+
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        found, expected = (
+            derivative(functools.partial(total, scan))(jnp.float32(0.3))
+            for scan in (blocks.scan, jax.lax.scan)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from tokenauction_jax import records
@@ -32,7 +31,7 @@ from tokenauction_jax.simulation.bidders import (
     settle,
     with_rows,
 )
-from tokenauction_jax.simulation.blocks import cache_size, even_size, in_blocks
+from tokenauction_jax.simulation.blocks import cache_size, even_size, in_blocks, scan
 from tokenauction_jax.simulation.memory import explained, most_texts
 from tokenauction_jax.simulation.meshes import is_spread, over_mesh
 from tokenauction_jax.simulation.outcome import Rollout
@@ -245,7 +244,7 @@ def _texts(shared: Any, num_tokens: int, block_size: int, rows: Any) -> Rollout:
     *_, added = jax.eval_shape(step, carry, jnp.uint32(0))
     totals = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), added)
     positions = jnp.arange(num_tokens, dtype=jnp.uint32)
-    ((_, carry), totals), stacked = lax.scan(add, (carry, totals), positions)
+    ((_, carry), totals), stacked = scan(add, (carry, totals), positions)
     by_auction = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stacked)
     *_, valid, ledger = carry
     if ledger is not None:
